@@ -1,0 +1,14 @@
+// embedding.h: x_th[t] = W_vh[ids_t[t]]. Ids are in [0, V). Threads: the caller's only.
+#pragma once
+
+#include <span>
+
+#include "kernels/dtype.h"
+#include "kernels/view.h"
+
+namespace guildhall {
+
+void embedding_ref(std::span<const int32_t> ids_t, WeightView w_vh, View2<float> x_th);
+void embedding_cpu(std::span<const int32_t> ids_t, WeightView w_vh, View2<float> x_th);
+
+}  // namespace guildhall

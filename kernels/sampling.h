@@ -1,0 +1,33 @@
+// sampling.h: from one row of logits [V] to a token and log-probabilities.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace guildhall {
+
+struct SamplingRule {
+  float temperature = 1;  // 0: greedy
+  float top_p = 1;        // (0, 1]
+  int32_t top_k = 0;      // 0: off
+};
+
+// A uniform number in [0, 1) from a counter-based generator (Philox4x32-10, Salmon et al. 2011) keyed by the
+// request's seed and the token's position: the same whatever else is in the batch.
+double sampling_uniform(uint64_t seed, uint64_t position);
+
+// Greedy: the largest logit, ties to the lowest id. Otherwise: logits / temperature, softmax, keep the top_k
+// most likely, then the smallest set whose mass reaches top_p, renormalise, and invert the cumulative
+// distribution (most likely first, ties by id) at u.
+int32_t sample_ref(std::span<const float> logits_v, const SamplingRule& rule, double u);
+int32_t sample_cpu(std::span<const float> logits_v, const SamplingRule& rule, double u);
+
+// log(sum(exp(logits))) with a fixed summation order; logprob(v) = logits_v[v] - it.
+float log_sum_exp_ref(std::span<const float> logits_v);
+float log_sum_exp_cpu(std::span<const float> logits_v);
+
+// The n most likely ids, best first, ties to the lowest id.
+std::vector<int32_t> top_n(std::span<const float> logits_v, int n);
+
+}  // namespace guildhall

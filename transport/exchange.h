@@ -1,0 +1,68 @@
+// exchange.h: one process's end of the data plane. Frames go to peers and come from them; what is in a frame is
+// proto/exchange.h's business. Implementations: loopback (in-process, seeded faults), ucx, later nccl.
+//
+// Thread: one owner thread calls everything but wake() and local_address(). Nothing blocks but wait().
+// Loss: a frame is delivered whole or not at all, in order per peer. A peer that fails is reported once through
+// on_peer_lost, after which its id is dead and frames to it are refused with Code::peer_lost.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+
+namespace guildhall {
+
+using PeerId = uint32_t;  // given by connect(); never reused within a process
+
+class ExchangeHandler {
+ public:
+  virtual ~ExchangeHandler() = default;
+  // `bytes` is 8-byte aligned and valid until the call returns.
+  virtual void on_frame(PeerId peer, std::span<const std::byte> bytes) = 0;
+  virtual void on_peer_lost(PeerId peer, const Status& why) = 0;
+};
+
+class Exchange {
+ public:
+  virtual ~Exchange() = default;
+
+  // What a peer passes to its connect() to reach this end. Opaque; travels in the control plane's hello.
+  virtual std::string local_address() const = 0;
+
+  // Makes the peer with that address reachable. Both ends connect to each other before frames flow; frames
+  // from an end that was not connected yet are held until it is, up to kMaxUnclaimedFrames.
+  virtual Result<PeerId> connect(std::string_view name, std::string_view address) = 0;
+  virtual void disconnect(PeerId peer) = 0;
+
+  // Memory to pack the next frame for `peer` into: at least `bytes` long, 64-byte aligned, owned by the exchange.
+  // Posting it gives it back. At most one is acquired per peer at a time.
+  virtual Result<std::span<std::byte>> acquire(PeerId peer, size_t bytes) = 0;
+
+  struct Outgoing {
+    PeerId peer;
+    size_t bytes;  // of the acquired region
+  };
+  // Sends acquired regions, all destinations of one step together. A destination that fails is reported through
+  // on_peer_lost at the next poll, not here.
+  virtual void post(std::span<const Outgoing> frames) = 0;
+
+  // Makes progress and delivers what has arrived. Returns the number of callbacks made.
+  virtual size_t poll(ExchangeHandler& handler) = 0;
+
+  // Sleeps until poll() may have work, wake() was called, or the time is over. How eagerly it spins first is the
+  // implementation's option (transport.wait in the configuration).
+  virtual void wait(std::chrono::nanoseconds timeout) = 0;
+  virtual void wake() = 0;  // any thread
+
+  // What carries frames to this peer, for people: "ucx posix+cma", "ucx tcp eth0", "loopback".
+  virtual std::string describe(PeerId peer) const = 0;
+};
+
+inline constexpr size_t kMaxUnclaimedFrames = 64;  // a hello overtaken by its peer's first frames; more is a fault
+
+}  // namespace guildhall
