@@ -11,7 +11,8 @@ inline constexpr uint16_t kExchangeVersion = 1;
 enum class FrameKind : uint16_t { dispatch = 1, combine = 2, failure = 3 };
 enum class Codec : uint16_t { f32 = 0, bf16 = 1 };
 
-// 64 bytes, then num_pairs pairs, then num_rows rows, each section padded to 8 bytes.
+// 64 bytes, then num_pairs pairs, then num_rows rows, each section padded to 8 bytes with zeros.
+// A failure carries a FailureBody and its message instead.
 struct FrameHeader {
   uint32_t magic;          //  0  kExchangeMagic, else drop the link
   uint16_t version;        //  4  newer than ours: refuse
@@ -23,9 +24,9 @@ struct FrameHeader {
   uint16_t micro_batch;    // 30  < kMaxMicroBatches
   uint16_t codec;          // 32  Codec of the rows
   uint16_t reserved;       // 34  0
-  uint32_t num_rows;       // 36  <= kMaxRows
-  uint32_t num_pairs;      // 40  <= num_rows * kMaxTopK; combine: 0
-  uint32_t hidden;         // 44  <= kMaxHidden
+  uint32_t num_rows;       // 36  <= kMaxRows; combine: one per pair, <= kMaxPairs; failure: 0
+  uint32_t num_pairs;      // 40  <= num_rows * kMaxTopK; combine and failure: 0
+  uint32_t hidden;         // 44  <= kMaxHidden, > 0 when there are rows; failure: 0
   uint64_t payload_bytes;  // 48  everything after this header; must match the counts
   uint32_t payload_crc32c; // 56  0: not computed (the transport already protects it)
   uint32_t reserved2;      // 60  0
@@ -42,6 +43,29 @@ struct DispatchPair {
 };
 static_assert(sizeof(DispatchPair) == 12);
 
+// The payload of a failure frame (worker -> router): why a dispatch could not be served. The message follows,
+// padded to 8 bytes.
+struct FailureBody {
+  uint16_t code;           //  0  WireCode
+  uint16_t message_bytes;  //  2  UTF-8, <= kMaxFailureMessage
+  uint32_t reserved;       //  4  0
+};
+static_assert(sizeof(FailureBody) == 8);
+
+// base/status.h's Code as it travels: these numbers never change meaning. Unknown ones read as internal.
+enum class WireCode : uint16_t {
+  invalid_argument = 1,
+  not_found = 2,
+  unsupported = 3,
+  data_loss = 4,
+  resource_exhausted = 5,
+  unavailable = 6,
+  deadline_exceeded = 7,
+  peer_lost = 8,
+  cancelled = 9,
+  internal = 10,
+};
+
 // Bounds, with their reasons: large enough for every model family we know, small enough that no header can ask
 // for absurd memory.
 inline constexpr uint32_t kMaxLayers = 1024;
@@ -50,6 +74,8 @@ inline constexpr uint32_t kMaxExperts = 4096;
 inline constexpr uint32_t kMaxTopK = 64;
 inline constexpr uint32_t kMaxHidden = 65536;
 inline constexpr uint32_t kMaxRows = 65536;
+inline constexpr uint32_t kMaxPairs = kMaxRows * kMaxTopK;
+inline constexpr uint32_t kMaxFailureMessage = 1024;
 inline constexpr uint64_t kMaxFrameBytes = 4ull << 30;
 
 }  // namespace guildhall

@@ -1,0 +1,105 @@
+// codec.h: data-plane frames as bytes and back; the only place where the two meet. Layout and bounds: WIRE.md.
+// Decoding trusts nothing: every count, offset and index is checked before a view is handed out, and a refusal says
+// which field was wrong. Views borrow the frame's bytes. Rows are raw f32 or bf16 elements; converting them is the
+// kernels' business. Any thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "base/check.h"
+#include "base/status.h"
+#include "proto/exchange.h"
+
+namespace guildhall {
+
+inline constexpr size_t codec_element_bytes(Codec codec) { return codec == Codec::f32 ? 4 : 2; }
+
+struct FrameShape {
+  uint32_t num_rows = 0, num_pairs = 0, hidden = 0;
+  Codec codec = Codec::bf16;
+};
+
+struct FrameLayout {
+  size_t pairs_offset;  // from the frame's start
+  size_t rows_offset;   // multiple of 8
+  size_t row_bytes;     // rows are packed: hidden * element size, no padding between them
+  size_t total_bytes;   // header included
+};
+
+// What a frame of this shape takes: `acquire(peer, frame_layout({T, P, H, codec}).total_bytes)`.
+// Shapes beyond the bounds of exchange.h have a layout too; begin_frame refuses them.
+FrameLayout frame_layout(const FrameShape& shape);
+
+// The header's fields that are not derived from the layout.
+struct FrameFields {
+  uint64_t generation = 0;
+  uint64_t step_id = 0;
+  uint32_t placement_version = 0;
+  uint16_t layer = 0;
+  uint16_t micro_batch = 0;
+};
+
+// ---- Writing
+
+// Where the caller puts the frame's content. `pairs` is empty in a combine.
+struct FrameSections {
+  std::span<DispatchPair> pairs;
+  std::span<std::byte> rows;  // num_rows * row_bytes
+  size_t row_bytes;
+  size_t total_bytes;
+  std::byte* row(size_t row_idx) const { return rows.data() + row_idx * row_bytes; }
+};
+
+// Write the header (and zero the padding) into `out` and return the sections to fill. `out` is 8-byte aligned and at
+// least frame_layout(shape).total_bytes long, and the shape and fields are within bounds: anything else is a bug.
+FrameSections begin_dispatch(const FrameFields& fields, const FrameShape& shape, std::span<std::byte> out);
+FrameSections begin_combine(const FrameFields& fields, const FrameShape& shape, std::span<std::byte> out);
+
+// Stamps the payload's checksum into a finished frame of `total_bytes`; for links that do not protect their bytes.
+void seal_frame(std::span<std::byte> frame);
+
+// A whole failure frame; returns its size. Longer messages are cut at kMaxFailureMessage. `out` holds at least
+// kMaxFailureFrameBytes.
+inline constexpr size_t kMaxFailureFrameBytes = sizeof(FrameHeader) + sizeof(FailureBody) + kMaxFailureMessage;
+size_t write_failure(const FrameFields& fields, const Status& why, std::span<std::byte> out);
+
+// ---- Reading
+
+struct DispatchView {
+  FrameHeader header;
+  std::span<const DispatchPair> pairs;  // [num_pairs], checked: rows ascend and are in range, ranks ascend in a row
+  std::span<const std::byte> rows;      // [num_rows * row_bytes], 8-byte aligned
+  size_t row_bytes;
+  const std::byte* row(size_t row_idx) const { return rows.data() + row_idx * row_bytes; }
+};
+
+struct CombineView {
+  FrameHeader header;
+  std::span<const std::byte> rows;      // [num_rows * row_bytes], 8-byte aligned
+  size_t row_bytes;
+  const std::byte* row(size_t row_idx) const { return rows.data() + row_idx * row_bytes; }
+};
+
+struct FailureView {
+  FrameHeader header;
+  Status why;
+};
+
+// Checks the header and that the frame is as long as it says, not the payload: for choosing by kind.
+Result<FrameHeader> decode_header(std::span<const std::byte> frame);
+
+// Check the whole frame, checksum included when there is one. Another kind than the one asked for is refused.
+Result<DispatchView> decode_dispatch(std::span<const std::byte> frame);
+Result<CombineView> decode_combine(std::span<const std::byte> frame);
+Result<FailureView> decode_failure(std::span<const std::byte> frame);
+
+// Rows as elements: float for Codec::f32, uint16_t (or another 2-byte type) for Codec::bf16.
+template <class Element, class View>
+std::span<const Element> rows_as(const View& view) {
+  GH_CHECK(sizeof(Element) == codec_element_bytes(static_cast<Codec>(view.header.codec)));
+  return {reinterpret_cast<const Element*>(view.rows.data()), view.rows.size() / sizeof(Element)};
+}
+
+}  // namespace guildhall
