@@ -1,0 +1,149 @@
+#include "experts/worker.h"
+
+#include <fmt/format.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+
+namespace guildhall {
+namespace {
+
+constexpr std::chrono::milliseconds kIdleWait{500};
+
+FrameFields reply_fields(const FrameHeader& request) {
+  return {.generation = request.generation,
+          .step_id = request.step_id,
+          .placement_version = request.placement_version,
+          .layer = request.layer,
+          .micro_batch = request.micro_batch};
+}
+
+}  // namespace
+
+Worker::Worker(const ModelSpec& spec, Exchange& exchange, TeamOptions team)
+    : exchange_(exchange), team_(team), runner_(spec, team_) {}
+
+// ---- any thread ---------------------------------------------------------------------------------------------
+
+void Worker::set_store(std::shared_ptr<const ExpertStore> store) {
+  post([this, store = std::move(store)]() mutable { runner_.set_store(std::move(store)); });
+}
+
+void Worker::attach_router(std::string name, std::string exchange_address, uint64_t generation,
+                           std::function<void(Result<void>)> done) {
+  post([=, this] {
+    const Result<PeerId> peer = exchange_.connect(name, exchange_address);
+    if (peer.has_error()) return done(peer.error());
+    routers_[*peer] = {name, generation};
+    log_info("router_attached", "router={} transport=\"{}\"", name, exchange_.describe(*peer));
+    done({});
+  });
+}
+
+void Worker::detach_router(const std::string& name, uint64_t generation) {
+  post([=, this] {
+    for (auto it = routers_.begin(); it != routers_.end();) {
+      const bool match = it->second.name == name && it->second.generation == generation;
+      if (match) exchange_.disconnect(it->first);
+      it = match ? routers_.erase(it) : std::next(it);
+    }
+  });
+}
+
+void Worker::stop() {
+  stopping_ = true;
+  exchange_.wake();
+}
+
+void Worker::post(std::function<void()> command) {
+  {
+    std::lock_guard lock(mutex_);
+    commands_.push_back(std::move(command));
+    has_commands_.store(true, std::memory_order_release);
+  }
+  exchange_.wake();
+}
+
+WorkerCounters Worker::counters() const {
+  return {frames_served_.load(), rows_served_.load(), frames_refused_.load(), compute_ns_.load()};
+}
+
+// ---- the serve thread ---------------------------------------------------------------------------------------
+
+void Worker::run() {
+  while (!stopping_)
+    if (!poll()) exchange_.wait(kIdleWait);
+}
+
+bool Worker::poll() {
+  const bool commanded = has_commands_.load(std::memory_order_acquire) && run_commands();
+  return exchange_.poll(*this) > 0 || commanded;
+}
+
+bool Worker::run_commands() {
+  std::vector<std::function<void()>> commands;
+  {
+    std::lock_guard lock(mutex_);
+    commands.swap(commands_);
+    has_commands_.store(false, std::memory_order_release);
+  }
+  for (auto& command : commands) command();
+  return !commands.empty();
+}
+
+void Worker::on_frame(PeerId peer, std::span<const std::byte> bytes) {
+  const auto it = routers_.find(peer);
+  if (it == routers_.end()) return;
+  const Result<DispatchView> dispatch = decode_dispatch(bytes);
+  if (dispatch.has_error()) return drop(peer, dispatch.error());
+  if (dispatch->header.generation != it->second.generation) {
+    frames_refused_.fetch_add(1, std::memory_order_relaxed);
+    return;
+  }
+  const Result<void> runnable = runner_.check(*dispatch);
+  if (runnable.has_error()) return refuse(peer, dispatch->header, runnable.error());
+  serve(peer, it->second, *dispatch);
+}
+
+void Worker::serve(PeerId peer, const Router& router, const DispatchView& dispatch) {
+  const FrameShape shape{.num_rows = dispatch.header.num_pairs,
+                         .hidden = dispatch.header.hidden,
+                         .codec = static_cast<Codec>(dispatch.header.codec)};
+  const auto region = exchange_.acquire(peer, frame_layout(shape).total_bytes);
+  if (region.has_error()) {
+    log_warn("reply_failed", "router={} reason=\"{}\"", router.name, to_string(region.error()));
+    return;
+  }
+  const FrameSections sections = begin_combine(reply_fields(dispatch.header), shape, *region);
+  const int64_t begin = now_ns();
+  runner_.run(dispatch, sections.rows);
+  compute_ns_.fetch_add(static_cast<uint64_t>(now_ns() - begin), std::memory_order_relaxed);
+  const Exchange::Outgoing reply{peer, sections.total_bytes};
+  exchange_.post({&reply, 1});
+  frames_served_.fetch_add(1, std::memory_order_relaxed);
+  rows_served_.fetch_add(dispatch.header.num_pairs, std::memory_order_relaxed);
+}
+
+// A well-formed dispatch that cannot be run here: the router is told why.
+void Worker::refuse(PeerId peer, const FrameHeader& header, const Status& why) {
+  frames_refused_.fetch_add(1, std::memory_order_relaxed);
+  const auto region = exchange_.acquire(peer, kMaxFailureFrameBytes);
+  if (region.has_error()) return;
+  const Exchange::Outgoing reply{peer, write_failure(reply_fields(header), why, *region)};
+  exchange_.post({&reply, 1});
+}
+
+void Worker::drop(PeerId peer, const Status& why) {
+  log_warn("router_dropped", "router={} reason=\"bad frame: {}\"", routers_[peer].name, why.message);
+  routers_.erase(peer);
+  exchange_.disconnect(peer);
+}
+
+void Worker::on_peer_lost(PeerId peer, const Status& why) {
+  const auto it = routers_.find(peer);
+  if (it == routers_.end()) return;
+  log_warn("router_lost", "router={} reason=\"{}\"", it->second.name, why.message);
+  routers_.erase(it);
+}
+
+}  // namespace guildhall

@@ -1,0 +1,67 @@
+// worker.h: serves dispatches: receive, run the experts, reply. Knows routers as links with a generation; frames of
+// another generation are dropped, a bad frame drops that link only.
+// Thread: poll() and run() belong to the serve thread (in a router process with local experts, the engine thread);
+// everything else is for any thread and takes effect at the next poll().
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "experts/expert_runner.h"
+#include "transport/exchange.h"
+
+namespace guildhall {
+
+struct WorkerCounters {
+  uint64_t frames_served = 0, rows_served = 0, frames_refused = 0, compute_ns = 0;
+};
+
+class Worker final : public ExchangeHandler {
+ public:
+  // Borrowed: spec, exchange.
+  Worker(const ModelSpec& spec, Exchange& exchange, TeamOptions team);
+
+  void set_store(std::shared_ptr<const ExpertStore> store);
+  // A router that will send; `done` tells its control link how connecting went (called on the serve thread).
+  void attach_router(std::string name, std::string exchange_address, uint64_t generation,
+                     std::function<void(Result<void>)> done);
+  void detach_router(const std::string& name, uint64_t generation);
+  void stop();
+
+  bool poll();  // serves what has arrived; false when there was nothing
+  void run();   // poll() until stop()
+
+  WorkerCounters counters() const;
+
+  void on_frame(PeerId peer, std::span<const std::byte> bytes) override;
+  void on_peer_lost(PeerId peer, const Status& why) override;
+
+ private:
+  struct Router {
+    std::string name;
+    uint64_t generation = 0;
+  };
+
+  void post(std::function<void()> command);
+  bool run_commands();
+  void serve(PeerId peer, const Router& router, const DispatchView& dispatch);
+  void refuse(PeerId peer, const FrameHeader& header, const Status& why);
+  void drop(PeerId peer, const Status& why);
+
+  Exchange& exchange_;
+  Team team_;
+  ExpertRunner runner_;
+  std::unordered_map<PeerId, Router> routers_;
+
+  std::mutex mutex_;  // guards commands_
+  std::vector<std::function<void()>> commands_;
+  std::atomic<bool> has_commands_{false}, stopping_{false};
+  std::atomic<uint64_t> frames_served_{0}, rows_served_{0}, frames_refused_{0}, compute_ns_{0};
+};
+
+}  // namespace guildhall

@@ -1,0 +1,310 @@
+#include "router/engine_loop.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "base/units.h"
+
+namespace guildhall {
+namespace {
+
+constexpr std::chrono::milliseconds kIdleWait{200};  // how often an idle engine looks at its deadlines
+
+Status unavailable(std::string message) { return {Code::unavailable, std::move(message)}; }
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options, const ModelSpec& spec,
+                                               const DenseWeights& weights, Exchange& exchange) {
+  GH_ASSIGN(auto cache, KvCache::create(spec, options.kv_cache));
+  return std::unique_ptr<Engine>(new Engine(std::move(options), spec, weights, exchange, std::move(cache)));
+}
+
+Engine::Engine(EngineOptions options, const ModelSpec& spec, const DenseWeights& weights, Exchange& exchange,
+               std::unique_ptr<KvCache> cache)
+    : options_(std::move(options)),
+      spec_(spec),
+      exchange_(exchange),
+      cache_(std::move(cache)),
+      team_(options_.team),
+      scheduler_(options_.scheduler, *cache_),
+      dispatcher_(options_.dispatcher, exchange),
+      forward_(spec, weights, *cache_, dispatcher_, team_, clock_, options_.scheduler.max_batched_tokens,
+               options_.max_model_len) {}
+
+Engine::~Engine() = default;
+
+// ---- any thread ---------------------------------------------------------------------------------------------
+
+Result<RequestId> Engine::submit(EngineRequest request, EventSink sink) {
+  GH_TRY(check(request));
+  if (draining_ || stopping_) return unavailable("the router is shutting down");
+  if (!serving()) return unavailable("the router is waiting for its expert workers");
+  auto sequence = std::make_unique<Sequence>();
+  sequence->id = next_id_.fetch_add(1, std::memory_order_relaxed);
+  sequence->request = std::move(request);
+  sequence->sink = std::move(sink);
+  sequence->tokens = sequence->request.prompt_ids;
+  const RequestId id = sequence->id;
+  {
+    std::lock_guard lock(mutex_);
+    if (num_submitted_ + num_waiting_ >= options_.max_waiting)
+      return Status{Code::resource_exhausted,
+                    fmt::format("{} requests are waiting (router.batching.max_waiting)", options_.max_waiting)};
+    ++num_submitted_;
+    commands_.push_back([this, s = std::make_shared<std::unique_ptr<Sequence>>(std::move(sequence))] {
+      scheduler_.add(std::move(*s));
+    });
+  }
+  exchange_.wake();
+  return id;
+}
+
+Result<void> Engine::check(const EngineRequest& request) const {
+  const auto prompt_len = static_cast<int64_t>(request.prompt_ids.size());
+  if (prompt_len == 0) return Status{Code::invalid_argument, "the prompt is empty"};
+  if (request.max_tokens < 0) return Status{Code::invalid_argument, "max_tokens is negative"};
+  if (prompt_len + std::min<int64_t>(request.max_tokens, 1) > options_.max_model_len)
+    return Status{Code::invalid_argument,
+                  fmt::format("the prompt has {} tokens; the largest prompt that leaves room for one more is {}",
+                              prompt_len, options_.max_model_len - 1)};
+  for (const int32_t id : request.prompt_ids)
+    if (id < 0 || id >= spec_.vocab_size)
+      return Status{Code::invalid_argument, fmt::format("token id {} is outside [0, {})", id, spec_.vocab_size)};
+  return {};
+}
+
+void Engine::cancel(RequestId id) {
+  post([this, id] { finish(id, FinishReason::cancelled, std::nullopt); });
+}
+
+EngineCounters Engine::counters() const {
+  std::lock_guard lock(counters_mutex_);
+  return counters_;
+}
+
+void Engine::set_placement(Placement placement) {
+  post([this, p = std::move(placement)]() mutable { dispatcher_.set_placement(std::move(p)); });
+}
+
+void Engine::attach_worker(int32_t worker, std::string name, std::string exchange_address, uint64_t generation) {
+  post([=, this] {
+    const Result<PeerId> peer = exchange_.connect(name, exchange_address);
+    if (peer.has_error()) {
+      options_.on_worker_lost(worker, peer.error());
+      return;
+    }
+    log_info("worker_attached", "worker={} transport=\"{}\"", name, exchange_.describe(*peer));
+    dispatcher_.attach(worker, name, *peer, generation);
+  });
+}
+
+void Engine::detach_worker(int32_t worker) {
+  post([this, worker] { dispatcher_.detach(worker); });
+}
+
+void Engine::drain() {
+  draining_ = true;
+  exchange_.wake();
+}
+
+void Engine::stop() {
+  stopping_ = true;
+  exchange_.wake();
+}
+
+void Engine::post(std::function<void()> command) {
+  {
+    std::lock_guard lock(mutex_);
+    commands_.push_back(std::move(command));
+  }
+  exchange_.wake();
+}
+
+// ---- the engine thread --------------------------------------------------------------------------------------
+
+void Engine::run() {
+  while (!stopping_) {
+    const bool had_commands = run_commands();
+    collect_lost_workers();
+    update_serving();
+    if (draining_ && scheduler_.idle()) break;
+    if (serving() && !scheduler_.idle()) step();
+    else if (!had_commands) wait_for_work();
+    publish_counters();
+  }
+  serving_ = false;
+  run_commands();
+  fail_all(unavailable("the router is shutting down"));
+}
+
+bool Engine::run_commands() {
+  std::vector<std::function<void()>> commands;
+  {
+    std::lock_guard lock(mutex_);
+    commands.swap(commands_);
+    num_waiting_ += num_submitted_;
+    num_submitted_ = 0;
+  }
+  for (auto& command : commands) command();
+  return !commands.empty();
+}
+
+void Engine::wait_for_work() {
+  exchange_.wait(kIdleWait);
+  dispatcher_.poll();
+}
+
+void Engine::update_serving() {
+  const bool ready = dispatcher_.all_attached();
+  serving_.store(ready, std::memory_order_release);
+  if (ready) {
+    paused_since_.reset();
+  } else if (!scheduler_.idle()) {
+    const auto now = Clock::now();
+    if (!paused_since_) paused_since_ = now;
+    if (now - *paused_since_ > options_.recovery_timeout)
+      fail_all({Code::peer_lost, fmt::format("an expert worker was lost and not back within {}",
+                                             format_duration(options_.recovery_timeout))});
+  }
+}
+
+void Engine::step() {
+  const int64_t begin = now_ns();
+  const auto& chunks = scheduler_.schedule(batch_);
+  const Result<View2<const float>> hidden_rh = forward_.run(batch_);
+  if (hidden_rh.has_error()) return pause(hidden_rh.error());
+  list_rows(chunks);
+  evaluate(*hidden_rh);
+  const std::vector<ScheduledChunk> done = chunks;  // advance() changes the scheduler
+  for (const ScheduledChunk& chunk : done) advance(chunk);
+  std::lock_guard lock(counters_mutex_);
+  counters_.step_ns += now_ns() - begin;
+  ++counters_.steps;
+}
+
+// The step is void: every sequence is put back and recomputed once the workers are there again.
+void Engine::pause(const Status& why) {
+  log_warn("step_failed", "reason=\"{}\" running={}", to_string(why), scheduler_.num_running());
+  scheduler_.preempt_all();
+  collect_lost_workers();
+  if (dispatcher_.all_attached()) fail_all(why);  // not a lost worker: trying again would fail again
+}
+
+void Engine::collect_lost_workers() {
+  for (const auto& [worker, why] : dispatcher_.take_lost()) options_.on_worker_lost(worker, why);
+}
+
+void Engine::fail_all(const Status& why) {
+  for (auto& sequence : scheduler_.remove_all())
+    sequence->sink(EngineEvent{.finish = FinishReason::error, .error = why});
+}
+
+// What each logits row of the step is for, in the order of batch_.logit_rows.
+void Engine::list_rows(const std::vector<ScheduledChunk>& chunks) {
+  rows_.clear();
+  for (const ScheduledChunk& chunk : chunks) {
+    const Sequence& s = *chunk.sequence;
+    const bool samples = s.num_pending() == chunk.num_tokens && s.request.max_tokens > 0;
+    for (int64_t i = 0; i < chunk.num_logits; ++i) {
+      const auto row = static_cast<size_t>(chunk.first_logit + i);
+      const bool sampled = samples && i + 1 == chunk.num_logits;
+      rows_.push_back({&chunk, batch_.position_t[static_cast<size_t>(batch_.logit_rows[row])], sampled});
+    }
+  }
+}
+
+void Engine::evaluate(View2<const float> hidden_rh) {
+  results_.resize(rows_.size());
+  for (int64_t begin = 0; begin < hidden_rh.rows; begin += Forward::kLogitTile) {
+    const int64_t n = std::min(Forward::kLogitTile, hidden_rh.rows - begin);
+    const View2<const float> logits_rv = forward_.logits(hidden_rh.sub_rows(begin, n));
+    StepClock::Scope scope(clock_, StepPart::sample);
+    team_.parallel_for(n, [&](int64_t i) {
+      const auto row = static_cast<size_t>(begin + i);
+      results_[row] = evaluate_row(rows_[row], {logits_rv.row(i), static_cast<size_t>(logits_rv.cols)});
+    });
+  }
+}
+
+Engine::RowResult Engine::evaluate_row(const LogitRow& row, std::span<const float> logits_v) const {
+  const Sequence& s = *row.chunk->sequence;
+  RowResult result;
+  const auto next = static_cast<size_t>(row.position + 1);
+  if (row.sampled) {
+    const auto sampled_v = logits_v.first(static_cast<size_t>(std::min(options_.sampled_vocab, spec_.vocab_size)));
+    result.token = sample_cpu(sampled_v, s.request.sampling, sampling_uniform(s.request.seed, next));
+  } else {
+    result.token = s.tokens[next];
+  }
+  const std::optional<int>& num_top = row.sampled ? s.request.num_logprobs : s.request.num_prompt_logprobs;
+  if (!num_top) return result;
+  const float norm = log_sum_exp_cpu(logits_v);
+  const auto logprob = [&](int32_t id) { return TokenLogprob{id, logits_v[static_cast<size_t>(id)] - norm}; };
+  result.logprobs.chosen = logprob(result.token);
+  for (const int32_t id : top_n(logits_v, *num_top)) result.logprobs.top.push_back(logprob(id));
+  return result;
+}
+
+// Moves a sequence past its chunk and reports what came of it.
+void Engine::advance(const ScheduledChunk& chunk) {
+  Sequence& s = *chunk.sequence;
+  const bool whole = s.num_pending() == chunk.num_tokens;
+  const int64_t begin = s.num_computed;
+  s.num_computed += chunk.num_tokens;
+  EngineEvent event;
+  std::optional<FinishReason> reason;
+  if (whole && s.request.max_tokens == 0) reason = FinishReason::length;
+  for (int64_t i = 0; i < chunk.num_logits; ++i) {
+    const auto row = static_cast<size_t>(chunk.first_logit + i);
+    RowResult& result = results_[row];
+    if (!rows_[row].sampled) {
+      event.prompt_logprobs.push_back(std::move(result.logprobs));
+      ++s.num_prompt_scored;
+      continue;
+    }
+    s.tokens.push_back(result.token);
+    event.tokens.push_back(result.token);
+    if (s.request.num_logprobs) event.logprobs.push_back(std::move(result.logprobs));
+    reason = finished(s, result.token);
+  }
+  {
+    std::lock_guard lock(counters_mutex_);
+    counters_.generated_tokens += static_cast<int64_t>(event.tokens.size());
+    counters_.prompt_tokens += std::min(s.num_computed, s.prompt_len()) - std::min(begin, s.prompt_len());
+  }
+  event.finish = reason;
+  if (!reason && event.tokens.empty() && event.prompt_logprobs.empty()) return;
+  if (!reason) return s.sink(std::move(event));
+  const auto done = scheduler_.remove(s.id);
+  done->sink(std::move(event));
+}
+
+std::optional<FinishReason> Engine::finished(const Sequence& s, int32_t token) const {
+  const auto& stops = s.request.stop_token_ids;
+  if (std::find(stops.begin(), stops.end(), token) != stops.end()) return FinishReason::stop;
+  const bool full = static_cast<int64_t>(s.tokens.size()) >= options_.max_model_len;
+  if (s.num_generated() >= s.request.max_tokens || full) return FinishReason::length;
+  return std::nullopt;
+}
+
+void Engine::finish(RequestId id, FinishReason reason, std::optional<Status> error) {
+  if (auto sequence = scheduler_.remove(id))
+    sequence->sink(EngineEvent{.finish = reason, .error = std::move(error)});
+}
+
+void Engine::publish_counters() {
+  num_waiting_ = scheduler_.num_waiting();
+  std::lock_guard lock(counters_mutex_);
+  counters_.running = scheduler_.num_running();
+  counters_.waiting = scheduler_.num_waiting();
+  counters_.kv_pages_total = cache_->num_pages();
+  counters_.kv_pages_used = cache_->num_pages() - cache_->num_free();
+  counters_.kernel_ns = clock_.kernel_ns();
+  counters_.exchange_ns = clock_.exchange_ns();
+}
+
+}  // namespace guildhall

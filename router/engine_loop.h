@@ -1,0 +1,113 @@
+// engine_loop.h: the engine of one replica: takes requests, runs steps, reports tokens.
+// Lifecycle: made, then run() on the engine thread until drain() or stop(). All else is for any thread.
+// A lost worker pauses the engine: its sequences are preempted and recomputed when the worker is back (the same
+// tokens come out, by the row rule), or failed when it is not back within recovery_timeout.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "kernels/team.h"
+#include "router/dispatcher.h"
+#include "router/engine.h"
+#include "router/forward.h"
+#include "router/scheduler.h"
+
+namespace guildhall {
+
+struct EngineOptions {
+  SchedulerOptions scheduler;
+  DispatcherOptions dispatcher;
+  KvCacheOptions kv_cache;
+  TeamOptions team;
+  int64_t max_waiting = 1024;
+  int64_t max_model_len = 0;
+  int64_t sampled_vocab = 0;                 // ids from here on are padding of the matrix, never sampled
+  std::chrono::nanoseconds recovery_timeout{};
+  std::function<void(int32_t worker, const Status&)> on_worker_lost;  // called on the engine thread
+};
+
+class Engine final : public EngineClient {
+ public:
+  // Borrowed: spec, weights, exchange. The engine thread owns the exchange from run() on.
+  static Result<std::unique_ptr<Engine>> create(EngineOptions options, const ModelSpec& spec,
+                                                const DenseWeights& weights, Exchange& exchange);
+  ~Engine() override;
+
+  Result<RequestId> submit(EngineRequest request, EventSink sink) override;
+  void cancel(RequestId id) override;
+  EngineCounters counters() const override;
+
+  void set_placement(Placement placement);
+  // A worker holds its experts and may be sent to: connects to it at the next step boundary.
+  void attach_worker(int32_t worker, std::string name, std::string exchange_address, uint64_t generation);
+  void detach_worker(int32_t worker);
+
+  void run();
+  void drain();  // refuse new requests; run() returns when the last one is done
+  void stop();   // run() returns after the current step; what is left is cancelled
+
+  int64_t kv_capacity_tokens() const { return cache_->capacity_tokens(); }
+  const StepClock& clock() const { return clock_; }
+  bool serving() const { return serving_.load(std::memory_order_acquire); }
+
+ private:
+  struct RowResult {                         // what one logits row came to
+    int32_t token = 0;
+    PositionLogprobs logprobs;
+  };
+  struct LogitRow {                          // what one logits row is for
+    const ScheduledChunk* chunk;
+    int64_t position;                        // of the token it stands on
+    bool sampled;
+  };
+
+  Engine(EngineOptions options, const ModelSpec& spec, const DenseWeights& weights, Exchange& exchange,
+         std::unique_ptr<KvCache> cache);
+  void post(std::function<void()> command);
+  bool run_commands();
+  void wait_for_work();
+  void update_serving();
+  void step();
+  void collect_lost_workers();
+  void pause(const Status& why);
+  void fail_all(const Status& why);
+  Result<void> check(const EngineRequest& request) const;
+  void list_rows(const std::vector<ScheduledChunk>& chunks);
+  void evaluate(View2<const float> hidden_rh);
+  RowResult evaluate_row(const LogitRow& row, std::span<const float> logits_v) const;
+  void advance(const ScheduledChunk& chunk);
+  std::optional<FinishReason> finished(const Sequence& sequence, int32_t token) const;
+  void finish(RequestId id, FinishReason reason, std::optional<Status> error);
+  void publish_counters();
+
+  EngineOptions options_;
+  const ModelSpec& spec_;
+  Exchange& exchange_;
+  std::unique_ptr<KvCache> cache_;
+  Team team_;
+  StepClock clock_;
+  Scheduler scheduler_;
+  Dispatcher dispatcher_;
+  Forward forward_;
+  StepBatch batch_;
+  std::vector<LogitRow> rows_;
+  std::vector<RowResult> results_;
+  std::optional<Clock::time_point> paused_since_;
+
+  std::mutex mutex_;                         // guards the next two
+  std::vector<std::function<void()>> commands_;
+  int64_t num_submitted_ = 0;                // of commands_
+  std::atomic<int64_t> num_waiting_{0};      // in the scheduler, not running yet
+  std::atomic<bool> serving_{false}, draining_{false}, stopping_{false};
+  std::atomic<RequestId> next_id_{1};
+  mutable std::mutex counters_mutex_;
+  EngineCounters counters_;
+};
+
+}  // namespace guildhall

@@ -1,0 +1,98 @@
+#include "router/kv_cache.h"
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <variant>
+
+#include "base/check.h"
+#include "base/units.h"
+
+namespace guildhall {
+namespace {
+
+KvPages page_shape(const ModelSpec& spec, const KvCacheOptions& options) {
+  KvPages pages{.dtype = options.dtype, .block_size = options.block_size};
+  if (const auto* gqa = std::get_if<GqaSpec>(&spec.attention)) {
+    pages.num_kv_heads = gqa->num_kv_heads;
+    pages.k_dim = pages.v_dim = pages.v_stride = gqa->head_dim;
+  } else {
+    const auto& mla = std::get<MlaSpec>(spec.attention);
+    pages.num_kv_heads = 1;
+    pages.k_dim = pages.v_stride = mla.kv_lora_rank + mla.qk_rope_head_dim;
+    pages.v_dim = mla.kv_lora_rank;
+  }
+  return pages;
+}
+
+int64_t bytes_per_page(const ModelSpec& spec, const KvCacheOptions& options) {
+  return kv_elements_per_token_layer(spec) * spec.num_layers * options.block_size * dtype_bytes(options.dtype);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<KvCache>> KvCache::create(const ModelSpec& spec, const KvCacheOptions& options) {
+  const int64_t page_bytes = bytes_per_page(spec, options);
+  const int64_t useful = (options.max_tokens + options.block_size - 1) / options.block_size;
+  const int64_t num_pages = std::min(options.memory_bytes / page_bytes, useful);
+  const int64_t capacity = num_pages * options.block_size;
+  if (capacity < options.max_model_len)
+    return Status{Code::resource_exhausted,
+                  fmt::format("router.kv_cache.memory: {} holds {} tokens, model.max_model_len is {}; largest context "
+                              "that fits: {}; memory that would do: {}",
+                              format_bytes(options.memory_bytes), capacity, options.max_model_len, capacity,
+                              format_bytes(page_bytes *
+                                           ((options.max_model_len + options.block_size - 1) / options.block_size)))};
+  auto cache = std::unique_ptr<KvCache>(new KvCache(spec, options, num_pages));
+  if (cache->memory_ == nullptr)
+    return Status{Code::resource_exhausted, fmt::format("router.kv_cache.memory: the system refused {}",
+                                                        format_bytes(num_pages * page_bytes))};
+  return cache;
+}
+
+KvCache::KvCache(const ModelSpec& spec, const KvCacheOptions& options, int64_t num_pages)
+    : options_(options), num_pages_(num_pages) {
+  memory_size_ = static_cast<size_t>(num_pages * bytes_per_page(spec, options));
+  void* memory = mmap(nullptr, memory_size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) return;
+  memory_ = memory;
+  madvise(memory_, memory_size_, MADV_HUGEPAGE);
+
+  KvPages pages = page_shape(spec, options);
+  pages.num_pages = num_pages;
+  const bool values_alias_keys = std::holds_alternative<MlaSpec>(spec.attention);
+  const int64_t k_bytes =
+      num_pages * options.block_size * pages.num_kv_heads * pages.k_dim * dtype_bytes(options.dtype);
+  char* next = static_cast<char*>(memory_);
+  for (int64_t l = 0; l < spec.num_layers; ++l) {
+    pages.k = next;
+    pages.v = values_alias_keys ? pages.k : next + k_bytes;
+    next += values_alias_keys ? k_bytes : 2 * k_bytes;
+    layers_.push_back(pages);
+  }
+  free_.reserve(static_cast<size_t>(num_pages));
+  for (int64_t p = num_pages; p-- > 0;) free_.push_back(static_cast<int32_t>(p));
+}
+
+KvCache::~KvCache() {
+  if (memory_ != nullptr) munmap(memory_, memory_size_);
+}
+
+bool KvCache::grow(std::vector<int32_t>& pages, int64_t num_tokens) {
+  const int64_t missing = pages_for(num_tokens) - static_cast<int64_t>(pages.size());
+  if (missing > num_free()) return false;
+  for (int64_t i = 0; i < missing; ++i) {
+    pages.push_back(free_.back());
+    free_.pop_back();
+  }
+  return true;
+}
+
+void KvCache::release(std::vector<int32_t>& pages) {
+  free_.insert(free_.end(), pages.rbegin(), pages.rend());
+  pages.clear();
+  GH_CHECK(num_free() <= num_pages_);
+}
+
+}  // namespace guildhall

@@ -1,0 +1,67 @@
+// scheduler.h: continuous batching. Sequences join and leave between steps; a step takes every decoding sequence
+// first, then prefill chunks up to the token budget. Memory is KV pages: a sequence is admitted when its tokens
+// fit, and the youngest running one is preempted (recomputed later) when a decode finds no page.
+// Owner: the engine thread.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "router/kv_cache.h"
+#include "router/sequence.h"
+#include "router/step_batch.h"
+
+namespace guildhall {
+
+struct SchedulerOptions {
+  int64_t max_sequences = 64;        // running at once
+  int64_t max_batched_tokens = 512;  // per step
+};
+
+// A sequence's share of one step.
+struct ScheduledChunk {
+  Sequence* sequence = nullptr;
+  int64_t num_tokens = 0;       // from sequence->num_computed on
+  int64_t first_logit = 0;      // range in StepBatch::logit_rows
+  int64_t num_logits = 0;
+};
+
+class Scheduler {
+ public:
+  Scheduler(SchedulerOptions options, KvCache& cache);
+
+  void add(std::unique_ptr<Sequence> sequence);       // to the end of the queue
+  // Takes the sequence out, its pages returned; nullptr when unknown.
+  std::unique_ptr<Sequence> remove(RequestId id);
+  std::vector<std::unique_ptr<Sequence>> remove_all();
+
+  // Plans the next step and fills `batch`. Empty when there is nothing to run. The chunks are valid until the
+  // next call that changes the scheduler.
+  const std::vector<ScheduledChunk>& schedule(StepBatch& batch);
+
+  // Puts every running sequence back at the head of the queue, to be recomputed.
+  void preempt_all();
+
+  bool idle() const { return running_.empty() && waiting_.empty(); }
+  int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
+  int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
+  int64_t num_preemptions() const { return num_preemptions_; }
+
+ private:
+  void schedule_running(int64_t& budget);
+  void admit_waiting(int64_t& budget);
+  bool make_room(Sequence& sequence, int64_t num_tokens);
+  void preempt_youngest();
+  void fill(StepBatch& batch);
+
+  SchedulerOptions options_;
+  KvCache& cache_;
+  std::deque<std::unique_ptr<Sequence>> waiting_;
+  std::vector<std::unique_ptr<Sequence>> running_;  // oldest first
+  std::vector<ScheduledChunk> chunks_;
+  int64_t num_preemptions_ = 0;
+};
+
+}  // namespace guildhall
