@@ -1,0 +1,110 @@
+#include "proto/config_check.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+
+#include "proto/host_port.h"
+
+namespace guildhall {
+namespace {
+
+constexpr size_t kMaxNameBytes = 63;   // shown in every log line, used as a host name by some
+constexpr int kMaxWorkers = 4096;
+
+bool is_name(std::string_view name) {
+  return !name.empty() && name.size() <= kMaxNameBytes && std::all_of(name.begin(), name.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
+           c == '-';
+  });
+}
+
+std::string host_of(const std::string& address) {
+  const auto parsed = parse_host_port(address);
+  return parsed ? parsed->host : std::string();
+}
+
+class Checker {
+ public:
+  explicit Checker(const config::Config& config) : config_(config) {}
+
+  std::vector<ConfigProblem> run() {
+    if (config_.model().path().empty()) add("model.path", "missing; name the checkpoint's folder");
+    check_name("router.name", config_.router().name());
+    names_[config_.router().name()] = "router.name";
+    check_address("router.http.listen", config_.router().http().listen(), /*any_port=*/true);
+    check_workers();
+    return std::move(problems_);
+  }
+
+ private:
+  void add(std::string key, std::string message) { problems_.push_back({std::move(key), std::move(message)}); }
+
+  void check_workers() {
+    const auto& workers = config_.experts().workers();
+    if (workers.empty())
+      add("experts.workers", "missing; list at least one worker, or set transport.kind to loopback");
+    if (workers.size() > kMaxWorkers)
+      add("experts.workers", fmt::format("{} workers are more than {}", workers.size(), kMaxWorkers));
+    const bool is_loopback = config_.transport().kind() == "loopback";
+    for (int i = 0; i < workers.size(); ++i) {
+      const config::Worker& worker = workers[i];
+      const std::string key = fmt::format("experts.workers[{}]", i);
+      check_unique(key + ".name", worker.name(), "name");
+      check_name(key + ".name", worker.name());
+      if (!worker.address().empty()) {
+        check_address(key + ".address", worker.address(), /*any_port=*/false);
+      } else if (!is_loopback) {
+        add(key + ".address", fmt::format("missing; worker '{}' needs the HOST:PORT it listens on", worker.name()));
+      }
+    }
+  }
+
+  void check_name(const std::string& key, const std::string& name) {
+    if (name.empty()) return add(key, "missing; give it a name such as w0");
+    if (!is_name(name))
+      add(key, fmt::format("'{}' is not a name; use up to {} letters, digits, '.', '_' and '-'", name,
+                           kMaxNameBytes));
+  }
+
+  void check_unique(const std::string& key, const std::string& name, std::string_view what) {
+    const auto [first, is_new] = names_.emplace(name, key);
+    if (!is_new && !name.empty()) add(key, fmt::format("'{}' is also the {} in {}", name, what, first->second));
+  }
+
+  void check_address(const std::string& key, const std::string& text, bool any_port) {
+    const auto address = parse_host_port(text);
+    if (!address) return add(key, address.error().message);
+    if (address->port == 0) {
+      if (!any_port) add(key, fmt::format("'{}' has port 0; others must know the port, so choose one", text));
+      return;
+    }
+    const auto [first, is_new] = addresses_.emplace(to_string(*address), key);
+    if (!is_new) add(key, fmt::format("'{}' is also the address in {}", text, first->second));
+  }
+
+  const config::Config& config_;
+  std::vector<ConfigProblem> problems_;
+  std::map<std::string, std::string> names_, addresses_;  // value -> key that has it
+};
+
+}  // namespace
+
+void derive_defaults(config::Config& config) {
+  if (config.model().name().empty() && !config.model().path().empty()) {
+    const auto folder = std::filesystem::path(config.model().path()).lexically_normal();
+    config.mutable_model()->set_name((folder.has_filename() ? folder : folder.parent_path()).filename().string());
+  }
+  config::Router& router = *config.mutable_router();
+  if (router.host().empty()) router.set_host(host_of(router.http().listen()));
+  if (config.transport().kind() == "loopback" && config.experts().workers().empty())
+    config.mutable_experts()->add_workers()->set_name("local");
+  for (config::Worker& worker : *config.mutable_experts()->mutable_workers())
+    if (worker.host().empty()) worker.set_host(host_of(worker.address()));
+}
+
+std::vector<ConfigProblem> check_config(const config::Config& config) { return Checker(config).run(); }
+
+}  // namespace guildhall
