@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -60,6 +61,10 @@ struct ModelSpec {
 // Reads DIR/config.json (and generation_config.json if present). Errors name the file and the key:
 // unknown model_type, rope type, hidden_act or scoring_func, missing or contradictory dimensions.
 Result<ModelSpec> read_model_spec(const std::filesystem::path& dir);
+
+// The same from the files' text; an empty generation_config is an absent one. `dir` names the files in errors.
+Result<ModelSpec> parse_model_spec(std::string_view config_json, std::string_view generation_config_json,
+                                   const std::filesystem::path& dir);
 
 // Floats (keys and values) one token takes in one layer's cache.
 int64_t kv_elements_per_token_layer(const ModelSpec& spec);

@@ -1,0 +1,41 @@
+// tensor_source.h: where a tensor's bytes come from: a checkpoint, or a generator of random weights.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "base/status.h"
+#include "model/spec.h"
+#include "model/weights.h"
+
+namespace guildhall {
+
+enum class SourceType : uint8_t { f32, bf16, f16 };
+constexpr int64_t source_type_bytes(SourceType type) { return type == SourceType::f32 ? 4 : 2; }
+
+// What a made-up tensor holds: matrices random, norms one, biases zero.
+enum class DummyFill : uint8_t { random, ones, zeros };
+
+struct SourceTensor {
+  SourceType type = SourceType::f32;
+  size_t id = 0;  // the source's own
+};
+
+// One owner thread.
+class TensorSource {
+ public:
+  virtual ~TensorSource() = default;
+  // Errors name the tensor: absent, of another shape, of a dtype that is not a float's.
+  virtual Result<SourceTensor> find(std::string_view name, std::span<const int64_t> shape, DummyFill fill) = 0;
+  // Bytes [offset, offset + out.size()) of the tensor, as it is stored.
+  virtual Result<void> read(const SourceTensor& tensor, int64_t offset, std::span<std::byte> out) = 0;
+};
+
+Result<std::unique_ptr<TensorSource>> open_tensor_source(const std::filesystem::path& dir, const ModelSpec& spec,
+                                                         LoadMode mode);
+
+}  // namespace guildhall
