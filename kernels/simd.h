@@ -111,10 +111,10 @@ GH_INLINE Vf fma(Vf a, Vf b, Vf c) {
   return a * b + c;
 #endif
 }
-// Where either is NaN, the second.
+// Where either is NaN, the second. (maskz: GCC 12 warns about the plain forms' undefined source operand.)
 GH_INLINE Vf max(Vf a, Vf b) {
 #if defined(__AVX512F__)
-  return _mm512_max_ps(a, b);
+  return _mm512_maskz_max_ps(0xffff, a, b);
 #elif defined(__AVX2__)
   return _mm256_max_ps(a, b);
 #else
@@ -123,7 +123,7 @@ GH_INLINE Vf max(Vf a, Vf b) {
 }
 GH_INLINE Vf min(Vf a, Vf b) {
 #if defined(__AVX512F__)
-  return _mm512_min_ps(a, b);
+  return _mm512_maskz_min_ps(0xffff, a, b);
 #elif defined(__AVX2__)
   return _mm256_min_ps(a, b);
 #else
