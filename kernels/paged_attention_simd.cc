@@ -1,0 +1,241 @@
+// paged_attention_simd.cc: scores, softmax and weighted values of one split; merging splits.
+// Row rule: a score accumulates along its dimension in one order, a value along the keys in one order, whatever
+// rows and keys share the register tile and whether keys were widened beforehand (widening bf16 is exact). Keys a
+// row does not see are never multiplied into it, not even by zero.
+#include "kernels/paged_attention_split.h"
+#include "kernels/simd.h"
+
+namespace guildhall::GH_ISA_NS {
+namespace {
+
+constexpr int kRowTile = 4;
+constexpr int kKeyTile = kLanes == 16 ? 4 : 2;    // kRowTile * kKeyTile accumulators fit the registers
+constexpr int kValueTile = kLanes == 16 ? 4 : 2;  // vectors of values
+
+GH_INLINE Vf widen(const float* p) { return load(p); }
+GH_INLINE Vf widen(const uint16_t* p) { return load_bf16(p); }
+GH_INLINE Vf widen_n(const float* p, int64_t n) { return load_n(p, n); }
+GH_INLINE Vf widen_n(const uint16_t* p, int64_t n) { return load_bf16_n(p, n); }
+
+template <int kRows, int kKeys, class T>
+GH_INLINE void score_tile(const float* const* q_r, const void* const* k_j, int64_t dim, float* score_rj) {
+  Vf sum[kRows][kKeys] = {};
+  int64_t d = 0;
+  for (; d + kLanes <= dim; d += kLanes) {
+    Vf key[kKeys];
+#pragma GCC unroll 4
+    for (int j = 0; j < kKeys; ++j) key[j] = widen(static_cast<const T*>(k_j[j]) + d);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      const Vf q = load(q_r[r] + d);
+#pragma GCC unroll 4
+      for (int j = 0; j < kKeys; ++j) sum[r][j] = fma(q, key[j], sum[r][j]);
+    }
+  }
+  if (d < dim) {
+    for (int j = 0; j < kKeys; ++j) {
+      const Vf key = widen_n(static_cast<const T*>(k_j[j]) + d, dim - d);
+      for (int r = 0; r < kRows; ++r) sum[r][j] = fma(load_n(q_r[r] + d, dim - d), key, sum[r][j]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int j = 0; j < kKeys; ++j) score_rj[r * AttentionSplit::kKeys + j] = reduce_add(sum[r][j]);
+}
+
+template <int kRows, class T>
+void score_rows(const float* const* q_r, const void* const* k_j, int64_t num_keys, int64_t dim, float* score_rj) {
+  int64_t j = 0;
+  for (; j + kKeyTile <= num_keys; j += kKeyTile)
+    score_tile<kRows, kKeyTile, T>(q_r, k_j + j, dim, score_rj + j);
+  for (; j < num_keys; ++j) score_tile<kRows, 1, T>(q_r, k_j + j, dim, score_rj + j);
+}
+
+template <int kRows, int kVectors, class T>
+GH_INLINE void value_tile(const float* p_rj, const void* const* v_j, int64_t num_keys, int64_t d, int64_t dim,
+                          float* sum_rd) {
+  Vf sum[kRows][kVectors];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int i = 0; i < kVectors; ++i) sum[r][i] = load(sum_rd + r * dim + d + i * kLanes);
+  for (int64_t j = 0; j < num_keys; ++j) {
+    const T* v = static_cast<const T*>(v_j[j]) + d;
+    Vf value[kVectors];
+#pragma GCC unroll 4
+    for (int i = 0; i < kVectors; ++i) value[i] = widen(v + i * kLanes);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      const Vf p = splat(p_rj[r * AttentionSplit::kKeys + j]);
+#pragma GCC unroll 4
+      for (int i = 0; i < kVectors; ++i) sum[r][i] = fma(p, value[i], sum[r][i]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int i = 0; i < kVectors; ++i) store(sum_rd + r * dim + d + i * kLanes, sum[r][i]);
+}
+
+// sum_rd[r] += sum over j of p_rj[r][j] * v_j[j], in order of j.
+template <int kRows, class T>
+void value_rows(const float* p_rj, const void* const* v_j, int64_t num_keys, int64_t dim, float* sum_rd) {
+  int64_t d = 0;
+  for (; d + kValueTile * kLanes <= dim; d += kValueTile * kLanes)
+    value_tile<kRows, kValueTile, T>(p_rj, v_j, num_keys, d, dim, sum_rd);
+  for (; d + kLanes <= dim; d += kLanes) value_tile<kRows, 1, T>(p_rj, v_j, num_keys, d, dim, sum_rd);
+  if (d == dim) return;
+  Vf sum[kRows];
+  for (int r = 0; r < kRows; ++r) sum[r] = load_n(sum_rd + r * dim + d, dim - d);
+  for (int64_t j = 0; j < num_keys; ++j) {
+    const Vf value = widen_n(static_cast<const T*>(v_j[j]) + d, dim - d);
+    for (int r = 0; r < kRows; ++r) sum[r] = fma(splat(p_rj[r * AttentionSplit::kKeys + j]), value, sum[r]);
+  }
+  for (int r = 0; r < kRows; ++r) store_n(sum_rd + r * dim + d, sum[r], dim - d);
+}
+
+template <class T>
+void score_any_rows(int64_t num_rows, const float* const* q_r, const void* const* k_j, int64_t num_keys,
+                    int64_t dim, float* score_rj) {
+  switch (num_rows) {
+    case 1: return score_rows<1, T>(q_r, k_j, num_keys, dim, score_rj);
+    case 2: return score_rows<2, T>(q_r, k_j, num_keys, dim, score_rj);
+    case 3: return score_rows<3, T>(q_r, k_j, num_keys, dim, score_rj);
+    default: return score_rows<kRowTile, T>(q_r, k_j, num_keys, dim, score_rj);
+  }
+}
+
+template <class T>
+void value_any_rows(int64_t num_rows, const float* p_rj, const void* const* v_j, int64_t num_keys, int64_t dim,
+                    float* sum_rd) {
+  switch (num_rows) {
+    case 1: return value_rows<1, T>(p_rj, v_j, num_keys, dim, sum_rd);
+    case 2: return value_rows<2, T>(p_rj, v_j, num_keys, dim, sum_rd);
+    case 3: return value_rows<3, T>(p_rj, v_j, num_keys, dim, sum_rd);
+    default: return value_rows<kRowTile, T>(p_rj, v_j, num_keys, dim, sum_rd);
+  }
+}
+
+GH_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Keys (or values) [begin, begin + n) as floats in the block, with their addresses.
+void widen_block(const void* const* rows_j, int64_t begin, int64_t n, int64_t dim, float* block_jd,
+                 const void** address_j) {
+  for (int64_t j = 0; j < n; ++j) {
+    const uint16_t* from = static_cast<const uint16_t*>(rows_j[begin + j]);
+    float* to = block_jd + j * dim;
+    int64_t d = 0;
+    for (; d + kLanes <= dim; d += kLanes) store(to + d, load_bf16(from + d));
+    if (d < dim) store_n(to + d, load_bf16_n(from + d, dim - d), dim - d);
+    address_j[j] = to;
+  }
+}
+
+template <class T, bool kWiden>
+void scores(const AttentionSplit& a) {
+  const void* address_j[AttentionSplit::kBlockKeys];
+  for (int64_t begin = 0; begin < a.num_keys; begin += AttentionSplit::kBlockKeys) {
+    const int64_t n = smaller(AttentionSplit::kBlockKeys, a.num_keys - begin);
+    const void* const* k_j = a.k_j + begin;
+    if constexpr (kWiden) {
+      widen_block(a.k_j, begin, n, a.k_dim, a.block_jd, address_j);
+      k_j = address_j;
+    }
+    for (int64_t r = 0; r < a.num_rows; r += kRowTile) {
+      const int64_t num_rows = smaller(kRowTile, a.num_rows - r);
+      const int64_t seen = smaller(n, a.visible_r[r + num_rows - 1] - begin);
+      if (seen > 0)
+        score_any_rows<T>(num_rows, a.q_r + r, k_j, seen, a.k_dim,
+                          a.score_rj + r * AttentionSplit::kKeys + begin);
+    }
+  }
+}
+
+// Scores become p = exp(score * scale - max); past what the row sees, zero up to a whole vector.
+void softmax_row(float scale, int64_t visible, float* score_j, float* max_out, float* denominator) {
+  const int64_t padded = (visible + kLanes - 1) / kLanes * kLanes;
+  for (int64_t j = visible; j < padded; ++j) score_j[j] = -__builtin_inff();
+  Vf max_v = splat(-__builtin_inff());
+  for (int64_t j = 0; j < padded; j += kLanes) {
+    const Vf score = load(score_j + j) * splat(scale);
+    store(score_j + j, score);
+    max_v = max(score, max_v);
+  }
+  *max_out = reduce_max(max_v);
+  const Vf shift = splat(*max_out);
+  Vf sum = zero();
+  for (int64_t j = 0; j < padded; j += kLanes) {
+    const Vf p = exp(load(score_j + j) - shift);
+    store(score_j + j, p);
+    sum = sum + p;
+  }
+  *denominator = reduce_add(sum);
+}
+
+template <class T, bool kWiden>
+void values(const AttentionSplit& a) {
+  const void* address_j[AttentionSplit::kBlockKeys];
+  for (int64_t i = 0; i < a.num_rows * a.v_dim; ++i) a.sum_rd[i] = 0;
+  for (int64_t begin = 0; begin < a.num_keys; begin += AttentionSplit::kBlockKeys) {
+    const int64_t n = smaller(AttentionSplit::kBlockKeys, a.num_keys - begin);
+    const void* const* v_j = a.v_j + begin;
+    if constexpr (kWiden) {
+      widen_block(a.v_j, begin, n, a.v_dim, a.block_jd, address_j);
+      v_j = address_j;
+    }
+    for (int64_t r = 0; r < a.num_rows; r += kRowTile) {
+      const int64_t num_rows = smaller(kRowTile, a.num_rows - r);
+      const float* p_rj = a.score_rj + r * AttentionSplit::kKeys + begin;
+      // What all rows of the tile see goes through the tile; what only later rows see, row by row.
+      int64_t common = smaller(n, a.visible_r[r] - begin);
+      if (common < 0) common = 0;
+      if (common > 0) value_any_rows<T>(num_rows, p_rj, v_j, common, a.v_dim, a.sum_rd + r * a.v_dim);
+      for (int64_t i = 1; i < num_rows; ++i) {
+        const int64_t seen = smaller(n, a.visible_r[r + i] - begin);
+        if (seen > common)
+          value_rows<1, T>(p_rj + i * AttentionSplit::kKeys + common, v_j + common, seen - common, a.v_dim,
+                           a.sum_rd + (r + i) * a.v_dim);
+      }
+    }
+  }
+}
+
+template <class T, bool kWiden>
+void attend(const AttentionSplit& a) {
+  scores<T, kWiden>(a);
+  for (int64_t r = 0; r < a.num_rows; ++r)
+    softmax_row(a.scale, a.visible_r[r], a.score_rj + r * AttentionSplit::kKeys, a.max_r + r, a.denominator_r + r);
+  values<T, kWiden>(a);
+}
+
+}  // namespace
+
+void attention_split(const AttentionSplit& a) {
+  if (!a.is_bf16) return attend<float, false>(a);
+  // Widening once pays when several row tiles read the same keys.
+  if (a.num_rows > kRowTile) return attend<float, true>(a);
+  attend<uint16_t, false>(a);
+}
+
+// (sum, max, denominator) of the splits so far takes in the next split's.
+void attention_merge(const float* part_d, float part_max, float part_denominator, int64_t dim, float* sum_d,
+                     float* max_io, float* denominator_io) {
+  const float max_both = *max_io > part_max ? *max_io : part_max;
+  const Vf keep = exp(splat(*max_io - max_both)), take = exp(splat(part_max - max_both));
+  int64_t d = 0;
+  for (; d + kLanes <= dim; d += kLanes) store(sum_d + d, fma(load(part_d + d), take, load(sum_d + d) * keep));
+  if (d < dim) {
+    const int64_t n = dim - d;
+    store_n(sum_d + d, fma(load_n(part_d + d, n), take, load_n(sum_d + d, n) * keep), n);
+  }
+  *denominator_io = *denominator_io * keep[0] + part_denominator * take[0];
+  *max_io = max_both;
+}
+
+void attention_finish(float denominator, int64_t dim, float* sum_d) {
+  const float inverse = 1.0f / denominator;
+  for (int64_t d = 0; d < dim; ++d) sum_d[d] *= inverse;
+}
+
+}  // namespace guildhall::GH_ISA_NS
