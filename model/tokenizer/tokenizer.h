@@ -17,7 +17,8 @@ namespace guildhall {
 
 struct EncodeOptions {
   bool add_special_tokens = true;    // what the post-processor / add_bos_token asks for
-  bool parse_special_tokens = true;  // recognise added tokens written in the text
+  bool parse_special_tokens = true;  // recognise special tokens written in the text; added tokens that are not
+                                     // special ("<think>" of some models) always are
 };
 
 class Tokenizer {
@@ -54,7 +55,9 @@ class Tokenizer {
 };
 
 // Turns a stream of ids into a stream of valid UTF-8, holding back an incomplete sequence until it is whole.
-// One per output sequence; not thread-safe.
+// The stream continues a text, so nothing is stripped from its beginning; for byte-level tokenizers all it gives
+// equals decode(). With byte_fallback, decode() gives a bad run of byte tokens up whole and the stream only from the
+// first bad sequence on. One per output sequence; not thread-safe.
 class StreamDecoder {
  public:
   StreamDecoder(const Tokenizer& tokenizer, bool skip_special_tokens);
