@@ -1,0 +1,36 @@
+// bandwidth_probe.h: what this machine can do now, measured in the run it is compared with.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "kernels/team.h"
+
+namespace guildhall {
+
+// Memory on huge pages where the system gives them, touched by `team`'s threads.
+class HugeBuffer {
+ public:
+  HugeBuffer(int64_t bytes, Team& team);
+  ~HugeBuffer();
+  HugeBuffer(const HugeBuffer&) = delete;
+  HugeBuffer& operator=(const HugeBuffer&) = delete;
+
+  char* data() const { return data_; }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  char* data_;
+  int64_t bytes_;
+};
+
+// Bytes per second that the team reads from the buffer, best of a few passes; the buffer must be far larger than
+// the last-level cache.
+double read_bandwidth(Team& team, const HugeBuffer& buffer);
+
+// fp32 operations per second of the team when every operand is in a register, two per fused multiply-add, in the
+// instruction set in use.
+double peak_flops(Team& team);
+
+}  // namespace guildhall
