@@ -1,0 +1,143 @@
+#include "router/http/completion_json.h"
+
+#include <fmt/format.h>
+#include <utf8proc.h>
+
+#include <boost/json.hpp>
+#include <chrono>
+#include <cmath>
+#include <random>
+
+namespace guildhall {
+namespace {
+
+namespace json = boost::json;
+
+// JSON has no infinity; OpenAI's API says -9999 for a token that cannot happen.
+double finite(float logprob) { return std::isfinite(logprob) ? static_cast<double>(logprob) : -9999.0; }
+
+bool is_utf8(std::string_view text) {
+  const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(text.data());
+  auto left = static_cast<utf8proc_ssize_t>(text.size());
+  while (left > 0) {
+    utf8proc_int32_t code_point;
+    utf8proc_ssize_t used = utf8proc_iterate(bytes, left, &code_point);
+    if (used <= 0) return false;
+    bytes += used;
+    left -= used;
+  }
+  return true;
+}
+
+json::object usage_object(const TokenUsage& usage) {
+  json::object object;
+  object["prompt_tokens"] = usage.prompt_tokens;
+  object["completion_tokens"] = usage.completion_tokens;
+  object["total_tokens"] = usage.prompt_tokens + usage.completion_tokens;
+  return object;
+}
+
+}  // namespace
+
+std::string random_hex(int num_digits) {
+  thread_local std::mt19937_64 generator{(uint64_t{std::random_device{}()} << 32) ^ std::random_device{}()};
+  std::string digits;
+  while (digits.size() < static_cast<size_t>(num_digits)) digits += fmt::format("{:016x}", generator());
+  digits.resize(static_cast<size_t>(num_digits));
+  return digits;
+}
+
+CompletionJson::CompletionJson(const Tokenizer& tokenizer, std::string model_name, const CompletionCall& call)
+    : tokenizer_(tokenizer),
+      model_name_(std::move(model_name)),
+      id_("cmpl-" + random_hex(32)),
+      created_(std::chrono::duration_cast<std::chrono::seconds>(
+                   std::chrono::system_clock::now().time_since_epoch())
+                   .count()),
+      with_logprobs_(call.num_logprobs.has_value()),
+      with_usage_(call.include_usage) {}
+
+std::string CompletionJson::token_key(int32_t id) const {
+  std::string_view bytes = tokenizer_.token_bytes(id, /*skip_special_tokens=*/false);
+  if (is_utf8(bytes)) return std::string(bytes);
+  std::string key = "bytes:";
+  for (unsigned char byte : bytes) key += fmt::format("\\x{:02x}", byte);
+  return key;
+}
+
+json::object CompletionJson::head() const {
+  json::object object;
+  object["id"] = id_;
+  object["object"] = "text_completion";
+  object["created"] = created_;
+  object["model"] = model_name_;
+  object["system_fingerprint"] = nullptr;
+  return object;
+}
+
+json::object CompletionJson::logprobs(const std::vector<ScoredToken>& tokens) const {
+  json::array keys, chosen, tops, offsets;
+  for (const ScoredToken& token : tokens) {
+    keys.push_back(json::string(token_key(token.id)));
+    offsets.push_back(token.text_offset);
+    if (!token.logprobs) {
+      chosen.push_back(nullptr);
+      tops.push_back(nullptr);
+      continue;
+    }
+    chosen.push_back(finite(token.logprobs->chosen.logprob));
+    json::object top;
+    for (const TokenLogprob& other : token.logprobs->top)
+      top.emplace(token_key(other.token), finite(other.logprob));
+    top.emplace(token_key(token.logprobs->chosen.token), finite(token.logprobs->chosen.logprob));
+    tops.push_back(std::move(top));
+  }
+  json::object object;
+  object["tokens"] = std::move(keys);
+  object["token_logprobs"] = std::move(chosen);
+  object["top_logprobs"] = std::move(tops);
+  object["text_offset"] = std::move(offsets);
+  return object;
+}
+
+json::object CompletionJson::choice(const ChoiceDelta& delta) const {
+  json::object object;
+  object["index"] = delta.index;
+  object["text"] = delta.text;
+  if (with_logprobs_)
+    object["logprobs"] = logprobs(delta.tokens);
+  else
+    object["logprobs"] = nullptr;
+  if (delta.finish_reason)
+    object["finish_reason"] = *delta.finish_reason;
+  else
+    object["finish_reason"] = nullptr;
+  return object;
+}
+
+std::string CompletionJson::chunk(const ChoiceDelta& delta) const {
+  json::object object = head();
+  json::array choices;
+  choices.push_back(choice(delta));
+  object["choices"] = std::move(choices);
+  if (with_usage_) object["usage"] = nullptr;
+  return json::serialize(object);
+}
+
+std::string CompletionJson::usage_chunk(const TokenUsage& usage) const {
+  json::object object = head();
+  object["choices"] = json::array();
+  object["usage"] = usage_object(usage);
+  return json::serialize(object);
+}
+
+std::string CompletionJson::whole(const std::vector<ChoiceDelta>& deltas, const TokenUsage& usage) const {
+  json::object object = head();
+  json::array choices;
+  for (const ChoiceDelta& delta : deltas) choices.push_back(choice(delta));
+  object["choices"] = std::move(choices);
+  object["usage"] = usage_object(usage);
+  return json::serialize(object);
+}
+
+}  // namespace guildhall

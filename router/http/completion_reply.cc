@@ -1,0 +1,116 @@
+#include "router/http/completion_reply.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "base/log.h"
+#include "router/http/completion_json.h"
+#include "router/http/json_fields.h"
+
+namespace guildhall {
+namespace {
+
+ApiResult<std::unique_ptr<Generation>> begin(ClientSocket& client, const HttpService& service,
+                                             const HttpRequest& request) {
+  const ModelBackend* backend = service.backend();
+  if (!backend) return service.not_ready();
+  GH_ASSIGN(boost::json::object body, parse_json_body(request.body));
+  GH_ASSIGN(CompletionCall call, parse_completion(body, backend->rules));
+  if (std::vector<std::string> unknown = unknown_completion_fields(body); !unknown.empty()) {
+    size_t num_unknown = unknown.size();
+    unknown.resize(std::min<size_t>(num_unknown, 8));
+    log_warn("completion_fields_ignored", "request_id={} count={} fields={}", request.request_id, num_unknown,
+             fmt::join(unknown, ","));
+  }
+  return Generation::start(backend->engine, *backend->rules.tokenizer, std::move(call), client.waker());
+}
+
+std::string event(std::string_view data) { return fmt::format("data: {}\n\n", data); }
+
+Task<void> answer_whole(ClientSocket& client, const HttpRequest& request, Generation& generation,
+                        const CompletionJson& format) {
+  const CompletionCall& call = generation.call();
+  std::vector<ChoiceDelta> choices(call.prompts.size() * static_cast<size_t>(call.num_choices));
+  for (size_t i = 0; i < choices.size(); ++i) choices[i].index = static_cast<int>(i);
+  while (!generation.done()) {
+    co_await client.wait(std::chrono::hours(1));
+    if (client.gone()) co_return;
+    for (ChoiceDelta& delta : generation.pump()) {
+      ChoiceDelta& choice = choices[static_cast<size_t>(delta.index)];
+      choice.text += delta.text;
+      std::move(delta.tokens.begin(), delta.tokens.end(), std::back_inserter(choice.tokens));
+      choice.finish_reason = delta.finish_reason;
+    }
+  }
+  HttpReply reply;
+  if (generation.error())
+    reply = error_reply(*generation.error());
+  else
+    reply.body = format.whole(choices, generation.usage());
+  std::string bytes = to_bytes(reply, request);
+  co_await client.write_all(bytes);
+}
+
+// The head goes out with the first event (or ping), so that an engine that fails at once still gets a proper
+// status.
+Task<void> answer_stream(ClientSocket& client, const HttpRequest& request, Generation& generation,
+                         const CompletionJson& format, std::chrono::milliseconds ping_interval) {
+  bool head_sent = false;
+  auto piece = [&](std::string_view text) {
+    std::string bytes = std::exchange(head_sent, true) ? "" : stream_head(request);
+    return bytes += stream_piece(request, text);
+  };
+  while (!generation.done()) {
+    bool woken = co_await client.wait(ping_interval);
+    if (client.gone()) co_return;
+    if (!woken) {
+      std::string bytes = piece(": ping\n\n");
+      if (!co_await client.write_all(bytes)) co_return;
+      continue;
+    }
+    std::vector<ChoiceDelta> deltas = generation.pump();
+    for (const ChoiceDelta& delta : deltas) {
+      std::string bytes = piece(event(format.chunk(delta)));
+      if (!co_await client.write_all(bytes)) co_return;
+    }
+  }
+  std::string tail;
+  if (generation.error() && !head_sent) {
+    tail = to_bytes(error_reply(*generation.error()), request);
+    co_await client.write_all(tail);
+    co_return;
+  }
+  if (generation.error()) {
+    tail = piece(event(error_body(*generation.error())));
+    if (!co_await client.write_all(tail)) co_return;
+  } else if (generation.call().include_usage) {
+    tail = piece(event(format.usage_chunk(generation.usage())));
+    if (!co_await client.write_all(tail)) co_return;
+  }
+  tail = piece("data: [DONE]\n\n") + stream_end(request);
+  co_await client.write_all(tail);
+}
+
+}  // namespace
+
+Task<void> answer_completion(ClientSocket& client, const HttpService& service, const HttpRequest& request) {
+  ApiResult<std::unique_ptr<Generation>> started = begin(client, service, request);
+  if (!started) {
+    std::string bytes = to_bytes(error_reply(started.error()), request);
+    co_await client.write_all(bytes);
+    co_return;
+  }
+  std::unique_ptr<Generation> generation = *std::move(started);
+  CompletionJson format(*service.backend()->rules.tokenizer, service.options().model_name,
+                        generation->call());
+  client.start_watch();
+  if (generation->call().stream)
+    co_await answer_stream(client, request, *generation, format, service.options().ping_interval);
+  else
+    co_await answer_whole(client, request, *generation, format);
+  if (client.gone()) log_debug("client_gone", "request_id={}", request.request_id);
+  generation.reset();  // cancels what still runs, before anything else is waited for
+  co_await client.stop_watch();
+}
+
+}  // namespace guildhall

@@ -1,0 +1,15 @@
+// completion_reply.h: answers POST /v1/completions over one connection: waits for the engine, watches the
+// client.
+#pragma once
+
+#include "router/http/client_socket.h"
+#include "router/http/message.h"
+#include "router/http/service.h"
+
+namespace guildhall {
+
+// Returns once the answer is written or the client is gone (whose sequences are cancelled in the engine
+// then). Parameters outlive the task. Runs on the socket's strand.
+Task<void> answer_completion(ClientSocket& client, const HttpService& service, const HttpRequest& request);
+
+}  // namespace guildhall

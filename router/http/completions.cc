@@ -1,0 +1,272 @@
+#include "router/http/completions.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <boost/json/serialize.hpp>
+#include <random>
+
+#include "router/http/json_fields.h"
+
+namespace guildhall {
+namespace {
+
+namespace json = boost::json;
+
+constexpr std::array<std::string_view, 19> kFields = {
+    "model", "prompt", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "n", "best_of",
+    "stream", "stream_options", "echo", "logprobs", "stop_token_ids", "ignore_eos", "user",
+    // Labels for OpenAI's own dashboards: nothing to do with them, nothing to warn about.
+    "metadata", "store"};
+
+// Fields of OpenAI's and other servers' APIs that would change the answer. Each is accepted at the value that
+// changes nothing.
+struct UnsupportedField {
+  std::string_view name;
+  bool (*neutral)(const json::value&);
+  std::string_view remedy;
+};
+
+bool is_empty(const json::value& v) {
+  return (v.is_object() && v.get_object().empty()) || (v.is_array() && v.get_array().empty()) ||
+         (v.is_string() && v.get_string().empty());
+}
+bool is_zero(const json::value& v) { return v.is_number() && v.to_number<double>() == 0; }
+bool is_one(const json::value& v) { return v.is_number() && v.to_number<double>() == 1; }
+bool is_false(const json::value& v) { return v.is_bool() && !v.get_bool(); }
+bool is_true(const json::value& v) { return v.is_bool() && v.get_bool(); }
+bool is_plain_text(const json::value& v) {
+  const json::value* type = v.is_object() ? v.get_object().if_contains("type") : nullptr;
+  return type && type->is_string() && type->get_string() == "text";
+}
+bool is_none(const json::value& v) { return v.is_string() && v.get_string() == "none"; }
+bool never(const json::value&) { return false; }
+
+constexpr UnsupportedField kUnsupported[] = {
+    {"suffix", is_empty, "leave it out, or put the text into the prompt"},
+    {"logit_bias", is_empty, "leave it out"},
+    {"presence_penalty", is_zero, "leave it out or send 0"},
+    {"frequency_penalty", is_zero, "leave it out or send 0"},
+    {"repetition_penalty", is_one, "leave it out or send 1"},
+    {"min_p", is_zero, "leave it out or send 0, and use top_p or top_k"},
+    {"min_tokens", is_zero, "leave it out or send 0; ignore_eos goes on to max_tokens"},
+    {"length_penalty", is_one, "leave it out"},
+    {"use_beam_search", is_false, "leave it out, and use n"},
+    {"response_format", is_plain_text, "leave it out or send {\"type\": \"text\"}"},
+    {"tools", is_empty, "leave it out"},
+    {"tool_choice", is_none, "leave it out"},
+    {"functions", is_empty, "leave it out"},
+    {"guided_json", never, "leave it out"},
+    {"guided_regex", never, "leave it out"},
+    {"guided_choice", never, "leave it out"},
+    {"guided_grammar", never, "leave it out"},
+    {"grammar", is_empty, "leave it out"},
+    {"allowed_token_ids", never, "leave it out"},
+    {"bad_words", is_empty, "leave it out"},
+    {"prompt_logprobs", never, "use echo with logprobs"},
+    {"return_token_ids", is_false, "leave it out, and use /tokenize"},
+    {"return_tokens_as_token_ids", is_false, "leave it out"},
+    {"truncate_prompt_tokens", never, "leave it out, and shorten the prompt"},
+    {"add_special_tokens", is_true, "leave it out, or send the prompt as token ids"},
+    {"skip_special_tokens", is_true, "leave it out"},
+    {"include_stop_str_in_output", is_false, "leave it out"},
+    {"prompt_embeds", never, "send prompt"},
+    {"routed_experts", is_false, "leave it out"},
+    {"priority", is_zero, "leave it out"},
+};
+
+ApiResult<void> refuse_unsupported(const json::object& body) {
+  for (const UnsupportedField& field : kUnsupported)
+    if (const json::value* value = find_field(body, field.name); value && !field.neutral(*value))
+      return unsupported_field(field.name, field.remedy);
+  return {};
+}
+
+Prompt text_prompt(std::string_view text, const CompletionRules& rules) {
+  return {rules.tokenizer->encode(text, EncodeOptions{}), std::string(text)};
+}
+
+ApiResult<std::vector<Prompt>> parse_prompts(const json::object& body, const CompletionRules& rules) {
+  constexpr std::string_view kWanted =
+      "must be a string, a list of strings, a list of token ids, or a list of such lists";
+  const json::value* value = find_field(body, "prompt");
+  if (!value)
+    return ApiError{400, "prompt is missing; send a string or token ids", "prompt", "missing_field"};
+  std::vector<Prompt> prompts;
+  if (value->is_string()) {
+    prompts.push_back(text_prompt(value->get_string(), rules));
+    return prompts;
+  }
+  const json::array* array = value->if_array();
+  if (!array) return bad_field("prompt", kWanted);
+  if (array->empty()) return bad_field("prompt", "is an empty list; give at least one prompt");
+  if (array->front().is_number()) {
+    GH_ASSIGN(std::vector<int32_t> ids, read_token_ids(*value, "prompt", rules.tokenizer->vocab_size()));
+    prompts.push_back({std::move(ids), std::nullopt});
+    return prompts;
+  }
+  if (array->size() > static_cast<size_t>(kMaxSequences))
+    return bad_field("prompt", fmt::format("has {} prompts; send at most {} in one request", array->size(),
+                                           kMaxSequences));
+  bool texts = array->front().is_string();
+  for (const json::value& item : *array) {
+    if (texts ? !item.is_string() : !item.is_array()) return bad_field("prompt", kWanted);
+    if (texts) {
+      prompts.push_back(text_prompt(item.get_string(), rules));
+      continue;
+    }
+    GH_ASSIGN(std::vector<int32_t> ids, read_token_ids(item, "prompt", rules.tokenizer->vocab_size()));
+    prompts.push_back({std::move(ids), std::nullopt});
+  }
+  return prompts;
+}
+
+// The engine needs room for at least one generated token (engine.h), also when none is asked for.
+ApiResult<void> check_lengths(const CompletionCall& call, const CompletionRules& rules) {
+  for (size_t i = 0; i < call.prompts.size(); ++i) {
+    auto length = static_cast<int64_t>(call.prompts[i].ids.size());
+    std::string which = call.prompts.size() == 1 ? "the prompt" : fmt::format("prompt {}", i);
+    if (length == 0)
+      return ApiError{400, which + " is empty; give at least one token", "prompt", "invalid_value"};
+    int64_t room = rules.max_model_len - length;
+    if (room >= std::max(call.max_tokens, 1)) continue;
+    std::string remedy = room >= 1
+                             ? fmt::format("max_tokens can be at most {} with this prompt", room)
+                             : fmt::format("the largest prompt that works is {} tokens, with max_tokens 1",
+                                           rules.max_model_len - 1);
+    return ApiError{
+        400,
+        fmt::format("{} has {} tokens and max_tokens is {}, but this model's context is {} tokens: {}", which,
+                    length, call.max_tokens, rules.max_model_len, remedy),
+        room >= 1 ? "max_tokens" : "prompt", "context_length_exceeded"};
+  }
+  return {};
+}
+
+ApiResult<void> add_stop(const json::value& value, std::vector<std::string>& stops) {
+  if (!value.is_string()) return bad_field("stop", "must be a string or a list of strings");
+  std::string_view text = value.get_string();
+  if (text.empty()) return bad_field("stop", "must not hold an empty string; leave it out to stop nowhere");
+  if (text.size() > kMaxStopBytes)
+    return bad_field("stop", fmt::format("has a string of {} bytes; each may have at most {}", text.size(),
+                                         kMaxStopBytes));
+  stops.emplace_back(text);
+  return {};
+}
+
+ApiResult<void> parse_stops(const json::object& body, const CompletionRules& rules, CompletionCall& call) {
+  if (const json::value* value = find_field(body, "stop")) {
+    const json::array* array = value->if_array();
+    if (array && array->size() > kMaxStops)
+      return bad_field("stop", fmt::format("has {} strings; give at most {}", array->size(), kMaxStops));
+    if (array) {
+      for (const json::value& item : *array) GH_TRY(add_stop(item, call.stops));
+    } else {
+      GH_TRY(add_stop(*value, call.stops));
+    }
+  }
+  GH_ASSIGN(bool ignore_eos, read_bool(body, "ignore_eos", false));
+  if (!ignore_eos) call.stop_token_ids = rules.eos_token_ids;
+  if (const json::value* value = find_field(body, "stop_token_ids")) {
+    GH_ASSIGN(std::vector<int32_t> ids,
+              read_token_ids(*value, "stop_token_ids", rules.tokenizer->vocab_size()));
+    if (ids.size() > kMaxStopTokenIds)
+      return bad_field("stop_token_ids",
+                       fmt::format("has {} ids; give at most {}", ids.size(), kMaxStopTokenIds));
+    call.stop_token_ids.insert(call.stop_token_ids.end(), ids.begin(), ids.end());
+  }
+  return {};
+}
+
+ApiResult<void> parse_sampling(const json::object& body, CompletionCall& call) {
+  GH_ASSIGN(auto temperature, read_number(body, "temperature", {0, 2}));
+  GH_ASSIGN(auto top_p, read_number(body, "top_p", {0, 1, /*min_excluded=*/true}));
+  GH_ASSIGN(auto top_k, read_int(body, "top_k", {-1, INT32_MAX}));
+  call.sampling.temperature = static_cast<float>(temperature.value_or(1));
+  call.sampling.top_p = static_cast<float>(top_p.value_or(1));
+  // A float can lose a tiny top_p to zero, which the sampler does not take.
+  if (call.sampling.top_p <= 0) call.sampling.top_p = std::numeric_limits<float>::min();
+  call.sampling.top_k = static_cast<int32_t>(std::max<int64_t>(0, top_k.value_or(0)));  // -1 is "off" as well
+
+  const json::value* seed = find_field(body, "seed");
+  if (!seed) {
+    thread_local std::mt19937_64 generator{std::random_device{}()};
+    call.seed = generator();
+  } else if (seed->is_uint64()) {
+    call.seed = seed->get_uint64();
+  } else if (auto number = whole_number(*seed)) {
+    call.seed = static_cast<uint64_t>(*number);
+  } else {
+    return bad_field("seed", "must be a whole number of at most 64 bits");
+  }
+  return {};
+}
+
+ApiResult<void> parse_output(const json::object& body, CompletionCall& call) {
+  GH_ASSIGN(auto n, read_int(body, "n", {1, kMaxChoices}));
+  GH_ASSIGN(auto best_of, read_int(body, "best_of", {1, kMaxChoices}));
+  call.num_choices = static_cast<int>(n.value_or(1));
+  if (best_of && *best_of != call.num_choices)
+    return unsupported_field("best_of",
+                             fmt::format("leave it out, or send the value of n ({})", call.num_choices));
+
+  GH_ASSIGN(call.echo, read_bool(body, "echo", false));
+  GH_ASSIGN(auto logprobs, read_int(body, "logprobs", {0, kMaxLogprobs}));
+  if (logprobs) call.num_logprobs = static_cast<int>(*logprobs);
+  GH_ASSIGN(auto max_tokens, read_int(body, "max_tokens", {0, INT32_MAX}));
+  call.max_tokens = static_cast<int32_t>(max_tokens.value_or(16));
+  if (call.max_tokens == 0 && !call.echo)
+    return bad_field("max_tokens", "must be at least 1 unless echo is true");
+
+  GH_ASSIGN(call.stream, read_bool(body, "stream", false));
+  if (const json::value* options = find_field(body, "stream_options")) {
+    if (!call.stream) return bad_field("stream_options", "needs stream: true");
+    if (!options->is_object())
+      return bad_field("stream_options", "must be an object, like {\"include_usage\": true}");
+    GH_ASSIGN(call.include_usage, read_bool(options->get_object(), "include_usage", false));
+  }
+  return {};
+}
+
+}  // namespace
+
+ApiResult<void> check_model(const json::object& body, const std::string& model_name) {
+  GH_ASSIGN(auto model, read_string(body, "model"));
+  if (!model || *model == model_name) return {};
+  return ApiError{404,
+                  fmt::format("this server has no model {}; it serves {}",
+                              json::serialize(json::value(*model)), model_name),
+                  "model", "model_not_found"};
+}
+
+// Cheap checks come first: the prompt is tokenised only when everything else is right.
+ApiResult<CompletionCall> parse_completion(const json::object& body, const CompletionRules& rules) {
+  GH_TRY(check_model(body, rules.model_name));
+  GH_TRY(refuse_unsupported(body));
+  CompletionCall call;
+  GH_TRY(parse_sampling(body, call));
+  GH_TRY(parse_output(body, call));
+  GH_TRY(parse_stops(body, rules, call));
+  GH_ASSIGN(call.prompts, parse_prompts(body, rules));
+  GH_TRY(check_lengths(call, rules));
+  int64_t num_sequences = static_cast<int64_t>(call.prompts.size()) * call.num_choices;
+  if (num_sequences > kMaxSequences)
+    return bad_field("n", fmt::format("times {} prompts makes {} sequences; at most {} fit in one request",
+                                      call.prompts.size(), num_sequences, kMaxSequences));
+  return call;
+}
+
+std::vector<std::string> unknown_completion_fields(const json::object& body) {
+  std::vector<std::string> names;
+  for (const auto& item : body) {
+    std::string_view name = item.key();
+    bool known = std::find(kFields.begin(), kFields.end(), name) != kFields.end() ||
+                 std::any_of(std::begin(kUnsupported), std::end(kUnsupported),
+                             [&](const UnsupportedField& field) { return field.name == name; });
+    if (!known) names.push_back(printable(name, 64));
+  }
+  return names;
+}
+
+}  // namespace guildhall

@@ -1,0 +1,59 @@
+// completions.h: the body of POST /v1/completions becomes a CompletionCall, or an error that says what to
+// change.
+#pragma once
+
+#include <boost/json/object.hpp>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/sampling.h"
+#include "model/tokenizer/tokenizer.h"
+#include "router/http/errors.h"
+
+namespace guildhall {
+
+// What one call may ask for at most. The body limit bounds the rest.
+inline constexpr int64_t kMaxChoices = 128;  // n: OpenAI's bound
+inline constexpr int64_t kMaxSequences =
+    1024;  // prompts x n: the engine's queue is shared with other callers
+inline constexpr size_t kMaxStops = 16;
+inline constexpr size_t kMaxStopBytes = 256;  // each token's text is compared with every prefix of every stop
+inline constexpr size_t kMaxStopTokenIds = 256;
+inline constexpr int64_t kMaxLogprobs = 20;  // the engine's bound
+
+struct Prompt {
+  std::vector<int32_t> ids;
+  std::optional<std::string> text;  // as given; absent when ids were given
+};
+
+struct CompletionCall {
+  std::vector<Prompt> prompts;
+  int num_choices = 1;  // per prompt
+  int32_t max_tokens = 16;
+  SamplingRule sampling;
+  uint64_t seed = 0;  // random when the caller gave none
+  std::vector<std::string> stops;
+  std::vector<int32_t> stop_token_ids;  // with eos, unless ignored
+  std::optional<int> num_logprobs;
+  bool echo = false, stream = false, include_usage = false;
+};
+
+// What the model behind the endpoint allows.
+struct CompletionRules {
+  std::string model_name;
+  int32_t max_model_len = 0;  // tokens of prompt and completion together
+  const Tokenizer* tokenizer = nullptr;
+  std::vector<int32_t> eos_token_ids;
+};
+
+ApiResult<CompletionCall> parse_completion(const boost::json::object& body, const CompletionRules& rules);
+
+// Names in the body that mean nothing here, for one line in the log.
+std::vector<std::string> unknown_completion_fields(const boost::json::object& body);
+
+// 404 unless `model` is absent or the served name.
+ApiResult<void> check_model(const boost::json::object& body, const std::string& model_name);
+
+}  // namespace guildhall

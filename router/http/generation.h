@@ -1,0 +1,88 @@
+// generation.h: one /v1/completions call while the engine works on it: its sequences, their text, what to
+// send next. Owned and used by one connection; destroying it cancels whatever still runs.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "router/engine.h"
+#include "router/http/completions.h"
+#include "router/http/errors.h"
+#include "router/http/event_mailbox.h"
+#include "router/http/text_accumulator.h"
+
+namespace guildhall {
+
+// What one choice gained since the last look.
+struct ChoiceDelta {
+  int index = 0;
+  std::string text;
+  std::vector<ScoredToken> tokens;                // when logprobs were asked for
+  std::optional<std::string_view> finish_reason;  // "stop" or "length", on the choice's last delta
+};
+
+struct TokenUsage {
+  int64_t prompt_tokens = 0, completion_tokens = 0;
+};
+
+class Generation {
+ public:
+  // Submits every sequence, or none. `wake` is called from the engine thread when pump() has something to do,
+  // and never after destruction.
+  static ApiResult<std::unique_ptr<Generation>> start(EngineClient& engine, const Tokenizer& tokenizer,
+                                                      CompletionCall call, std::function<void()> wake);
+  ~Generation();
+  Generation(const Generation&) = delete;
+  Generation& operator=(const Generation&) = delete;
+
+  // Applies the events that came. At most one delta per choice, however many events.
+  std::vector<ChoiceDelta> pump();
+  bool done() const { return num_running_ == 0 || error_; }
+  const std::optional<ApiError>& error() const { return error_; }
+  TokenUsage usage() const { return usage_; }
+  const CompletionCall& call() const { return call_; }
+
+ private:
+  struct Echo {
+    std::string text;
+    std::vector<int64_t> offsets;  // per prompt token, in code points
+  };
+  struct Sequence {
+    RequestId id = 0;
+    size_t prompt_idx = 0;
+    TextAccumulator text;
+    std::vector<PositionLogprobs> prompt_logprobs;
+    bool echo_due = false;
+    bool touched = false;  // since the last pump
+    bool running = true;   // in the engine
+    bool closed = false;   // its finish_reason was sent
+    std::optional<std::string_view> finish_reason;
+  };
+
+  Generation(EngineClient& engine, const Tokenizer& tokenizer, CompletionCall call,
+             std::function<void()> wake);
+  ApiResult<void> submit_all();
+  EngineRequest engine_request(size_t prompt_idx, int choice_idx) const;
+  Echo echo_of(const Prompt& prompt) const;
+  void apply(Sequence& sequence, EngineEvent&& event);
+  void apply_tokens(Sequence& sequence, EngineEvent& event);
+  void end(Sequence& sequence, std::string_view finish_reason);
+  std::optional<ChoiceDelta> delta_of(Sequence& sequence, int index);
+  void add_echo(Sequence& sequence, ChoiceDelta& delta);
+
+  EngineClient& engine_;
+  const Tokenizer& tokenizer_;
+  const CompletionCall call_;
+  std::shared_ptr<EventMailbox> mailbox_;
+  std::vector<Echo> echoes_;         // per prompt, when echo is on
+  std::vector<Sequence> sequences_;  // by choice index: prompt_idx * n + choice_idx
+  size_t num_running_ = 0;
+  TokenUsage usage_;
+  std::optional<ApiError> error_;
+};
+
+}  // namespace guildhall

@@ -1,0 +1,59 @@
+// server.h: the OpenAI-compatible HTTP server. It listens before the model is loaded (health tells progress),
+// gets the engine later, and drains on the way out.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "model/tokenizer/tokenizer.h"
+#include "router/engine.h"
+#include "router/status_board.h"
+
+namespace guildhall {
+
+struct HttpServerOptions {
+  std::string listen = "0.0.0.0:8000";  // HOST:PORT, [IPV6]:PORT; port 0: any free one
+  int num_threads = 2;
+  int max_connections = 1024;            // beyond it, POST gets 503
+  int64_t max_body_bytes = 16 << 20;     // 413 beyond it, before it is read
+  uint32_t max_header_bytes = 32 << 10;  // 431 beyond it
+  std::chrono::milliseconds read_timeout{
+      30'000};  // a request, from its first byte to its last: 408 beyond it
+  std::chrono::milliseconds write_timeout{
+      30'000};  // without any progress: the connection and its request end
+  std::chrono::milliseconds idle_timeout{120'000};  // between requests
+  std::chrono::milliseconds ping_interval{10'000};  // silence in a stream before a comment is sent
+  std::string model_name;                           // what /v1/models lists and `model` must be
+  int32_t max_model_len = 0;                        // tokens of prompt and completion together
+};
+
+// Owns its threads; they own connections only. Created, attached and stopped by one thread (main's).
+class HttpServer {
+ public:
+  // Listens at once. Until attach(), requests that need the model get 503. `status` outlives the server.
+  // Errors name the address: malformed, not ours, or in use.
+  static Result<std::unique_ptr<HttpServer>> start(HttpServerOptions options, const StatusSource& status);
+  ~HttpServer();  // stop() without waiting for streams
+
+  // The model is ready. Both outlive stop(). Without `eos_token_ids`, the tokenizer's eos ends a completion.
+  // Once.
+  void attach(EngineClient& engine, const Tokenizer& tokenizer, std::vector<int32_t> eos_token_ids = {});
+
+  std::string address() const;  // "127.0.0.1:8000", with the real port
+  uint16_t port() const;
+
+  // Stops accepting, lets requests under way end until `drain_limit`, then cuts the rest (which cancels them
+  // in the engine). Afterwards no thread of the server runs and no sink of it wakes anything.
+  void stop(std::chrono::milliseconds drain_limit);
+
+ private:
+  struct Impl;
+  explicit HttpServer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace guildhall

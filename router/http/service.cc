@@ -1,0 +1,280 @@
+#include "router/http/service.h"
+
+#include <fmt/format.h>
+
+#include <boost/json.hpp>
+
+#include "base/check.h"
+#include "router/http/json_fields.h"
+
+namespace guildhall {
+namespace {
+
+namespace json = boost::json;
+
+enum class Endpoint { none, live, health, models, model, tokenizer_info, tokenize, detokenize, completions };
+
+struct Route {
+  std::string_view path, method;
+  Endpoint endpoint;
+};
+constexpr std::string_view kModelPrefix = "/v1/models/";
+constexpr std::string_view kCompletionsPath = "/v1/completions";
+constexpr Route kRoutes[] = {
+    {kCompletionsPath, "POST", Endpoint::completions},
+    {"/v1/models", "GET", Endpoint::models},
+    {"/tokenize", "POST", Endpoint::tokenize},
+    {"/detokenize", "POST", Endpoint::detokenize},
+    {"/tokenizer_info", "GET", Endpoint::tokenizer_info},
+    {"/live", "GET", Endpoint::live},
+    {"/health", "GET", Endpoint::health},
+};
+
+Route find_route(std::string_view path) {
+  for (const Route& route : kRoutes)
+    if (route.path == path) return route;
+  if (path.starts_with(kModelPrefix) && path.size() > kModelPrefix.size())
+    return {path, "GET", Endpoint::model};
+  return {path, "", Endpoint::none};
+}
+
+std::string percent_decoded(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    auto digit = [&](size_t at) -> int {
+      if (at >= text.size()) return -1;
+      char c = text[at];
+      if (c >= '0' && c <= '9') return c - '0';
+      if ((c | 0x20) >= 'a' && (c | 0x20) <= 'f') return (c | 0x20) - 'a' + 10;
+      return -1;
+    };
+    if (text[i] == '%' && digit(i + 1) >= 0 && digit(i + 2) >= 0) {
+      out += static_cast<char>(digit(i + 1) * 16 + digit(i + 2));
+      i += 2;
+    } else {
+      out += text[i];
+    }
+  }
+  return out;
+}
+
+std::string_view to_string(ServingState state) {
+  switch (state) {
+    case ServingState::loading:
+      return "loading";
+    case ServingState::ready:
+      return "ready";
+    case ServingState::degraded:
+      return "degraded";
+    case ServingState::draining:
+      return "draining";
+    case ServingState::failed:
+      return "failed";
+  }
+  return "unknown";
+}
+
+HttpReply json_reply(const json::object& body) {
+  HttpReply reply;
+  reply.body = json::serialize(body);
+  return reply;
+}
+
+json::object model_object(const HttpServerOptions& options) {
+  json::object object;
+  object["id"] = options.model_name;
+  object["object"] = "model";
+  object["created"] = 0;  // unknown: a checkpoint does not say when it was made
+  object["owned_by"] = "guildhall";
+  object["max_model_len"] = options.max_model_len;
+  return object;
+}
+
+json::object worker_object(const WorkerStatus& worker) {
+  json::object object;
+  object["name"] = worker.name;
+  object["address"] = worker.address;
+  object["state"] = worker.state;
+  object["bytes_done"] = worker.bytes_done;
+  object["bytes_total"] = worker.bytes_total;
+  object["num_experts"] = worker.num_experts;
+  object["resident_bytes"] = worker.resident_bytes;
+  object["transport"] = worker.transport;
+  if (!worker.error.empty()) object["error"] = worker.error;
+  return object;
+}
+
+}  // namespace
+
+void HttpService::attach(EngineClient& engine, const Tokenizer& tokenizer,
+                         std::vector<int32_t> eos_token_ids) {
+  GH_CHECK(!owned_backend_);
+  if (eos_token_ids.empty() && tokenizer.eos_token_id()) eos_token_ids.push_back(*tokenizer.eos_token_id());
+  CompletionRules rules{options_.model_name, options_.max_model_len, &tokenizer, std::move(eos_token_ids)};
+  owned_backend_.reset(new ModelBackend{engine, std::move(rules)});
+  backend_.store(owned_backend_.get(), std::memory_order_release);
+}
+
+bool HttpService::is_completion(const HttpRequest& request) {
+  return request.path == kCompletionsPath && request.method == "POST";
+}
+
+ApiError HttpService::not_ready() const {
+  ServingStatus status = status_.serving_status();
+  std::string why = status.message.empty() ? "" : ": " + status.message;
+  return {503,
+          fmt::format("the model is not ready ({}){}; GET /health tells the progress",
+                      to_string(status.state), why),
+          "", "model_not_ready"};
+}
+
+HttpReply HttpService::respond(const HttpRequest& request) const {
+  Route route = find_route(request.path);
+  if (route.endpoint == Endpoint::none) {
+    std::string known;
+    for (const Route& each : kRoutes)
+      known += fmt::format("{}{} {}", known.empty() ? "" : ", ", each.method, each.path);
+    return error_reply(
+        {404, fmt::format("there is no {}; this server has {}", printable(request.path, 200), known), "",
+         "not_found"});
+  }
+  bool allowed = request.method == route.method || (request.is_head() && route.method == "GET");
+  if (!allowed) {
+    HttpReply reply = error_reply({405,
+                                   fmt::format("{} takes {}, not {}", printable(route.path, 200),
+                                               route.method, printable(request.method, 32)),
+                                   "", "method_not_allowed"});
+    reply.headers.emplace_back("allow", route.method == "GET" ? "GET, HEAD" : "POST");
+    return reply;
+  }
+  switch (route.endpoint) {
+    case Endpoint::live:
+      return json_reply({{"status", "live"}});
+    case Endpoint::health:
+      return health();
+    case Endpoint::models:
+      return models();
+    case Endpoint::model:
+      return model(request.path.substr(kModelPrefix.size()));
+    default:
+      break;
+  }
+  const ModelBackend* ready = backend();
+  if (!ready) return error_reply(not_ready());
+  switch (route.endpoint) {
+    case Endpoint::tokenizer_info:
+      return tokenizer_info(*ready);
+    case Endpoint::tokenize:
+      return tokenize(*ready, request);
+    case Endpoint::detokenize:
+      return detokenize(*ready, request);
+    default:
+      GH_CHECK(false && "completions are answered by the connection");
+  }
+  return {};
+}
+
+HttpReply HttpService::health() const {
+  ServingStatus status = status_.serving_status();
+  bool ready = status.state == ServingState::ready && backend();
+  json::object body;
+  // "ready" may reach the board a moment before the engine reaches us.
+  body["state"] = status.state == ServingState::ready && !ready ? "loading" : to_string(status.state);
+  if (!status.message.empty()) body["message"] = status.message;
+  body["elapsed_s"] = status.elapsed_s;
+  body["model"] = options_.model_name;
+  body["kv_capacity_tokens"] = status.kv_capacity_tokens;
+  json::object router;
+  router["bytes_done"] = status.router_bytes_done;
+  router["bytes_total"] = status.router_bytes_total;
+  body["router"] = std::move(router);
+  json::array workers;
+  for (const WorkerStatus& worker : status.workers) workers.push_back(worker_object(worker));
+  body["workers"] = std::move(workers);
+  HttpReply reply = json_reply(body);
+  reply.status = ready ? 200 : 503;
+  if (!ready) reply.headers.emplace_back("retry-after", "1");
+  return reply;
+}
+
+HttpReply HttpService::models() const {
+  json::array data;
+  data.push_back(model_object(options_));
+  json::object body;
+  body["object"] = "list";
+  body["data"] = std::move(data);
+  return json_reply(body);
+}
+
+HttpReply HttpService::model(std::string_view id) const {
+  if (percent_decoded(id) != options_.model_name)
+    return error_reply(
+        {404,
+         fmt::format("this server has no model {}; it serves {}", printable(id, 200), options_.model_name),
+         "model", "model_not_found"});
+  return json_reply(model_object(options_));
+}
+
+HttpReply HttpService::tokenizer_info(const ModelBackend& backend) const {
+  const Tokenizer& tokenizer = *backend.rules.tokenizer;
+  json::object body;
+  auto add = [&](std::string_view name, std::optional<int32_t> id) {
+    body[name] = id ? json::value(json::string(tokenizer.token_text(*id))) : json::value(nullptr);
+    body[std::string(name) + "_id"] = id ? json::value(*id) : json::value(nullptr);
+  };
+  add("bos_token", tokenizer.bos_token_id());
+  add("eos_token", tokenizer.eos_token_id());
+  body["vocab_size"] = tokenizer.vocab_size();
+  body["model_max_length"] = options_.max_model_len;
+  body["chat_template"] = nullptr;
+  return json_reply(body);
+}
+
+HttpReply HttpService::tokenize(const ModelBackend& backend, const HttpRequest& request) const {
+  const Tokenizer& tokenizer = *backend.rules.tokenizer;
+  auto answer = [&]() -> ApiResult<json::object> {
+    GH_ASSIGN(json::object fields, parse_json_body(request.body));
+    GH_TRY(check_model(fields, options_.model_name));
+    if (find_field(fields, "messages"))
+      return unsupported_field("messages", "this server has no chat template; send the text as prompt");
+    GH_ASSIGN(auto prompt, read_string(fields, "prompt"));
+    GH_ASSIGN(auto content, read_string(fields, "content"));
+    if (!prompt && !content)
+      return ApiError{400, "prompt is missing; send the text as prompt or content", "prompt",
+                      "missing_field"};
+    EncodeOptions options;
+    GH_ASSIGN(options.add_special_tokens, read_bool(fields, "add_special_tokens", true));
+    GH_ASSIGN(bool with_text, read_bool(fields, "return_token_strs", false));
+    std::vector<int32_t> ids = tokenizer.encode(prompt ? *prompt : *content, options);
+    json::object body;
+    body["count"] = ids.size();
+    body["max_model_len"] = options_.max_model_len;
+    body["tokens"] = json::array(ids.begin(), ids.end());
+    json::array texts;
+    if (with_text)
+      for (int32_t id : ids) texts.push_back(json::string(tokenizer.token_text(id)));
+    body["token_strs"] = with_text ? json::value(std::move(texts)) : json::value(nullptr);
+    return body;
+  };
+  ApiResult<json::object> result = answer();
+  return result ? json_reply(*result) : error_reply(result.error());
+}
+
+HttpReply HttpService::detokenize(const ModelBackend& backend, const HttpRequest& request) const {
+  const Tokenizer& tokenizer = *backend.rules.tokenizer;
+  auto answer = [&]() -> ApiResult<json::object> {
+    GH_ASSIGN(json::object fields, parse_json_body(request.body));
+    GH_TRY(check_model(fields, options_.model_name));
+    const json::value* tokens = find_field(fields, "tokens");
+    if (!tokens)
+      return ApiError{400, "tokens is missing; send an array of token ids", "tokens", "missing_field"};
+    GH_ASSIGN(std::vector<int32_t> ids, read_token_ids(*tokens, "tokens", tokenizer.vocab_size()));
+    std::string text = tokenizer.decode(ids, /*skip_special_tokens=*/false);
+    // Two servers' names for the same thing; clients read one or the other.
+    return json::object{{"prompt", text}, {"content", text}};
+  };
+  ApiResult<json::object> result = answer();
+  return result ? json_reply(*result) : error_reply(result.error());
+}
+
+}  // namespace guildhall

@@ -1,0 +1,50 @@
+// service.h: what every connection shares: options, status, and the model once it is attached. No sockets.
+#pragma once
+
+#include <atomic>
+#include <memory>
+
+#include "router/http/completions.h"
+#include "router/http/message.h"
+#include "router/http/server.h"
+
+namespace guildhall {
+
+struct ModelBackend {
+  EngineClient& engine;
+  CompletionRules rules;
+};
+
+// Any thread.
+class HttpService {
+ public:
+  HttpService(HttpServerOptions options, const StatusSource& status)
+      : options_(std::move(options)), status_(status) {}
+
+  void attach(EngineClient& engine, const Tokenizer& tokenizer, std::vector<int32_t> eos_token_ids);
+  const ModelBackend* backend() const {
+    return backend_.load(std::memory_order_acquire);
+  }  // null while loading
+  const HttpServerOptions& options() const { return options_; }
+
+  // POST /v1/completions is the connection's business, as it takes time; everything else is answered by
+  // respond().
+  static bool is_completion(const HttpRequest& request);
+  HttpReply respond(const HttpRequest& request) const;
+  ApiError not_ready() const;
+
+ private:
+  HttpReply health() const;
+  HttpReply models() const;
+  HttpReply model(std::string_view id) const;
+  HttpReply tokenizer_info(const ModelBackend& backend) const;
+  HttpReply tokenize(const ModelBackend& backend, const HttpRequest& request) const;
+  HttpReply detokenize(const ModelBackend& backend, const HttpRequest& request) const;
+
+  const HttpServerOptions options_;
+  const StatusSource& status_;
+  std::unique_ptr<const ModelBackend> owned_backend_;
+  std::atomic<const ModelBackend*> backend_{nullptr};
+};
+
+}  // namespace guildhall
