@@ -1,0 +1,20 @@
+// make_exchange.cc: the one place that knows every kind.
+#include "transport/make_exchange.h"
+
+#include "transport/loopback.h"
+#include "transport/ucx_exchange.h"
+
+namespace guildhall {
+
+Result<std::unique_ptr<Exchange>> make_exchange(const ExchangeOptions& options) {
+  if (options.kind == ExchangeKind::ucx) {
+    GH_ASSIGN(std::unique_ptr<Exchange> exchange, UcxExchange::open(options.ucx));
+    return exchange;
+  }
+  if (!options.loopback)
+    return Status{Code::invalid_argument,
+                  "transport.kind loopback joins ends of one process only; across processes use ucx"};
+  return options.loopback->make_end(options.name);
+}
+
+}  // namespace guildhall

@@ -1,0 +1,132 @@
+// ucx_worker.cc: opening UCX. What it logs goes through our log, so that it cannot mix with a program's output.
+#include "transport/ucx_worker.h"
+
+#include <fmt/format.h>
+#include <ucs/debug/log_def.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <vector>
+
+#include "base/log.h"
+
+namespace guildhall {
+namespace {
+
+Status ucx_error(std::string_view what, ucs_status_t status) {
+  return {Code::internal, fmt::format("ucx: {}: {}", what, ucs_status_string(status))};
+}
+
+ucs_log_func_rc_t log_from_ucx(const char* file, unsigned line, const char* function, ucs_log_level_t level,
+                               const ucs_log_component_config_t* component, const char* message, va_list args) {
+  if (level == UCS_LOG_LEVEL_FATAL)  // UCX aborts after this one: it must not depend on us
+    return ucs_log_default_handler(file, line, function, level, component, message, args);
+  char text[512];
+  std::vsnprintf(text, sizeof text, message, args);
+  // Errors of UCX are our warnings: what they mean for a peer is reported by the exchange.
+  if (level <= UCS_LOG_LEVEL_WARN) log_warn("ucx", "{}", text);
+  else if (level <= UCS_LOG_LEVEL_INFO) log_info("ucx", "{}", text);
+  else log_debug("ucx", "{}", text);
+  return UCS_LOG_FUNC_RC_STOP;
+}
+
+struct ConfigRelease {
+  void operator()(ucp_config_t* config) const { ucp_config_release(config); }
+};
+using Config = std::unique_ptr<ucp_config_t, ConfigRelease>;
+
+Result<Config> make_config(const UcxOptions& options) {
+  ucp_config_t* raw = nullptr;
+  if (ucs_status_t status = ucp_config_read(nullptr, nullptr, &raw); status != UCS_OK)
+    return ucx_error("reading the UCX_* environment", status);
+  Config config(raw);
+  std::vector<std::pair<const char*, std::string>> settings = {
+      {"KEEPALIVE_INTERVAL", fmt::format("{}ms", options.keepalive.count())},
+      // Off by default in UCX, and without it shared memory endpoints cannot report a dead peer at all.
+      {"POSIX_ERROR_HANDLING", "y"},
+      {"SYSV_ERROR_HANDLING", "y"}};
+  if (!options.tls.empty()) settings.emplace_back("TLS", options.tls);
+  if (!options.net_devices.empty()) settings.emplace_back("NET_DEVICES", options.net_devices);
+  for (const auto& [key, value] : settings)
+    if (ucs_status_t status = ucp_config_modify(config.get(), key, value.c_str()); status != UCS_OK)
+      return Status{Code::invalid_argument, fmt::format("transport.ucx: UCX does not accept {}={}: {}", key, value,
+                                                        ucs_status_string(status))};
+  return config;
+}
+
+}  // namespace
+
+Result<UcxWorker> open_ucx_worker(const UcxOptions& options) {
+  static std::once_flag log_once;
+  std::call_once(log_once, [] { ucs_log_push_handler(log_from_ucx); });
+  GH_ASSIGN(Config config, make_config(options));
+
+  UcxWorker opened;
+  ucp_params_t params{};
+  params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_NAME;
+  params.features = UCP_FEATURE_AM | UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP;
+  params.name = "guildhall";
+  ucp_context_h context = nullptr;
+  if (ucs_status_t status = ucp_init(&params, config.get(), &context); status != UCS_OK)
+    return Status{Code::unavailable,
+                  fmt::format("transport.ucx: no usable transport for tls=\"{}\" net_devices=\"{}\": {}; "
+                              "`ucx_info -d` lists this machine's",
+                              options.tls, options.net_devices, ucs_status_string(status))};
+  opened.context.reset(context);
+
+  ucp_worker_params_t worker_params{};
+  worker_params.field_mask =
+      UCP_WORKER_PARAM_FIELD_THREAD_MODE | UCP_WORKER_PARAM_FIELD_FLAGS | UCP_WORKER_PARAM_FIELD_AM_ALIGNMENT;
+  worker_params.thread_mode = UCS_THREAD_MODE_SINGLE;
+  worker_params.flags = UCP_WORKER_FLAG_IGNORE_REQUEST_LEAK;  // a dead peer's requests may outlive the close
+  worker_params.am_alignment = 8;                             // as on_frame() promises
+  ucp_worker_h worker = nullptr;
+  if (ucs_status_t status = ucp_worker_create(context, &worker_params, &worker); status != UCS_OK)
+    return Status{Code::unavailable, fmt::format("transport.ucx: no worker for tls=\"{}\" net_devices=\"{}\": {}",
+                                                 options.tls, options.net_devices, ucs_status_string(status))};
+  opened.worker.reset(worker);
+  return opened;
+}
+
+Result<std::string> ucx_worker_address(ucp_worker_h worker) {
+  ucp_address_t* address = nullptr;
+  size_t length = 0;
+  if (ucs_status_t status = ucp_worker_get_address(worker, &address, &length); status != UCS_OK)
+    return ucx_error("worker address", status);
+  std::string copy(reinterpret_cast<const char*>(address), length);
+  ucp_worker_release_address(worker, address);
+  return copy;
+}
+
+std::string transports_in_endpoint_info(std::string_view info) {
+  // A lane is a line like "#   lane[0]:  2:posix/memory.0 md[1]   -> ...": index:transport/device.path
+  std::vector<std::string> names;
+  for (size_t at = info.find("lane["); at != std::string_view::npos; at = info.find("lane[", at + 1)) {
+    std::string_view line = info.substr(at, info.find('\n', at) - at);
+    const size_t index = line.find("]:");
+    const size_t colon = index == std::string_view::npos ? index : line.find(':', index + 2);
+    if (colon == std::string_view::npos) continue;
+    std::string_view name = line.substr(colon + 1, line.find(' ', colon) - colon - 1);
+    name = name.substr(0, name.rfind('.'));
+    const size_t slash = name.find('/');
+    if (slash != std::string_view::npos && name.substr(slash).starts_with("/memory")) name = name.substr(0, slash);
+    if (std::find(names.begin(), names.end(), name) == names.end()) names.emplace_back(name);
+  }
+  return fmt::format("{}", fmt::join(names, "+"));
+}
+
+std::string describe_ucx_endpoint(ucp_ep_h endpoint) {
+  char* text = nullptr;
+  size_t length = 0;
+  FILE* stream = open_memstream(&text, &length);
+  if (!stream) return "";
+  ucp_ep_print_info(endpoint, stream);
+  std::fclose(stream);
+  std::string transports = transports_in_endpoint_info({text, length});
+  std::free(text);
+  return transports;
+}
+
+}  // namespace guildhall
