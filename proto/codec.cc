@@ -12,7 +12,8 @@
 namespace guildhall {
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "frames are packed structs: little-endian machines only");
+static_assert(std::endian::native == std::endian::little,
+              "frames are packed structs: little-endian machines only");
 
 constexpr size_t padded(size_t bytes) { return (bytes + 7) & ~size_t{7}; }
 constexpr size_t kFailurePrefix = sizeof(FrameHeader) + sizeof(FailureBody);
@@ -21,32 +22,52 @@ Status refuse(std::string why) { return Status{Code::data_loss, "frame refused: 
 
 WireCode to_wire(Code code) {
   switch (code) {
-    case Code::invalid_argument: return WireCode::invalid_argument;
-    case Code::not_found: return WireCode::not_found;
-    case Code::unsupported: return WireCode::unsupported;
-    case Code::data_loss: return WireCode::data_loss;
-    case Code::resource_exhausted: return WireCode::resource_exhausted;
-    case Code::unavailable: return WireCode::unavailable;
-    case Code::deadline_exceeded: return WireCode::deadline_exceeded;
-    case Code::peer_lost: return WireCode::peer_lost;
-    case Code::cancelled: return WireCode::cancelled;
-    case Code::internal: return WireCode::internal;
+    case Code::invalid_argument:
+      return WireCode::invalid_argument;
+    case Code::not_found:
+      return WireCode::not_found;
+    case Code::unsupported:
+      return WireCode::unsupported;
+    case Code::data_loss:
+      return WireCode::data_loss;
+    case Code::resource_exhausted:
+      return WireCode::resource_exhausted;
+    case Code::unavailable:
+      return WireCode::unavailable;
+    case Code::deadline_exceeded:
+      return WireCode::deadline_exceeded;
+    case Code::peer_lost:
+      return WireCode::peer_lost;
+    case Code::cancelled:
+      return WireCode::cancelled;
+    case Code::internal:
+      return WireCode::internal;
   }
   return WireCode::internal;
 }
 
 Code from_wire(uint16_t code) {
   switch (static_cast<WireCode>(code)) {
-    case WireCode::invalid_argument: return Code::invalid_argument;
-    case WireCode::not_found: return Code::not_found;
-    case WireCode::unsupported: return Code::unsupported;
-    case WireCode::data_loss: return Code::data_loss;
-    case WireCode::resource_exhausted: return Code::resource_exhausted;
-    case WireCode::unavailable: return Code::unavailable;
-    case WireCode::deadline_exceeded: return Code::deadline_exceeded;
-    case WireCode::peer_lost: return Code::peer_lost;
-    case WireCode::cancelled: return Code::cancelled;
-    case WireCode::internal: return Code::internal;
+    case WireCode::invalid_argument:
+      return Code::invalid_argument;
+    case WireCode::not_found:
+      return Code::not_found;
+    case WireCode::unsupported:
+      return Code::unsupported;
+    case WireCode::data_loss:
+      return Code::data_loss;
+    case WireCode::resource_exhausted:
+      return Code::resource_exhausted;
+    case WireCode::unavailable:
+      return Code::unavailable;
+    case WireCode::deadline_exceeded:
+      return Code::deadline_exceeded;
+    case WireCode::peer_lost:
+      return Code::peer_lost;
+    case WireCode::cancelled:
+      return Code::cancelled;
+    case WireCode::internal:
+      return Code::internal;
   }
   return Code::internal;
 }
@@ -63,12 +84,16 @@ Result<void> check_counts(const FrameHeader& header) {
   const uint32_t max_rows = is_dispatch ? kMaxRows : kMaxPairs;
   if (header.codec != static_cast<uint16_t>(Codec::f32) && header.codec != static_cast<uint16_t>(Codec::bf16))
     return refuse(fmt::format("codec {} is not known", header.codec));
-  if (header.num_rows > max_rows) return refuse(fmt::format("num_rows {} exceeds {}", header.num_rows, max_rows));
-  if (header.hidden > kMaxHidden) return refuse(fmt::format("hidden {} exceeds {}", header.hidden, kMaxHidden));
-  if (header.hidden == 0 && header.num_rows > 0) return refuse(fmt::format("hidden is 0 with {} rows", header.num_rows));
+  if (header.num_rows > max_rows)
+    return refuse(fmt::format("num_rows {} exceeds {}", header.num_rows, max_rows));
+  if (header.hidden > kMaxHidden)
+    return refuse(fmt::format("hidden {} exceeds {}", header.hidden, kMaxHidden));
+  if (header.hidden == 0 && header.num_rows > 0)
+    return refuse(fmt::format("hidden is 0 with {} rows", header.num_rows));
   const uint64_t max_pairs = is_dispatch ? uint64_t{header.num_rows} * kMaxTopK : 0;
   if (header.num_pairs > max_pairs)
-    return refuse(fmt::format("num_pairs {} exceeds {} for {} rows", header.num_pairs, max_pairs, header.num_rows));
+    return refuse(
+        fmt::format("num_pairs {} exceeds {} for {} rows", header.num_pairs, max_pairs, header.num_rows));
   const FrameLayout layout = frame_layout(shape_of(header));
   if (layout.total_bytes > kMaxFrameBytes)
     return refuse(fmt::format("{} rows of {} take {} bytes, more than {}", header.num_rows, header.hidden,
@@ -94,11 +119,14 @@ Result<void> check_fields(const FrameHeader& header) {
   if (header.magic != kExchangeMagic)
     return refuse(fmt::format("magic {:#010x} is not {:#010x}", header.magic, kExchangeMagic));
   if (header.version > kExchangeVersion)
-    return Status{Code::unsupported, fmt::format("frame refused: version {} is newer than ours, {}; run one release "
-                                                 "on all hosts", header.version, kExchangeVersion)};
+    return Status{Code::unsupported,
+                  fmt::format("frame refused: version {} is newer than ours, {}; run one release "
+                              "on all hosts",
+                              header.version, kExchangeVersion)};
   if (header.version == 0) return refuse("version is 0");
   if (header.reserved != 0 || header.reserved2 != 0) return refuse("reserved fields are not 0");
-  if (header.layer >= kMaxLayers) return refuse(fmt::format("layer {} is not below {}", header.layer, kMaxLayers));
+  if (header.layer >= kMaxLayers)
+    return refuse(fmt::format("layer {} is not below {}", header.layer, kMaxLayers));
   if (header.micro_batch >= kMaxMicroBatches)
     return refuse(fmt::format("micro_batch {} is not below {}", header.micro_batch, kMaxMicroBatches));
   return {};
@@ -115,10 +143,11 @@ Result<void> check_pairs(const FrameHeader& header, std::span<const DispatchPair
       return refuse(fmt::format("pair {}: gate_rank {} is not below {}", i, pair.gate_rank, kMaxTopK));
     if (i == 0) continue;
     const DispatchPair& before = pairs[i - 1];
-    if (pair.row < before.row) return refuse(fmt::format("pair {}: row {} after row {}", i, pair.row, before.row));
+    if (pair.row < before.row)
+      return refuse(fmt::format("pair {}: row {} after row {}", i, pair.row, before.row));
     if (pair.row == before.row && pair.gate_rank <= before.gate_rank)
-      return refuse(fmt::format("pair {}: gate_rank {} after {} in row {}", i, pair.gate_rank, before.gate_rank,
-                                pair.row));
+      return refuse(fmt::format("pair {}: gate_rank {} after {} in row {}", i, pair.gate_rank,
+                                before.gate_rank, pair.row));
   }
   return {};
 }
@@ -131,8 +160,8 @@ Result<FrameHeader> decode_kind(std::span<const std::byte> frame, FrameKind kind
   if (header.payload_crc32c != 0) {
     const uint32_t actual = crc32c(frame.subspan(sizeof(FrameHeader)));
     if (actual != header.payload_crc32c)
-      return refuse(fmt::format("payload_crc32c is {:#010x}, the payload's is {:#010x}", header.payload_crc32c,
-                                actual));
+      return refuse(fmt::format("payload_crc32c is {:#010x}, the payload's is {:#010x}",
+                                header.payload_crc32c, actual));
   }
   return header;
 }
@@ -222,9 +251,14 @@ Result<FrameHeader> decode_header(std::span<const std::byte> frame) {
   GH_TRY(check_fields(header));
   switch (static_cast<FrameKind>(header.kind)) {
     case FrameKind::dispatch:
-    case FrameKind::combine: GH_TRY(check_counts(header)); break;
-    case FrameKind::failure: GH_TRY(check_failure_counts(header)); break;
-    default: return refuse(fmt::format("kind {} is not known", header.kind));
+    case FrameKind::combine:
+      GH_TRY(check_counts(header));
+      break;
+    case FrameKind::failure:
+      GH_TRY(check_failure_counts(header));
+      break;
+    default:
+      return refuse(fmt::format("kind {} is not known", header.kind));
   }
   if (frame.size() - sizeof(FrameHeader) != header.payload_bytes)
     return refuse(fmt::format("payload_bytes is {}, {} bytes came", header.payload_bytes,

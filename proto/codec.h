@@ -1,7 +1,7 @@
-// codec.h: data-plane frames as bytes and back; the only place where the two meet. Layout and bounds: WIRE.md.
-// Decoding trusts nothing: every count, offset and index is checked before a view is handed out, and a refusal says
-// which field was wrong. Views borrow the frame's bytes. Rows are raw f32 or bf16 elements; converting them is the
-// kernels' business. Any thread.
+// codec.h: data-plane frames as bytes and back; the only place where the two meet. Layout and bounds:
+// WIRE.md. Decoding trusts nothing: every count, offset and index is checked before a view is handed out, and
+// a refusal says which field was wrong. Views borrow the frame's bytes. Rows are raw f32 or bf16 elements;
+// converting them is the kernels' business. Any thread.
 #pragma once
 
 #include <cstddef>
@@ -52,32 +52,36 @@ struct FrameSections {
   std::byte* row(size_t row_idx) const { return rows.data() + row_idx * row_bytes; }
 };
 
-// Write the header (and zero the padding) into `out` and return the sections to fill. `out` is 8-byte aligned and at
-// least frame_layout(shape).total_bytes long, and the shape and fields are within bounds: anything else is a bug.
+// Write the header (and zero the padding) into `out` and return the sections to fill. `out` is 8-byte aligned
+// and at least frame_layout(shape).total_bytes long, and the shape and fields are within bounds: anything
+// else is a bug.
 FrameSections begin_dispatch(const FrameFields& fields, const FrameShape& shape, std::span<std::byte> out);
 FrameSections begin_combine(const FrameFields& fields, const FrameShape& shape, std::span<std::byte> out);
 
-// Stamps the payload's checksum into a finished frame of `total_bytes`; for links that do not protect their bytes.
+// Stamps the payload's checksum into a finished frame of `total_bytes`; for links that do not protect their
+// bytes.
 void seal_frame(std::span<std::byte> frame);
 
-// A whole failure frame; returns its size. Longer messages are cut at kMaxFailureMessage. `out` holds at least
-// kMaxFailureFrameBytes.
-inline constexpr size_t kMaxFailureFrameBytes = sizeof(FrameHeader) + sizeof(FailureBody) + kMaxFailureMessage;
+// A whole failure frame; returns its size. Longer messages are cut at kMaxFailureMessage. `out` holds at
+// least kMaxFailureFrameBytes.
+inline constexpr size_t kMaxFailureFrameBytes =
+    sizeof(FrameHeader) + sizeof(FailureBody) + kMaxFailureMessage;
 size_t write_failure(const FrameFields& fields, const Status& why, std::span<std::byte> out);
 
 // ---- Reading
 
 struct DispatchView {
   FrameHeader header;
-  std::span<const DispatchPair> pairs;  // [num_pairs], checked: rows ascend and are in range, ranks ascend in a row
-  std::span<const std::byte> rows;      // [num_rows * row_bytes], 8-byte aligned
+  std::span<const DispatchPair>
+      pairs;  // [num_pairs], checked: rows ascend and are in range, ranks ascend in a row
+  std::span<const std::byte> rows;  // [num_rows * row_bytes], 8-byte aligned
   size_t row_bytes;
   const std::byte* row(size_t row_idx) const { return rows.data() + row_idx * row_bytes; }
 };
 
 struct CombineView {
   FrameHeader header;
-  std::span<const std::byte> rows;      // [num_rows * row_bytes], 8-byte aligned
+  std::span<const std::byte> rows;  // [num_rows * row_bytes], 8-byte aligned
   size_t row_bytes;
   const std::byte* row(size_t row_idx) const { return rows.data() + row_idx * row_bytes; }
 };

@@ -11,13 +11,13 @@
 namespace guildhall {
 namespace {
 
-constexpr size_t kMaxNameBytes = 63;   // shown in every log line, used as a host name by some
+constexpr size_t kMaxNameBytes = 63;  // shown in every log line, used as a host name by some
 constexpr int kMaxWorkers = 4096;
 
 bool is_name(std::string_view name) {
   return !name.empty() && name.size() <= kMaxNameBytes && std::all_of(name.begin(), name.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
-           c == '-';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+           c == '_' || c == '-';
   });
 }
 
@@ -40,7 +40,9 @@ class Checker {
   }
 
  private:
-  void add(std::string key, std::string message) { problems_.push_back({std::move(key), std::move(message)}); }
+  void add(std::string key, std::string message) {
+    problems_.push_back({std::move(key), std::move(message)});
+  }
 
   void check_workers() {
     const auto& workers = config_.experts().workers();
@@ -57,7 +59,8 @@ class Checker {
       if (!worker.address().empty()) {
         check_address(key + ".address", worker.address(), /*any_port=*/false);
       } else if (!is_loopback) {
-        add(key + ".address", fmt::format("missing; worker '{}' needs the HOST:PORT it listens on", worker.name()));
+        add(key + ".address",
+            fmt::format("missing; worker '{}' needs the HOST:PORT it listens on", worker.name()));
       }
     }
   }
@@ -71,7 +74,8 @@ class Checker {
 
   void check_unique(const std::string& key, const std::string& name, std::string_view what) {
     const auto [first, is_new] = names_.emplace(name, key);
-    if (!is_new && !name.empty()) add(key, fmt::format("'{}' is also the {} in {}", name, what, first->second));
+    if (!is_new && !name.empty())
+      add(key, fmt::format("'{}' is also the {} in {}", name, what, first->second));
   }
 
   void check_address(const std::string& key, const std::string& text, bool any_port) {
@@ -95,7 +99,8 @@ class Checker {
 void derive_defaults(config::Config& config) {
   if (config.model().name().empty() && !config.model().path().empty()) {
     const auto folder = std::filesystem::path(config.model().path()).lexically_normal();
-    config.mutable_model()->set_name((folder.has_filename() ? folder : folder.parent_path()).filename().string());
+    config.mutable_model()->set_name(
+        (folder.has_filename() ? folder : folder.parent_path()).filename().string());
   }
   config::Router& router = *config.mutable_router();
   if (router.host().empty()) router.set_host(host_of(router.http().listen()));

@@ -1,5 +1,5 @@
-// config_check.h: what must hold between keys: names unique, addresses well-formed, required ones present. Ranges and
-// allowed values of single keys are the reader's (config_schema.h).
+// config_check.h: what must hold between keys: names unique, addresses well-formed, required ones present.
+// Ranges and allowed values of single keys are the reader's (config_schema.h).
 #pragma once
 
 #include <string>

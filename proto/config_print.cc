@@ -1,9 +1,6 @@
 // config_print.cc: the effective configuration as YAML, for `guildhall config check`.
-#include <fmt/format.h>
 #include <google/protobuf/message.h>
 #include <yaml-cpp/emitter.h>
-
-#include <array>
 
 #include "proto/config.pb.h"
 #include "proto/config_schema.h"
@@ -14,29 +11,6 @@ namespace {
 
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
-
-struct Unit {
-  std::string_view name;
-  int64_t scale;
-};
-
-// The largest unit that divides the value, so that reading it back gives the same number.
-std::string exact(int64_t value, std::span<const Unit> largest_first) {
-  for (const Unit& unit : largest_first)
-    if (value != 0 && value % unit.scale == 0) return fmt::format("{}{}", value / unit.scale, unit.name);
-  return std::to_string(value);
-}
-
-std::string exact_size(int64_t bytes) {
-  static constexpr std::array<Unit, 4> kUnits{{{"TiB", 1ll << 40}, {"GiB", 1ll << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}}};
-  return exact(bytes, kUnits);
-}
-
-std::string exact_time(int64_t us) {
-  static constexpr std::array<Unit, 5> kUnits{
-      {{"h", 3'600'000'000}, {"m", 60'000'000}, {"s", 1'000'000}, {"ms", 1000}, {"us", 1}}};
-  return exact(us, kUnits);
-}
 
 // Whether the field holds anything: texts and counts that others decide are left out.
 bool is_set(const Message& message, const FieldDescriptor& field) {
@@ -62,17 +36,23 @@ void print(const Message& message, const std::string& rule_path, YAML::Emitter& 
                                                                 : reflection.GetInt64(message, &field);
     };
     switch (key_kind(field)) {
-      case KeyKind::section: print(reflection.GetMessage(message, &field), path, out); break;
+      case KeyKind::section:
+        print(reflection.GetMessage(message, &field), path, out);
+        break;
       case KeyKind::list:
         out << YAML::BeginSeq;
         for (int item = 0; item < reflection.FieldSize(message, &field); ++item)
           print(reflection.GetRepeatedMessage(message, &field, item), path, out);
         out << YAML::EndSeq;
         break;
-      case KeyKind::text: out << reflection.GetString(message, &field); break;
-      case KeyKind::number: out << number(); break;
-      case KeyKind::size: out << exact_size(number()); break;
-      case KeyKind::time: out << exact_time(number()); break;
+      case KeyKind::text:
+        out << reflection.GetString(message, &field);
+        break;
+      case KeyKind::number:
+      case KeyKind::size:
+      case KeyKind::time:
+        out << written(number(), key_kind(field));
+        break;
     }
   }
   out << YAML::EndMap;

@@ -7,7 +7,6 @@
 #include <array>
 
 #include "base/check.h"
-#include "base/units.h"
 #include "proto/config.pb.h"
 #include "proto/exchange.h"
 
@@ -20,60 +19,127 @@ constexpr int64_t kMaxThreads = 4096;
 
 constexpr std::array kRules = std::to_array<KeyRule>({
     {"model.path", "",
-     "Checkpoint folder (`config.json`, `tokenizer.json`, safetensors). **Required.** A relative path starts at the "
+     "Checkpoint folder (`config.json`, `tokenizer.json`, safetensors). **Required.** A relative path starts "
+     "at the "
      "configuration file's folder."},
     {"model.name", "", "Name the API serves the model under. Without it: the checkpoint folder's name."},
-    {"model.max_model_len", "",
-     "Longest prompt plus completion, in tokens. Without it: the checkpoint's `max_position_embeddings`.", {}, 2,
+    {"model.max_model_len",
+     "",
+     "Longest prompt plus completion, in tokens. Without it: the checkpoint's `max_position_embeddings`.",
+     {},
+     2,
      1 << 24},
     {"model.load", "checkpoint", "`dummy` fills random weights of the right shapes from `config.json` alone.",
      "checkpoint | dummy"},
 
     {"router.name", "r0", "Name in logs, and for `guildhall up --host`."},
-    {"router.host", "", "Host that starts the router under `guildhall up`. Without it: the host of `http.listen`."},
+    {"router.host", "",
+     "Host that starts the router under `guildhall up`. Without it: the host of `http.listen`."},
     {"router.http.listen", "127.0.0.1:8000", "Address of the API. Port 0 takes any free port and logs it."},
     {"router.http.threads", "1", "Threads that serve connections.", {}, 1, 256},
-    {"router.http.max_body", "8MiB", "Largest request body; a larger one is answered 413.", {}, 1024, 1ll << 30},
-    {"router.http.read_timeout", "30s", "Time to receive a whole request once it has begun.", {}, 1000, kHour},
-    {"router.http.write_timeout", "30s", "Time a client may leave a response unread before it is cut off.", {}, 1000,
+    {"router.http.max_body",
+     "8MiB",
+     "Largest request body; a larger one is answered 413.",
+     {},
+     1024,
+     1ll << 30},
+    {"router.http.read_timeout",
+     "30s",
+     "Time to receive a whole request once it has begun.",
+     {},
+     1000,
      kHour},
-    {"router.http.idle_timeout", "75s", "Time a connection may stay open between requests.", {}, 1000, 24 * kHour},
+    {"router.http.write_timeout",
+     "30s",
+     "Time a client may leave a response unread before it is cut off.",
+     {},
+     1000,
+     kHour},
+    {"router.http.idle_timeout",
+     "75s",
+     "Time a connection may stay open between requests.",
+     {},
+     1000,
+     24 * kHour},
     {"router.http.max_connections", "1024", "Open connections; more wait to be accepted.", {}, 1, 1 << 20},
 
     {"router.dense.device", "auto", "Where attention and the other dense layers run.", "auto | cpu"},
-    {"router.dense.threads", "0", "Compute threads. 0: one per core this process may use.", {}, 0, kMaxThreads},
+    {"router.dense.threads",
+     "0",
+     "Compute threads. 0: one per core this process may use.",
+     {},
+     0,
+     kMaxThreads},
     {"router.dense.isa", "auto",
-     "Instruction set of the CPU kernels. `auto`: the best this processor has. All processes of a cluster must agree "
+     "Instruction set of the CPU kernels. `auto`: the best this processor has. All processes of a cluster "
+     "must agree "
      "for equal bits.",
      "auto | portable | avx2 | avx512 | avx512_bf16"},
 
     {"router.kv_cache.block_size", "16", "Tokens per page.", {}, 1, 4096},
-    {"router.kv_cache.memory", "1GiB", "Memory for keys and values; requests wait when it is full.", {}, 1 << 16,
+    {"router.kv_cache.memory",
+     "1GiB",
+     "Memory for keys and values; requests wait when it is full.",
+     {},
+     1 << 16,
      1ll << 50},
     {"router.kv_cache.dtype", "auto", "Element type of keys and values. `auto`: the checkpoint's.",
      "auto | f32 | bf16"},
 
     {"router.batching.max_sequences", "64", "Sequences that run at once.", {}, 1, kMaxRows},
-    {"router.batching.max_batched_tokens", "512", "Tokens per step, decode and prefill together.", {}, 1, kMaxRows},
-    {"router.batching.max_waiting", "1024", "Requests that wait to run; more are answered 429.", {}, 1, 1 << 20},
+    {"router.batching.max_batched_tokens",
+     "512",
+     "Tokens per step, decode and prefill together.",
+     {},
+     1,
+     kMaxRows},
+    {"router.batching.max_waiting",
+     "1024",
+     "Requests that wait to run; more are answered 429.",
+     {},
+     1,
+     1 << 20},
 
     {"experts.workers.name", "", "Name in logs, and for `guildhall up --host`. **Required**, unique."},
     {"experts.workers.address", "",
-     "Address the worker's control link listens on, unique. **Required** unless `transport.kind` is `loopback`."},
-    {"experts.workers.host", "", "Host that starts it under `guildhall up`. Without it: the host of `address`."},
+     "Address the worker's control link listens on, unique. **Required** unless `transport.kind` is "
+     "`loopback`."},
+    {"experts.workers.host", "",
+     "Host that starts it under `guildhall up`. Without it: the host of `address`."},
     {"experts.workers.memory", "0", "Largest placement it accepts. 0: no limit.", {}, 0, 1ll << 50},
-    {"experts.workers.threads", "0", "Compute threads. 0: one per core this process may use.", {}, 0, kMaxThreads},
+    {"experts.workers.threads",
+     "0",
+     "Compute threads. 0: one per core this process may use.",
+     {},
+     0,
+     kMaxThreads},
 
     {"transport.kind", "ucx",
-     "What carries tokens to the experts. `loopback`: the workers live in the router's process.", "ucx | loopback"},
-    {"transport.codec", "auto", "Element type of rows on the wire. `auto`: f32 for f32 checkpoints, else bf16.",
-     "auto | bf16 | f32"},
+     "What carries tokens to the experts. `loopback`: the workers live in the router's process.",
+     "ucx | loopback"},
+    {"transport.codec", "auto",
+     "Element type of rows on the wire. `auto`: f32 for f32 checkpoints, else bf16.", "auto | bf16 | f32"},
     {"transport.combine", "exact",
      "`exact`: one row per (token, expert) comes back, and the router sums in gate order.", "exact"},
     {"transport.deadline", "10s", "Time a worker has to answer one dispatch.", {}, 1000, kHour},
-    {"transport.heartbeat", "500ms", "Interval of heartbeats; a peer silent for ten of them is lost.", {}, 1000,
+    {"transport.heartbeat",
+     "500ms",
+     "Interval of heartbeats; a peer silent for ten of them is lost.",
+     {},
+     1000,
      60 * kSecond},
-    {"transport.startup_timeout", "10m", "Time to reach every worker and load the model.", {}, 1000, 24 * kHour},
+    {"transport.startup_timeout",
+     "10m",
+     "Time to reach every worker and load the model.",
+     {},
+     1000,
+     24 * kHour},
+    {"transport.recovery_timeout",
+     "60s",
+     "How long requests wait for a lost worker to come back before they fail.",
+     {},
+     1000,
+     24 * kHour},
     {"transport.wait", "adaptive",
      "`adaptive` spins briefly, then sleeps; `spin` never sleeps, for machines with cores to spare.",
      "adaptive | spin"},
@@ -84,6 +150,18 @@ constexpr std::array kRules = std::to_array<KeyRule>({
 
     {"log.level", "info", "Least severe lines that are printed.", "trace | debug | info | warn | error"},
 });
+
+struct Unit {
+  std::string_view name;
+  int64_t scale;
+};
+
+// The largest unit that divides the value, so that reading it back gives the same number.
+std::string exact(int64_t value, std::span<const Unit> largest_first) {
+  for (const Unit& unit : largest_first)
+    if (value != 0 && value % unit.scale == 0) return fmt::format("{}{}", value / unit.scale, unit.name);
+  return std::to_string(value);
+}
 
 // "`auto`, `cpu`" for enumerated keys, "1 to 256" for numbers, the kind for the rest.
 std::string values_column(const KeyRule& rule, KeyKind kind) {
@@ -111,7 +189,8 @@ void append_section(const google::protobuf::Descriptor& message, const std::stri
                         values_column(*rule, kind), rule->meaning);
   }
   if (!rows.empty())
-    out += fmt::format("### `{}`\n\n| key | default | values | meaning |\n|---|---|---|---|\n{}\n", path, rows);
+    out +=
+        fmt::format("### `{}`\n\n| key | default | values | meaning |\n|---|---|---|---|\n{}\n", path, rows);
   for (int i = 0; i < message.field_count(); ++i) {
     const auto& field = *message.field(i);
     if (field.message_type() == nullptr) continue;
@@ -123,15 +202,20 @@ void append_section(const google::protobuf::Descriptor& message, const std::stri
 }  // namespace
 
 std::string written(int64_t value, KeyKind kind) {
-  if (kind == KeyKind::size) return format_bytes(value);
-  if (kind == KeyKind::time) return format_duration(std::chrono::microseconds(value));
+  static constexpr std::array<Unit, 4> kSizes{
+      {{"TiB", 1ll << 40}, {"GiB", 1ll << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}}};
+  static constexpr std::array<Unit, 5> kTimes{
+      {{"h", kHour}, {"m", 60 * kSecond}, {"s", kSecond}, {"ms", 1000}, {"us", 1}}};
+  if (kind == KeyKind::size) return exact(value, kSizes);
+  if (kind == KeyKind::time) return exact(value, kTimes);
   return std::to_string(value);
 }
 
 std::span<const KeyRule> key_rules() { return kRules; }
 
 const KeyRule* find_key_rule(std::string_view key) {
-  const auto found = std::find_if(kRules.begin(), kRules.end(), [&](const KeyRule& rule) { return rule.key == key; });
+  const auto found =
+      std::find_if(kRules.begin(), kRules.end(), [&](const KeyRule& rule) { return rule.key == key; });
   return found == kRules.end() ? nullptr : &*found;
 }
 
@@ -148,7 +232,8 @@ KeyKind key_kind(const google::protobuf::FieldDescriptor& field) {
   const std::string_view name = field.name();
   if (name.ends_with("_bytes")) return KeyKind::size;
   if (name.ends_with("_us")) return KeyKind::time;
-  return field.cpp_type() == google::protobuf::FieldDescriptor::CPPTYPE_STRING ? KeyKind::text : KeyKind::number;
+  return field.cpp_type() == google::protobuf::FieldDescriptor::CPPTYPE_STRING ? KeyKind::text
+                                                                               : KeyKind::number;
 }
 
 std::string config_reference_markdown() {

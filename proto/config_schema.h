@@ -1,5 +1,6 @@
-// config_schema.h: what config.proto cannot say about a key: its default, its range and its meaning. One table feeds
-// the reader (config_yaml.cc), the printer and docs/configuration.md; tests hold it equal to the schema and the page.
+// config_schema.h: what config.proto cannot say about a key: its default, its range and its meaning. One
+// table feeds the reader (config_yaml.cc), the printer and docs/configuration.md; tests hold it equal to the
+// schema and the page.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,7 @@ namespace guildhall {
 inline constexpr int64_t kAnyInt = std::numeric_limits<int64_t>::max();
 
 struct KeyRule {
-  std::string_view key;            // "router.http.listen"; a list's items have no index: "experts.workers.name"
+  std::string_view key;  // "router.http.listen"; a list's items have no index: "experts.workers.name"
   std::string_view default_value;  // as YAML would write it; empty: none, and `meaning` says what happens
   std::string_view meaning;
   std::string_view allowed = {};   // "auto | cpu": the only values; empty: any
@@ -35,7 +36,7 @@ enum class KeyKind { section, list, text, number, size, time };
 std::string_view yaml_key(const google::protobuf::FieldDescriptor& field);
 KeyKind key_kind(const google::protobuf::FieldDescriptor& field);
 
-// A value as messages and tables show it: "8.0 MiB", "250 ms", "64".
+// A value as YAML writes it, exactly: "8MiB", "250ms", "64".
 std::string written(int64_t value, KeyKind kind);
 
 // The reference tables of docs/configuration.md, one per section.

@@ -42,7 +42,8 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 // Text from the file as messages show it: bounded.
 std::string shown(std::string_view text) {
   constexpr size_t kMaxShown = 80;
-  return text.size() <= kMaxShown ? fmt::format("'{}'", text) : fmt::format("'{}...'", text.substr(0, kMaxShown));
+  return text.size() <= kMaxShown ? fmt::format("'{}'", text)
+                                  : fmt::format("'{}...'", text.substr(0, kMaxShown));
 }
 
 std::string join_key(std::string_view path, std::string_view key) {
@@ -72,7 +73,8 @@ std::string suggestion(const Descriptor& section, std::string_view path, std::st
   return fmt::format("known here: {}", fmt::join(known, ", "));
 }
 
-// A file of nothing but mistakes costs no more than this many messages; the first kMaxConfigProblems are shown.
+// A file of nothing but mistakes costs no more than this many messages; the first kMaxConfigProblems are
+// shown.
 constexpr size_t kMaxKeptProblems = 256;
 
 class Reader {
@@ -119,7 +121,8 @@ class Reader {
   }
 
   // `path` has indices, for messages; `rule_path` has none, for the table.
-  void fill_section(const YamlNode& node, Message& message, const std::string& path, const std::string& rule_path) {
+  void fill_section(const YamlNode& node, Message& message, const std::string& path,
+                    const std::string& rule_path) {
     const Descriptor& schema = *message.GetDescriptor();
     lines_.emplace(path, node.line);
     std::map<std::string_view, const YamlNode::Entry*> given;
@@ -140,10 +143,12 @@ class Reader {
       }
       fill_field(entry, message, field, join_key(path, key), join_key(rule_path, key));
     }
-    for (const auto& [key, entry] : given) {
-      if (num_problems_ >= kMaxKeptProblems) return void(++num_problems_);
-      problem(entry->line, join_key(path, shown_key(key)),
-              fmt::format("unknown key ({})", suggestion(schema, rule_path, key)));
+    for (const YamlNode::Entry& entry : node.entries) {
+      const auto unknown = given.find(entry.key);
+      if (unknown == given.end() || unknown->second != &entry) continue;
+      const bool is_kept = num_problems_ < kMaxKeptProblems;  // else it is only counted
+      problem(entry.line, join_key(path, shown_key(entry.key)),
+              is_kept ? fmt::format("unknown key ({})", suggestion(schema, rule_path, entry.key)) : "");
     }
   }
 
@@ -157,8 +162,10 @@ class Reader {
       YamlNode none{.line = entry != nullptr ? entry->line : 1};
       const bool given = entry != nullptr && entry->value.kind != YamlNode::Kind::null;
       if (given && entry->value.kind != YamlNode::Kind::map)
-        return problem(entry->line, path, fmt::format("must be a section of keys, not {}", describe(entry->value)));
-      return fill_section(given ? entry->value : none, *reflection.MutableMessage(&message, &field), path, rule_path);
+        return problem(entry->line, path,
+                       fmt::format("must be a section of keys, not {}", describe(entry->value)));
+      return fill_section(given ? entry->value : none, *reflection.MutableMessage(&message, &field), path,
+                          rule_path);
     }
     if (kind == KeyKind::list) {
       if (entry == nullptr || entry->value.kind == YamlNode::Kind::null) return;
@@ -189,10 +196,14 @@ class Reader {
 
   static std::string_view describe(const YamlNode& node) {
     switch (node.kind) {
-      case YamlNode::Kind::null: return "nothing";
-      case YamlNode::Kind::scalar: return "a single value";
-      case YamlNode::Kind::sequence: return "a list";
-      case YamlNode::Kind::map: return "a section of keys";
+      case YamlNode::Kind::null:
+        return "nothing";
+      case YamlNode::Kind::scalar:
+        return "a single value";
+      case YamlNode::Kind::sequence:
+        return "a list";
+      case YamlNode::Kind::map:
+        return "a section of keys";
     }
     return "";
   }
@@ -260,8 +271,8 @@ class Reader {
   }
 
   std::string filename_;
-  std::map<std::string, int> lines_;             // key path -> line, for check_config's problems
-  std::multimap<int, std::string> problems_;     // by line
+  std::map<std::string, int> lines_;          // key path -> line, for check_config's problems
+  std::multimap<int, std::string> problems_;  // by line
   size_t num_problems_ = 0;
 };
 
@@ -301,7 +312,8 @@ Result<config::Config> read_config(const std::filesystem::path& path) {
   std::string text(kMaxYamlBytes + 1, '\0');
   file.read(text.data(), static_cast<std::streamsize>(text.size()));
   if (!file.eof() && file.fail())
-    return Status{Code::invalid_argument, fmt::format("{}: cannot be read; check its permissions", path.string())};
+    return Status{Code::invalid_argument,
+                  fmt::format("{}: cannot be read; check its permissions", path.string())};
   text.resize(static_cast<size_t>(file.gcount()));
   return parse_config(text, path);
 }

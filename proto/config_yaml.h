@@ -1,6 +1,6 @@
-// config_yaml.h: the configuration file as a config.proto message: read strictly, defaults filled in, checked.
-// Keys are the schema's field names; *_bytes and *_us fields are written without that suffix, as `memory: 4GiB` and
-// `deadline: 250ms`. docs/configuration.md lists them all.
+// config_yaml.h: the configuration file as a config.proto message: read strictly, defaults filled in,
+// checked. Keys are the schema's field names; *_bytes and *_us fields are written without that suffix, as
+// `memory: 4GiB` and `deadline: 250ms`. docs/configuration.md lists them all.
 #pragma once
 
 #include <filesystem>
@@ -17,7 +17,8 @@ class Config;
 
 // The effective configuration: every default is filled in, derived ones included (model.name, hosts), and
 // model.path is joined to the file's folder. max_model_len stays 0 when the checkpoint decides.
-// The error lists up to kMaxConfigProblems problems, a line each: "guildhall.yaml:12: router.http.threads: ...".
+// The error lists up to kMaxConfigProblems problems, a line each: "guildhall.yaml:12: router.http.threads:
+// ...".
 Result<config::Config> read_config(const std::filesystem::path& path);
 Result<config::Config> parse_config(std::string_view text, const std::filesystem::path& filename);
 

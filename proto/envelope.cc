@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-
 #include "proto/control.pb.h"
 
 namespace guildhall {
@@ -10,8 +9,8 @@ namespace guildhall {
 Result<std::string> encode_envelope(const control::Envelope& envelope) {
   const size_t bytes = envelope.ByteSizeLong();
   if (bytes > kMaxEnvelopeBytes)
-    return Status{Code::invalid_argument,
-                  fmt::format("control message of {} bytes exceeds the limit of {}", bytes, kMaxEnvelopeBytes)};
+    return Status{Code::invalid_argument, fmt::format("control message of {} bytes exceeds the limit of {}",
+                                                      bytes, kMaxEnvelopeBytes)};
   std::string out(kEnvelopePrefixBytes + bytes, '\0');
   for (size_t i = 0; i < kEnvelopePrefixBytes; ++i) out[i] = static_cast<char>((bytes >> (8 * i)) & 0xff);
   envelope.SerializeWithCachedSizesToArray(reinterpret_cast<uint8_t*>(out.data() + kEnvelopePrefixBytes));
@@ -33,14 +32,17 @@ Result<std::optional<control::Envelope>> EnvelopeAssembler::next() {
   size_t bytes = 0;
   for (size_t i = 0; i < kEnvelopePrefixBytes; ++i) bytes |= size_t{static_cast<uint8_t>(rest[i])} << (8 * i);
   if (bytes > max_bytes_)
-    return Status{Code::data_loss, fmt::format("a message announces {} bytes, more than {}; is the other end a "
-                                               "Guildhall control link?", bytes, max_bytes_)};
+    return Status{Code::data_loss,
+                  fmt::format("a message announces {} bytes, more than {}; is the other end a "
+                              "Guildhall control link?",
+                              bytes, max_bytes_)};
   if (rest.size() - kEnvelopePrefixBytes < bytes) return std::optional<control::Envelope>();
   std::optional<control::Envelope> envelope(std::in_place);
   if (!envelope->ParseFromArray(rest.data() + kEnvelopePrefixBytes, static_cast<int>(bytes)))
-    return Status{Code::data_loss,
-                  fmt::format("a message of {} bytes is not an Envelope; is the other end a Guildhall control link?",
-                              bytes)};
+    return Status{
+        Code::data_loss,
+        fmt::format("a message of {} bytes is not an Envelope; is the other end a Guildhall control link?",
+                    bytes)};
   begin_ += kEnvelopePrefixBytes + bytes;
   if (begin_ == buffer_.size()) buffer_.clear(), begin_ = 0;
   return envelope;

@@ -1,4 +1,5 @@
-// envelope.h: control-plane messages as bytes and back: a 4-byte little-endian length, then an Envelope (WIRE.md §2).
+// envelope.h: control-plane messages as bytes and back: a 4-byte little-endian length, then an Envelope
+// (WIRE.md §2).
 #pragma once
 
 #include <cstddef>
@@ -28,8 +29,8 @@ inline constexpr size_t kEnvelopePrefixBytes = 4;
 // The error says how large the message is when it exceeds kMaxEnvelopeBytes.
 Result<std::string> encode_envelope(const control::Envelope& envelope);
 
-// Collects a stream's bytes and cuts it into envelopes. Holds at most one message more than it was fed: memory grows
-// with bytes that came, never with a length that was only claimed. One thread.
+// Collects a stream's bytes and cuts it into envelopes. Holds at most one message more than it was fed:
+// memory grows with bytes that came, never with a length that was only claimed. One thread.
 class EnvelopeAssembler {
  public:
   explicit EnvelopeAssembler(size_t max_bytes = kMaxEnvelopeBytes) : max_bytes_(max_bytes) {}
@@ -37,7 +38,8 @@ class EnvelopeAssembler {
   void feed(std::string_view bytes);
   void set_max_bytes(size_t max_bytes) { max_bytes_ = max_bytes; }  // of one message, <= kMaxEnvelopeBytes
 
-  // The next whole message; nullopt: more bytes are due. After an error the stream is lost and every call repeats it.
+  // The next whole message; nullopt: more bytes are due. After an error the stream is lost and every call
+  // repeats it.
   Result<std::optional<control::Envelope>> next();
 
  private:

@@ -14,32 +14,32 @@ enum class Codec : uint16_t { f32 = 0, bf16 = 1 };
 // 64 bytes, then num_pairs pairs, then num_rows rows, each section padded to 8 bytes with zeros.
 // A failure carries a FailureBody and its message instead.
 struct FrameHeader {
-  uint32_t magic;          //  0  kExchangeMagic, else drop the link
-  uint16_t version;        //  4  newer than ours: refuse
-  uint16_t kind;           //  6  FrameKind
-  uint64_t generation;     //  8  of the link; a frame of another generation is dropped
-  uint64_t step_id;        // 16  pairs combine with dispatch; grows by one per step of a router
+  uint32_t magic;              //  0  kExchangeMagic, else drop the link
+  uint16_t version;            //  4  newer than ours: refuse
+  uint16_t kind;               //  6  FrameKind
+  uint64_t generation;         //  8  of the link; a frame of another generation is dropped
+  uint64_t step_id;            // 16  pairs combine with dispatch; grows by one per step of a router
   uint32_t placement_version;  // 24
-  uint16_t layer;          // 28  0-based, < kMaxLayers
-  uint16_t micro_batch;    // 30  < kMaxMicroBatches
-  uint16_t codec;          // 32  Codec of the rows
-  uint16_t reserved;       // 34  0
-  uint32_t num_rows;       // 36  <= kMaxRows; combine: one per pair, <= kMaxPairs; failure: 0
-  uint32_t num_pairs;      // 40  <= num_rows * kMaxTopK; combine and failure: 0
-  uint32_t hidden;         // 44  <= kMaxHidden, > 0 when there are rows; failure: 0
-  uint64_t payload_bytes;  // 48  everything after this header; must match the counts
-  uint32_t payload_crc32c; // 56  0: not computed (the transport already protects it)
-  uint32_t reserved2;      // 60  0
+  uint16_t layer;              // 28  0-based, < kMaxLayers
+  uint16_t micro_batch;        // 30  < kMaxMicroBatches
+  uint16_t codec;              // 32  Codec of the rows
+  uint16_t reserved;           // 34  0
+  uint32_t num_rows;           // 36  <= kMaxRows; combine: one per pair, <= kMaxPairs; failure: 0
+  uint32_t num_pairs;          // 40  <= num_rows * kMaxTopK; combine and failure: 0
+  uint32_t hidden;             // 44  <= kMaxHidden, > 0 when there are rows; failure: 0
+  uint64_t payload_bytes;      // 48  everything after this header; must match the counts
+  uint32_t payload_crc32c;     // 56  0: not computed (the transport already protects it)
+  uint32_t reserved2;          // 60  0
 };
 static_assert(sizeof(FrameHeader) == 64);
 
 // One (row, expert) of a dispatch. Pairs are in row order, a row's pairs in gate order; `row` < num_rows.
 // A combine of kind exact returns one row per pair, in the same order.
 struct DispatchPair {
-  uint32_t row;      //  0
-  uint16_t expert;   //  4  routed expert of the layer, < kMaxExperts
-  uint16_t gate_rank;//  6  k in [0, top_k): which choice of its token this is
-  float weight;      //  8  gate weight; used by reduced combines
+  uint32_t row;        //  0
+  uint16_t expert;     //  4  routed expert of the layer, < kMaxExperts
+  uint16_t gate_rank;  //  6  k in [0, top_k): which choice of its token this is
+  float weight;        //  8  gate weight; used by reduced combines
 };
 static_assert(sizeof(DispatchPair) == 12);
 
@@ -66,8 +66,8 @@ enum class WireCode : uint16_t {
   internal = 10,
 };
 
-// Bounds, with their reasons: large enough for every model family we know, small enough that no header can ask
-// for absurd memory.
+// Bounds, with their reasons: large enough for every model family we know, small enough that no header can
+// ask for absurd memory.
 inline constexpr uint32_t kMaxLayers = 1024;
 inline constexpr uint32_t kMaxMicroBatches = 4;
 inline constexpr uint32_t kMaxExperts = 4096;

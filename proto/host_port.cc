@@ -18,16 +18,18 @@ bool valid_name(std::string_view host) {
 }
 
 bool valid_ipv6(std::string_view host) {
-  return host.find(':') != host.npos &&
-         std::all_of(host.begin(), host.end(), [](char c) { return is_alnum(c) || c == ':' || c == '.' || c == '%'; });
+  return host.find(':') != host.npos && std::all_of(host.begin(), host.end(), [](char c) {
+           return is_alnum(c) || c == ':' || c == '.' || c == '%';
+         });
 }
 
 }  // namespace
 
 Result<HostPort> parse_host_port(std::string_view text) {
   const auto refuse = [&](std::string_view why) {
-    return Status{Code::invalid_argument,
-                  fmt::format("'{}' is not an address: {}; write HOST:PORT, such as 10.0.0.11:7000", text, why)};
+    return Status{
+        Code::invalid_argument,
+        fmt::format("'{}' is not an address: {}; write HOST:PORT, such as 10.0.0.11:7000", text, why)};
   };
   const size_t colon = text.rfind(':');
   if (colon == text.npos) return refuse("it has no port");

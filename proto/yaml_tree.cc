@@ -55,7 +55,8 @@ class TreeBuilder : public YAML::EventHandler {
   };
 
   static void refuse_anchor(const YAML::Mark& mark, YAML::anchor_t anchor) {
-    if (anchor != 0) throw Refusal{mark.line + 1, "anchors and aliases (& and *) are not supported; write the value"};
+    if (anchor != 0)
+      throw Refusal{mark.line + 1, "anchors and aliases (& and *) are not supported; write the value"};
   }
   // yaml-cpp gives "?" to plain scalars, "!" to quoted ones, and nothing or "?" to containers.
   static void refuse_tag(const YAML::Mark& mark, const std::string& tag) {
@@ -73,7 +74,8 @@ class TreeBuilder : public YAML::EventHandler {
 
   // Puts a node where the parser is; null when it became a key.
   YamlNode* add(YamlNode node) {
-    if (++num_nodes_ > kMaxYamlNodes) throw Refusal{node.line, fmt::format("more than {} values", kMaxYamlNodes)};
+    if (++num_nodes_ > kMaxYamlNodes)
+      throw Refusal{node.line, fmt::format("more than {} values", kMaxYamlNodes)};
     if (open_.empty()) {
       root_ = std::move(node);
       return &root_;
@@ -102,8 +104,9 @@ class TreeBuilder : public YAML::EventHandler {
 
 Result<YamlNode> parse_yaml(std::string_view text, std::string_view filename) {
   if (text.size() > kMaxYamlBytes)
-    return Status{Code::invalid_argument, fmt::format("{}: {} bytes are more than a configuration's limit of {}",
-                                                      filename, text.size(), kMaxYamlBytes)};
+    return Status{Code::invalid_argument,
+                  fmt::format("{}: {} bytes are more than a configuration's limit of {}", filename,
+                              text.size(), kMaxYamlBytes)};
   const auto at_line = [&](int line, std::string_view why) {
     return Status{Code::invalid_argument, fmt::format("{}:{}: {}", filename, line, why)};
   };

@@ -12,20 +12,20 @@
 
 namespace guildhall {
 
-inline constexpr size_t kMaxYamlBytes = 1 << 20;   // a worker takes about 100 bytes: thousands of them fit
+inline constexpr size_t kMaxYamlBytes = 1 << 20;  // a worker takes about 100 bytes: thousands of them fit
 inline constexpr size_t kMaxYamlNodes = 1 << 17;
-inline constexpr size_t kMaxYamlDepth = 16;        // the schema needs 5
+inline constexpr size_t kMaxYamlDepth = 16;  // the schema needs 5
 
 struct YamlNode {
   enum class Kind { null, scalar, sequence, map };
   struct Entry;
 
   Kind kind = Kind::null;
-  int line = 1;                     // 1-based
+  int line = 1;  // 1-based
   std::string scalar;
-  bool quoted = false;              // of scalars: written in quotes or as a block, so text whatever it looks like
-  std::vector<YamlNode> items;      // of sequences
-  std::vector<Entry> entries;       // of maps, in file order; duplicates are kept
+  bool quoted = false;          // of scalars: written in quotes or as a block, so text whatever it looks like
+  std::vector<YamlNode> items;  // of sequences
+  std::vector<Entry> entries;   // of maps, in file order; duplicates are kept
 };
 
 struct YamlNode::Entry {

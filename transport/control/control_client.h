@@ -20,14 +20,14 @@ class StatusReply;
 }
 
 struct DialOptions {
-  std::string name;     // of the worker, for messages
-  std::string address;  // "host:port"
+  std::string name;                                             // of the worker, for messages
+  std::string address;                                          // "host:port"
   std::chrono::nanoseconds timeout = std::chrono::minutes(10);  // over all attempts
-  // Between attempts, doubling. An attempt that is refused, breaks off or times out is retried; an Error reply is not,
-  // unless its code is unavailable.
+  // Between attempts, doubling. An attempt that is refused, breaks off or times out is retried; an Error
+  // reply is not, unless its code is unavailable or resource_exhausted.
   std::chrono::nanoseconds first_backoff = std::chrono::milliseconds(50);
   std::chrono::nanoseconds max_backoff = std::chrono::seconds(1);
-  bool retry = true;    // false: one attempt
+  bool retry = true;  // false: one attempt
   LinkOptions link;
 };
 
@@ -44,8 +44,8 @@ class ControlClient {
   explicit ControlClient(boost::asio::io_context& io);
   ~ControlClient();  // abandons the dial without calling `done`, and closes the link it made
 
-  // Sends `first` (a Hello or a StatusRequest) on each attempt's connection and waits for its reply. `done` is called
-  // once, on the io thread, before any handler. Must not be called while a dial is under way.
+  // Sends `first` (a Hello or a StatusRequest) on each attempt's connection and waits for its reply. `done`
+  // is called once, on the io thread, before any handler. Must not be called while a dial is under way.
   void dial(DialOptions options, const control::Envelope& first, LinkHandlers handlers, DialHandler done);
 
  private:

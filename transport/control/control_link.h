@@ -1,9 +1,11 @@
-// control_link.h: one TCP connection of the control plane, once both ends have greeted each other. Carries Envelopes
-// both ways, sends heartbeats, and notices a peer that fell silent. ControlServer and ControlClient make links.
+// control_link.h: one TCP connection of the control plane, once both ends have greeted each other. Carries
+// Envelopes both ways, sends heartbeats, and notices a peer that fell silent. ControlServer and ControlClient
+// make links.
 //
-// Threads: a link lives on one io_context, run by exactly one thread that its owner provides. Handlers are called on
-// that thread and must not block it (heartbeats stop while they do). send, request and close: any thread.
-// Lifetime: a link lives while it is open or someone holds it; let go of it before the io_context is destroyed.
+// Threads: a link lives on one io_context, run by exactly one thread that its owner provides. Handlers are
+// called on that thread and must not block it (heartbeats stop while they do). send, request and close: any
+// thread. Lifetime: a link lives while it is open or someone holds it; let go of it before the io_context is
+// destroyed.
 #pragma once
 
 #include <chrono>
@@ -20,13 +22,14 @@ namespace control {
 class Envelope;
 }
 
-// A peer that sends nothing for this many of our heartbeat intervals is lost. Counted in intervals in which our own
-// thread did run, so that a starved process does not mistake its own pause for its peer's.
+// A peer that sends nothing for this many of our heartbeat intervals is lost. Counted in intervals in which
+// our own thread did run, so that a starved process does not mistake its own pause for its peer's.
 inline constexpr int kSilentHeartbeats = 10;
 
 struct LinkOptions {
   std::chrono::nanoseconds heartbeat = std::chrono::milliseconds(500);
-  std::chrono::nanoseconds handshake_timeout = std::chrono::seconds(5);  // from connection to the first message
+  std::chrono::nanoseconds handshake_timeout =
+      std::chrono::seconds(5);          // from connection to the first message
   size_t max_queued_bytes = 64u << 20;  // unsent messages; more are refused: the peer does not read
 };
 
@@ -47,11 +50,12 @@ class ControlLink {
  public:
   virtual ~ControlLink() = default;
 
-  // Queues a message. Errors: peer_lost (closed), resource_exhausted (the queue is full), invalid_argument (too large).
+  // Queues a message. Errors: peer_lost (closed), resource_exhausted (the queue is full), invalid_argument
+  // (too large).
   virtual Result<void> send(const control::Envelope& message) = 0;
 
-  // Sends with an id of its own choosing and waits for hello_reply, load_status, status_reply or error with that id.
-  // `done` is called exactly once, on the link's thread; after `timeout` with deadline_exceeded.
+  // Sends with an id of its own choosing and waits for hello_reply, load_status, status_reply or error with
+  // that id. `done` is called exactly once, on the link's thread; after `timeout` with deadline_exceeded.
   virtual void request(control::Envelope message, std::chrono::nanoseconds timeout, ReplyHandler done) = 0;
 
   // Sends what is queued, for at most a second, then closes. The first reason given counts.

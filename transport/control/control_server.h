@@ -1,4 +1,5 @@
-// control_server.h: accepts control links. A connection that does not greet properly is dropped; the others go on.
+// control_server.h: accepts control links. A connection that does not greet properly is dropped; the others
+// go on.
 #pragma once
 
 #include <memory>
@@ -20,11 +21,12 @@ struct ServerOptions {
   LinkOptions link;
 };
 
-// The first message of a link is a Hello of our major version, a StatusRequest or a Drain; it goes to on_message like
-// every other. A Hello of another major version is answered with an Error and the link is closed. on_closed is called
-// for links whose first message was delivered.
+// The first message of a link is a Hello of our major version, a StatusRequest or a Drain; it goes to
+// on_message like every other. A Hello of another major version is answered with an Error and the link is
+// closed. on_closed is called for links whose first message was delivered.
 //
-// Thread: created before the io_context runs or on its thread; destroyed on its thread or after it has stopped.
+// Thread: created before the io_context runs or on its thread; destroyed on its thread or after it has
+// stopped.
 class ControlServer {
  public:
   // `address` is "host:port"; port 0 takes a free one. The error names the address and what holds it back.

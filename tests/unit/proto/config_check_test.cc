@@ -1,0 +1,78 @@
+#include "proto/config_check.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace guildhall {
+namespace {
+
+using ::testing::HasSubstr;
+
+config::Config two_workers() {
+  config::Config config;
+  config.mutable_model()->set_path("/m");
+  config.mutable_router()->set_name("r0");
+  config.mutable_router()->mutable_http()->set_listen("127.0.0.1:8000");
+  config.mutable_transport()->set_kind("ucx");
+  for (const char* name : {"w0", "w1"}) {
+    auto& worker = *config.mutable_experts()->add_workers();
+    worker.set_name(name);
+    worker.set_address(std::string("10.0.0.1:700") + name[1]);
+  }
+  return config;
+}
+
+void expect_problem(const config::Config& config, const std::string& key, const std::string& message) {
+  const auto problems = check_config(config);
+  ASSERT_EQ(problems.size(), 1u);
+  EXPECT_EQ(problems[0].key, key);
+  EXPECT_THAT(problems[0].message, HasSubstr(message));
+}
+
+TEST(ConfigCheck, AGoodConfigurationHasNoProblems) { EXPECT_TRUE(check_config(two_workers()).empty()); }
+
+TEST(ConfigCheck, NamesAreUniqueAmongWorkersAndRouter) {
+  auto config = two_workers();
+  config.mutable_experts()->mutable_workers(1)->set_name("w0");
+  expect_problem(config, "experts.workers[1].name", "'w0' is also the name in experts.workers[0].name");
+  config.mutable_experts()->mutable_workers(1)->set_name("r0");
+  expect_problem(config, "experts.workers[1].name", "router.name");
+}
+
+TEST(ConfigCheck, AddressesAreUniqueAndWellFormed) {
+  auto config = two_workers();
+  auto& worker = *config.mutable_experts()->mutable_workers(1);
+  worker.set_address("10.0.0.1:7000");
+  expect_problem(config, "experts.workers[1].address", "also the address in experts.workers[0].address");
+  worker.set_address("127.0.0.1:8000");
+  expect_problem(config, "experts.workers[1].address", "router.http.listen");
+  worker.set_address("10.0.0.1");
+  expect_problem(config, "experts.workers[1].address", "it has no port");
+  worker.set_address("10.0.0.1:0");
+  expect_problem(config, "experts.workers[1].address", "port 0");
+  worker.set_address("");
+  expect_problem(config, "experts.workers[1].address", "worker 'w1' needs");
+  config.mutable_transport()->set_kind("loopback");
+  EXPECT_TRUE(check_config(config).empty());
+}
+
+TEST(ConfigCheck, NamesGoIntoLogLinesSoTheyArePlain) {
+  auto config = two_workers();
+  for (const std::string& bad :
+       {std::string("w 1"), std::string("w\n1"), std::string("w=1"), std::string(64, 'w')}) {
+    config.mutable_experts()->mutable_workers(1)->set_name(bad);
+    expect_problem(config, "experts.workers[1].name", "is not a name");
+  }
+}
+
+TEST(ConfigCheck, AClusterNeedsAModelAndWorkers) {
+  auto config = two_workers();
+  config.mutable_model()->clear_path();
+  expect_problem(config, "model.path", "missing");
+  config = two_workers();
+  config.mutable_experts()->clear_workers();
+  expect_problem(config, "experts.workers", "list at least one worker");
+}
+
+}  // namespace
+}  // namespace guildhall
