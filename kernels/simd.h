@@ -70,7 +70,18 @@ GH_INLINE void store_n(float* p, Vf v, int64_t n) {
 }
 
 // bf16, exact: a bfloat16 is the upper half of a float32.
-GH_INLINE Vf bf16_to_vf(Vh h) { return bits_to_vf(__builtin_convertvector(h, Vu) << 16); }
+GH_INLINE Vf bf16_to_vf(Vh h) {
+#if defined(__AVX512BW__)
+  // Each 16 bits straight to the upper half of its lane: one instruction where widening and shifting are two, which
+  // is a fifth of linear's time at 4 rows.
+  const __m512i to_upper = _mm512_set_epi32(15 << 16, 14 << 16, 13 << 16, 12 << 16, 11 << 16, 10 << 16, 9 << 16,
+                                            8 << 16, 7 << 16, 6 << 16, 5 << 16, 4 << 16, 3 << 16, 2 << 16, 1 << 16, 0);
+  return reinterpret_cast<Vf>(_mm512_maskz_permutexvar_epi16(
+      0xaaaaaaaau, to_upper, _mm512_castsi256_si512(reinterpret_cast<__m256i>(h))));
+#else
+  return bits_to_vf(__builtin_convertvector(h, Vu) << 16);
+#endif
+}
 GH_INLINE Vf load_bf16(const uint16_t* p) { return bf16_to_vf(*reinterpret_cast<const VhLoose*>(p)); }
 GH_INLINE Vf load_bf16_n(const uint16_t* p, int64_t n) {
 #if defined(__AVX512F__)
