@@ -15,6 +15,9 @@
 namespace guildhall {
 namespace {
 
+// UCX_POSIX_ERROR_HANDLING and UCX_SYSV_ERROR_HANDLING: set by program, both go by the name of what they inherit.
+constexpr const char* kSharedMemoryErrors = "MM_ERROR_HANDLING";
+
 Status ucx_error(std::string_view what, ucs_status_t status) {
   return {Code::internal, fmt::format("ucx: {}: {}", what, ucs_status_string(status))};
 }
@@ -26,8 +29,10 @@ ucs_log_func_rc_t log_from_ucx(const char* file, unsigned line, const char* func
   char text[512];
   std::vsnprintf(text, sizeof text, message, args);
   // Errors of UCX are our warnings: what they mean for a peer is reported by the exchange.
-  if (level <= UCS_LOG_LEVEL_WARN) log_warn("ucx", "{}", text);
-  else if (level <= UCS_LOG_LEVEL_INFO) log_info("ucx", "{}", text);
+  // That a setting of ours found no shared memory transport to apply to is no news.
+  const bool ours = std::string_view(text).ends_with(fmt::format("invalid configuration: {}=y", kSharedMemoryErrors));
+  if (level <= UCS_LOG_LEVEL_WARN && !ours) log_warn("ucx", "{}", text);
+  else if (level == UCS_LOG_LEVEL_INFO) log_info("ucx", "{}", text);
   else log_debug("ucx", "{}", text);
   return UCS_LOG_FUNC_RC_STOP;
 }
@@ -45,8 +50,7 @@ Result<Config> make_config(const UcxOptions& options) {
   std::vector<std::pair<const char*, std::string>> settings = {
       {"KEEPALIVE_INTERVAL", fmt::format("{}ms", options.keepalive.count())},
       // Off by default in UCX, and without it shared memory endpoints cannot report a dead peer at all.
-      {"POSIX_ERROR_HANDLING", "y"},
-      {"SYSV_ERROR_HANDLING", "y"}};
+      {kSharedMemoryErrors, "y"}};
   if (!options.tls.empty()) settings.emplace_back("TLS", options.tls);
   if (!options.net_devices.empty()) settings.emplace_back("NET_DEVICES", options.net_devices);
   for (const auto& [key, value] : settings)

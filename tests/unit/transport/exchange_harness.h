@@ -75,6 +75,8 @@ struct ExchangeKindUnderTest {
   bool reports_destroyed_peer;
 };
 
+inline void PrintTo(const ExchangeKindUnderTest& kind, std::ostream* out) { *out << kind.name; }
+
 inline std::unique_ptr<Exchange> open_ucx(UcxOptions options) {
   auto exchange = UcxExchange::open(options);
   if (!exchange) ADD_FAILURE() << to_string(exchange.error());
