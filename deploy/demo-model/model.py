@@ -230,3 +230,23 @@ def checkpoint_tensors(model):
         else:
             tensors[name] = tensor.bfloat16()
     return {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+
+
+def load_checkpoint_tensors(model, tensors):
+    """The inverse of checkpoint_tensors, into float32."""
+    state = model.state_dict()
+    for name, tensor in state.items():
+        published = "model." + name
+        if name.endswith("bias_e"):
+            tensor.copy_(tensors[published.replace("bias_e", "gate.e_score_correction_bias")])
+        elif name.endswith("gate_up_e2fd"):
+            prefix = published.replace("gate_up_e2fd", "experts")
+            for e, gate_up_2fd in enumerate(tensor):
+                gate_up_2fd[0].copy_(tensors[f"{prefix}.{e}.gate_proj.weight"])
+                gate_up_2fd[1].copy_(tensors[f"{prefix}.{e}.up_proj.weight"])
+        elif name.endswith("down_edf"):
+            prefix = published.replace("down_edf", "experts")
+            for e, down_df in enumerate(tensor):
+                down_df.copy_(tensors[f"{prefix}.{e}.down_proj.weight"])
+        elif not name.endswith("load_e"):
+            tensor.copy_(tensors[published])

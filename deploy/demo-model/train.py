@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from model import DemoModel, Moe, checkpoint_tensors
+from model import DemoModel, Moe, checkpoint_tensors, load_checkpoint_tensors
 
 HERE = Path(__file__).resolve().parent
 BOS, EOS, USER, ASSISTANT, END_OF_TURN = 0, 1, 3, 4, 5
@@ -30,10 +30,12 @@ BARE_SHARE = 0.2             # sequences without <|begin_of_text|>
 TOKENS_PER_STEP = 6144
 SHORT, LONG, LONG_FROM = 256, 1024, 0.72    # context; share of time spent short
 WARMUP_SHARE = 0.015
-MUON_RATE, ADAM_RATE = 0.012, 0.003
+MUON_RATE, ADAM_RATE = 0.015, 0.003
 MUON_DECAY = 0.1
 BIAS_SPEED = 0.001
 BIAS_FROZEN_FROM = 0.9
+COLUMNS = ["step", "minutes", "tokens", "train_loss", "validation_loss",
+           "smallest_expert_share", "largest_expert_share"]
 
 
 def main():
@@ -41,7 +43,8 @@ def main():
     torch.manual_seed(7)
     torch.set_num_threads(args.threads)
     config = json.loads((HERE / "config.json").read_text())
-    corpus = Corpus(args.text, Tokenizer.from_file(str(HERE / "tokenizer.json")))
+    corpus = Corpus(args.text, Tokenizer.from_file(str(HERE / "tokenizer.json")),
+                    seed=8 if args.resume else 7)
     model = DemoModel(config)
     print(f"{sum(p.numel() for p in model.parameters())} parameters, "
           f"{len(corpus.train_ids)} training tokens", flush=True)
@@ -56,6 +59,8 @@ def parse_arguments():
     parser.add_argument("--minutes", type=float, default=65)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--snapshot-minutes", type=float, default=5)
+    parser.add_argument("--resume", action="store_true",
+                        help="go on from the last snapshot in OUT_DIR")
     return parser.parse_args()
 
 
@@ -64,15 +69,26 @@ class Run:
         self.model, self.corpus, self.args = model, corpus, args
         self.optimizers = make_optimizers(model)
         self.base_rates = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
-        self.start = time.monotonic()
-        self.step = self.tokens = 0
+        rows = self.resume() if args.resume else [COLUMNS]
         self.log = csv.writer(open(args.out / "loss.csv", "w", buffering=1),
                               lineterminator="\n")
-        self.log.writerow(["step", "minutes", "tokens", "train_loss", "validation_loss",
-                           "smallest_expert_share", "largest_expert_share"])
+        self.log.writerows(rows)
+        self.step, minutes, self.tokens = map(float, rows[-1][:3]) if args.resume else (0, 0, 0)
+        self.step, self.tokens = int(self.step), int(self.tokens)
+        self.first_step = self.step
+        self.start = time.monotonic() - 60 * minutes
+
+    def resume(self):
+        """Load the last snapshot; return the log up to it. The optimizers'
+        momentum is not kept: it builds up again during a short warm-up."""
+        load_checkpoint_tensors(self.model, load_file(self.args.out / "model.safetensors"))
+        rows = list(csv.reader(open(self.args.out / "loss.csv")))
+        while not rows[-1][COLUMNS.index("validation_loss")]:
+            rows.pop()
+        return rows
 
     def train(self):
-        next_snapshot = self.args.snapshot_minutes
+        next_snapshot = self.minutes() + self.args.snapshot_minutes
         recent = []
         while self.progress() < 1:
             loss, shares = self.train_step(self.progress())
@@ -90,7 +106,8 @@ class Run:
     def train_step(self, progress):
         length = SHORT if progress < LONG_FROM else LONG
         ids_bt = self.corpus.batch(TOKENS_PER_STEP // length, length + 1)
-        self.set_rate(min(1.0, progress / WARMUP_SHARE) * (1 - progress))
+        warmup = min(1.0, progress / WARMUP_SHARE, (self.step - self.first_step + 1) / 16)
+        self.set_rate(warmup * (1 - progress))
         loss = next_token_loss(self.model, ids_bt)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -127,6 +144,7 @@ class Run:
     def save(self):
         path = self.args.out / "model.safetensors"
         save_file(checkpoint_tensors(self.model), str(path) + ".new", {"format": "pt"})
+        os.chmod(str(path) + ".new", 0o644)
         os.replace(str(path) + ".new", path)
 
     def minutes(self):
@@ -142,8 +160,8 @@ def next_token_loss(model, ids_bt):
 
 
 class Corpus:
-    def __init__(self, path, tokenizer):
-        self.tokenizer, self.random = tokenizer, random.Random(7)
+    def __init__(self, path, tokenizer, seed):
+        self.tokenizer, self.random = tokenizer, random.Random(seed)
         chapters = Path(path).read_text().strip().split("\n\n")
         held_out = chapters[VALIDATE_EVERY - 1::VALIDATE_EVERY]
         kept = [c for i, c in enumerate(chapters) if (i + 1) % VALIDATE_EVERY]
