@@ -235,9 +235,9 @@ void LinkImpl::request(control::Envelope message, std::chrono::nanoseconds timeo
   asio::post(socket_.get_executor(), [self = shared_from_this(), id, timeout, bytes = std::move(bytes),
                                       done = std::move(done)]() mutable {
     if (!bytes) return done(bytes.error());
-    if (self->is_closed_ || self->closing_ || self->pending_.size() >= kMaxPendingRequests) {
+    if (self->closing_ || self->pending_.size() >= kMaxPendingRequests) {
       self->queued_bytes_ -= bytes->size();
-      if (self->is_closed_ || self->closing_) return done(self->lost("the link is closed"));
+      if (self->closing_) return done(*self->closing_);
       return done(Status{Code::resource_exhausted,
                          fmt::format("{}: {} requests are unanswered", self->peer_, kMaxPendingRequests)});
     }
@@ -254,7 +254,7 @@ void LinkImpl::request(control::Envelope message, std::chrono::nanoseconds timeo
 }
 
 void LinkImpl::enqueue(std::string bytes) {
-  if (is_closed_ || closing_) {
+  if (closing_) {
     queued_bytes_ -= bytes.size();
     return;
   }
@@ -285,7 +285,7 @@ void LinkImpl::close(Status why) {
 }
 
 void LinkImpl::begin_close(Status why) {
-  if (is_closed_ || closing_) return;
+  if (closing_) return;
   closing_ = std::move(why);
   close_timer_.expires_after(kCloseTimeout);
   close_timer_.async_wait([self = shared_from_this()](error_code error) {
@@ -311,6 +311,8 @@ void LinkImpl::abandon() {
 void LinkImpl::fail(const Status& why) {
   if (is_closed_.exchange(true)) return;
   const auto self = shared_from_this();
+  const bool was_closing = closing_.has_value();
+  if (!was_closing) closing_ = why;
   error_code ignored;  // it is closed whatever close() reports
   socket_.close(ignored);
   handshake_timer_.cancel();
@@ -320,7 +322,7 @@ void LinkImpl::fail(const Status& why) {
   const auto handlers = std::exchange(handlers_, std::make_shared<const LinkHandlers>());
   if (greeted_ && handlers->on_closed) handlers->on_closed(self, why);
   const auto gone = std::exchange(on_gone_, nullptr);
-  if (gone && !greeted_ && !closing_) log_warn("control_link_dropped", "{}", why.message);
+  if (gone && !greeted_ && !was_closing) log_warn("control_link_dropped", "{}", why.message);
   if (gone) gone();
 }
 

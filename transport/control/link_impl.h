@@ -72,7 +72,7 @@ class LinkImpl final : public ControlLink, public std::enable_shared_from_this<L
   std::atomic<bool> is_close_asked_{false};  // nothing is delivered from then on
   std::atomic<uint64_t> next_id_{1};
   std::map<uint64_t, Pending> pending_;
-  std::optional<Status> closing_;
+  std::optional<Status> closing_;  // why; set from the first reason on, also when closed
   bool greeted_ = false;
   uint64_t heartbeat_sequence_ = 0;
   int silent_intervals_ = 0;
