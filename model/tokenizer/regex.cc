@@ -38,7 +38,7 @@ class Search {
   // The first match that begins at or after `from`; none at the end or when a limit is hit.
   std::optional<ByteSpan> next(size_t from) {
     while (true) {
-      const size_t window_end = end_of_window(from);
+      const size_t window_end = end_of_window(from, Regex::kWindowBytes);
       const bool last = window_end == text_.size();
       const int found = match({from, window_end}, PCRE2_UNSET, last ? 0 : PCRE2_PARTIAL_HARD);
       if (found > 0) return span();
@@ -48,18 +48,28 @@ class Search {
         continue;
       }
       if (found != PCRE2_ERROR_PARTIAL) return std::nullopt;
-      // The attempt at `start` ran into the window's end: repeat that one attempt with the whole text in
-      // sight.
+      // The attempt at `start` ran into the window's end: repeat that one attempt with more in sight.
       const size_t start = span().begin;
-      const int whole = match({start, text_.size()}, start, 0);
-      if (whole > 0) return span();
-      if (whole != PCRE2_ERROR_NOMATCH || ++long_failures_ > Regex::kMaxLongFailures) return std::nullopt;
+      const int widened = match_at(start);
+      if (widened > 0) return span();
+      if (widened != PCRE2_ERROR_NOMATCH || start == text_.size()) return std::nullopt;
       from = start + next_utf8(text_.substr(start)).length;
-      if (from > text_.size()) return std::nullopt;
     }
   }
 
  private:
+  // Tries `start` alone, in windows that double until the attempt stays within one.
+  int match_at(size_t start) {
+    for (size_t window = 2 * Regex::kWindowBytes;; window *= 2) {
+      const size_t end = end_of_window(start, window);
+      const int found = match({start, end}, start, end == text_.size() ? 0 : PCRE2_PARTIAL_HARD);
+      if (found > 0) return found;
+      wasted_bytes_ += end - start;
+      if (wasted_bytes_ > Regex::kMaxWastedBytes) return PCRE2_ERROR_MATCHLIMIT;
+      if (found != PCRE2_ERROR_PARTIAL) return found;
+    }
+  }
+
   // Searches text[0, range.end) from range.begin on, for a match that begins no later than last_start.
   int match(ByteSpan range, size_t last_start, uint32_t options) {
     pcre2_set_offset_limit(scratch_.context, last_start);
@@ -76,9 +86,9 @@ class Search {
     return {offsets[0], offsets[1]};
   }
 
-  size_t end_of_window(size_t from) const {
-    if (text_.size() - from <= Regex::kWindowBytes) return text_.size();
-    size_t end = from + Regex::kWindowBytes;
+  size_t end_of_window(size_t from, size_t window) const {
+    if (text_.size() - from <= window) return text_.size();
+    size_t end = from + window;
     while (is_continuation_byte(text_[end])) --end;
     return end;
   }
@@ -86,7 +96,7 @@ class Search {
   const pcre2_code* code_;
   std::string_view text_;
   Scratch& scratch_;
-  int long_failures_ = 0;
+  size_t wasted_bytes_ = 0;
 };
 
 }  // namespace

@@ -32,9 +32,10 @@ class Regex {
   // Replaces `matches` by all non-overlapping matches in text (valid UTF-8), left to right. An empty match
   // right after another match does not count.
   //
-  // Bounded on hostile text: most of the work is linear; a start whose attempt looks further than
-  // kWindowBytes ahead and still fails counts against kMaxLongFailures, after which, or when PCRE2 itself
-  // reports a limit, the search ends early and the rest of the text holds no match.
+  // Bounded on hostile text: an attempt that fails within kWindowBytes costs little; the bytes that longer failing
+  // attempts looked at add up, and when they exceed kMaxWastedBytes, or PCRE2 itself reports a limit, the search ends
+  // early and the rest of the text holds no match. (With \s+$ such a text has runs of over a thousand spaces, most of
+  // them not at an end of line.)
   void find_all(std::string_view text, std::vector<ByteSpan>& matches) const;
 
   // The text with `content`, as it stands, in place of every match.
@@ -43,8 +44,8 @@ class Regex {
   // Whether PCRE2 knows a script of this name ("Han").
   static bool is_script(std::string_view name);
 
-  static constexpr size_t kWindowBytes = 4096;
-  static constexpr int kMaxLongFailures = 1024;
+  static constexpr size_t kWindowBytes = 1024;
+  static constexpr size_t kMaxWastedBytes = 64 << 20;  // some 0.1 s
 
  private:
   struct Free {
