@@ -70,17 +70,20 @@ Result<void> read_common(const JsonObject& config, ModelSpec& spec) {
   return {};
 }
 
-// Ids outside the vocabulary can never be produced; files do contain them, so they are dropped with a warning.
+// Ids outside the vocabulary can never be produced; files do contain them, so they are dropped with one warning.
 Result<void> read_stop_ids(const JsonObject& config, ModelSpec& spec) {
   GH_ASSIGN(const std::vector<int64_t> ids, config.integers("eos_token_id", {INT32_MIN, INT32_MAX}));
+  int64_t num_dropped = 0;
   for (const int64_t id : ids) {
     if (id < 0 || id >= spec.vocab_size) {
-      log_warn("eos_ignored", "eos_token_id={} vocab_size={}", id, spec.vocab_size);
+      ++num_dropped;
     } else if (const int32_t eos = static_cast<int32_t>(id);
                std::find(spec.eos_token_ids.begin(), spec.eos_token_ids.end(), eos) == spec.eos_token_ids.end()) {
       spec.eos_token_ids.push_back(eos);
     }
   }
+  if (num_dropped > 0)
+    log_warn("eos_ignored", "ids_outside_vocabulary={} vocab_size={}", num_dropped, spec.vocab_size);
   return {};
 }
 

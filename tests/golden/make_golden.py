@@ -291,11 +291,11 @@ def random_case(seed):
                       num_experts_per_tok=rng.randint(1, min(8, top_groups * per_group)),
                       q_lora_rank=rng.choice([None, rng.randint(4, 50)]), kv_lora_rank=rng.randint(4, 70),
                       qk_nope_head_dim=rng.randint(2, 30), qk_rope_head_dim=2 * rng.randint(1, 12),
-                      v_head_dim=rng.randint(2, 30), first_k_dense_replace=rng.randint(0, layers),
+                      v_head_dim=rng.randint(2, 30), first_k_dense_replace=rng.randint(0, layers - 1),
                       rope_interleave=rng.random() < 0.8, routed_scaling_factor=rng.choice([1.0, 2.5]))
     else:
         kv_heads = rng.randint(1, 4)
-        experts = rng.choice([1, 2, rng.randint(3, 40), 128])
+        experts = rng.choice([1, rng.randint(2, 9), rng.randint(9, 40), 128])
         config.update(num_attention_heads=kv_heads * rng.randint(1, 4), num_key_value_heads=kv_heads,
                       head_dim=2 * rng.randint(1, 20), num_experts=experts,
                       num_experts_per_tok=rng.randint(1, min(8, experts)),
