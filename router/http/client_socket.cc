@@ -1,5 +1,6 @@
 #include "router/http/client_socket.h"
 
+#include <algorithm>
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/co_spawn.hpp>
@@ -13,10 +14,6 @@ namespace {
 
 namespace asio = boost::asio;
 constexpr auto kAwaitTuple = asio::as_tuple(asio::use_awaitable);
-
-// What a pipelining client may send ahead while its current request runs. Beyond it we stop reading (and
-// noticing that the client left; writes still do).
-constexpr size_t kMaxEarlyBytes = 64 << 10;
 
 // What is discarded while lingering: enough for the client that sends a whole oversized body before it reads.
 constexpr size_t kMaxLingerBytes = 256 << 20;
@@ -99,7 +96,8 @@ std::function<void()> ClientSocket::waker() {
   };
 }
 
-void ClientSocket::start_watch() {
+void ClientSocket::start_watch(size_t max_early_bytes) {
+  max_early_bytes_ = max_early_bytes;
   stop_watch_ = false;
   watching_ = true;
   asio::co_spawn(
@@ -109,8 +107,9 @@ void ClientSocket::start_watch() {
 Task<void> ClientSocket::watch() {
   auto self = shared_from_this();
   std::vector<char> chunk(4096);
-  while (!stop_watch_ && !gone_ && early_.size() < kMaxEarlyBytes) {
-    auto [error, count] = co_await socket_.async_read_some(asio::buffer(chunk), kAwaitTuple);
+  while (!stop_watch_ && !gone_ && early_.size() < max_early_bytes_) {
+    auto [error, count] = co_await socket_.async_read_some(
+        asio::buffer(chunk.data(), std::min(chunk.size(), max_early_bytes_ - early_.size())), kAwaitTuple);
     early_.append(chunk.data(), count);
     if (error && !stop_watch_) {
       gone_ = true;

@@ -46,9 +46,9 @@ class ClientSocket : public std::enable_shared_from_this<ClientSocket> {
   std::function<void()> waker();
 
   // Reads ahead in the background, keeping what comes for take_early(); end of input or an error makes the
-  // client gone and notifies. A client that half-closes counts as gone, as it cannot be told from one that
-  // left.
-  void start_watch();
+  // client gone and notifies. With max_early_bytes waiting it stops reading; only writes notice then. A
+  // client that half-closes counts as gone, as it cannot be told from one that left.
+  void start_watch(size_t max_early_bytes);
   Task<void> stop_watch();
   std::string take_early() { return std::exchange(early_, {}); }
 
@@ -64,7 +64,8 @@ class ClientSocket : public std::enable_shared_from_this<ClientSocket> {
   boost::asio::ip::tcp::socket socket_;
   boost::asio::steady_timer deadline_, wake_;
   Milliseconds write_timeout_;
-  std::string early_;    // read ahead of its turn, at most kMaxEarlyBytes
+  size_t max_early_bytes_ = 0;
+  std::string early_;    // read ahead of its turn, at most max_early_bytes_
   uint64_t arming_ = 0;  // tells a stale timer's call from a current one
   bool timed_out_ = false, gone_ = false, notified_ = false;
   bool watching_ = false, stop_watch_ = false;

@@ -93,7 +93,8 @@ Task<void> answer_stream(ClientSocket& client, const HttpRequest& request, Gener
 
 }  // namespace
 
-Task<void> answer_completion(ClientSocket& client, const HttpService& service, const HttpRequest& request) {
+Task<void> answer_completion(ClientSocket& client, const HttpService& service, const HttpRequest& request,
+                             size_t max_early_bytes) {
   ApiResult<std::unique_ptr<Generation>> started = begin(client, service, request);
   if (!started) {
     std::string bytes = to_bytes(error_reply(started.error()), request);
@@ -103,7 +104,7 @@ Task<void> answer_completion(ClientSocket& client, const HttpService& service, c
   std::unique_ptr<Generation> generation = *std::move(started);
   CompletionJson format(*service.backend()->rules.tokenizer, service.options().model_name,
                         generation->call());
-  client.start_watch();
+  client.start_watch(max_early_bytes);
   if (generation->call().stream)
     co_await answer_stream(client, request, *generation, format, service.options().ping_interval);
   else

@@ -9,7 +9,9 @@
 namespace guildhall {
 
 // Returns once the answer is written or the client is gone (whose sequences are cancelled in the engine
-// then). Parameters outlive the task. Runs on the socket's strand.
-Task<void> answer_completion(ClientSocket& client, const HttpService& service, const HttpRequest& request);
+// then). `max_early_bytes` of pipelined requests may wait in the socket (take_early). Parameters outlive the
+// task. Runs on the socket's strand.
+Task<void> answer_completion(ClientSocket& client, const HttpService& service, const HttpRequest& request,
+                             size_t max_early_bytes);
 
 }  // namespace guildhall

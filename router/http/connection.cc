@@ -107,7 +107,7 @@ Task<void> BeastConnection::run() {
 Task<void> BeastConnection::answer() {
   std::string bytes;
   if (HttpService::is_completion(request_) && !crowded_) {
-    co_await answer_completion(*client_, service_, request_);
+    co_await answer_completion(*client_, service_, request_, buffer_.max_size() - buffer_.size());
     std::string early = client_->take_early();
     auto space = buffer_.prepare(early.size());
     asio::buffer_copy(space, asio::buffer(early));

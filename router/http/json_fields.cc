@@ -34,9 +34,8 @@ ApiResult<json::object> parse_json_body(std::string_view body) {
   json::stream_parser parser({}, options);
   boost::system::error_code error;
   size_t consumed = parser.write_some(body.data(), body.size(), error);
+  if (!error && consumed < body.size()) error = json::error::extra_data;
   if (!error) parser.finish(error);
-  if (!error && body.find_first_not_of(" \t\r\n", consumed) != std::string_view::npos)
-    error = json::error::extra_data;
   if (error) return parse_error(body, consumed, error);
   json::value value = parser.release();
   if (!value.is_object())

@@ -119,7 +119,11 @@ Task<void> HttpServer::Impl::accept_loop() {
     auto [error, socket] = co_await acceptor.async_accept(asio::make_strand(context), kAwaitTuple);
     if (error == asio::error::operation_aborted || !acceptor.is_open()) break;
     if (!error) {
-      adopt(std::move(socket));
+      try {
+        adopt(std::move(socket));
+      } catch (const std::exception& failure) {  // out of memory: this client is dropped, the next one is not
+        log_error("http_accept_failed", "listen={} error={}", print(endpoint), failure.what());
+      }
       continue;
     }
     // Out of file descriptors, most likely: clients wait in the kernel's queue until some are free again.

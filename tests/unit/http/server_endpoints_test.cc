@@ -1,4 +1,6 @@
 // The endpoints around completions, and what every answer has in common.
+#include <thread>
+
 #include "tests/unit/http/server_fixture.h"
 
 namespace guildhall {
@@ -182,6 +184,26 @@ TEST_F(Endpoints, RequestSentWhileAnotherRunsIsKept) {
   EXPECT_EQ(client.read_reply().json()["choices"].at(0).at("text"), "x");
   client.send("st: x\r\n\r\n");
   EXPECT_EQ(client.read_reply().json()["status"], "live");
+}
+
+TEST_F(Endpoints, FloodOfPipelinedRequestsIsAnsweredWhole) {
+  serve();
+  engine_.hold();
+  RawClient client(port());
+  client.send(post_bytes(kCompletions, R"({"prompt": "a"})"));
+  ASSERT_TRUE(engine_.wait_submitted(1));
+  constexpr int kFlood = 20'000;  // 700 kB: more than a connection reads ahead
+  std::thread flood([&] {
+    std::string all;
+    for (int i = 0; i < kFlood; ++i) all += "GET /live HTTP/1.1\r\nhost: test\r\n\r\n";
+    EXPECT_TRUE(client.send(all));
+  });
+  engine_.emit(1, tokens_event({'x'}, FinishReason::length));
+  EXPECT_EQ(client.read_reply().json()["choices"].at(0).at("text"), "x");
+  int num_good = 0;
+  for (int i = 0; i < kFlood; ++i) num_good += client.read_reply().status == 200;
+  EXPECT_EQ(num_good, kFlood);
+  flood.join();
 }
 
 TEST_F(Endpoints, OldAndClosingClientsGetTheirConnectionClosed) {

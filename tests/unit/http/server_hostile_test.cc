@@ -16,7 +16,10 @@ class Hostile : public HttpServerTest {
   }
   ~Hostile() override {
     EXPECT_EQ(RawClient(port()).get("/live").status, 200);
-    EXPECT_EQ(complete(R"({"prompt": "a", "max_tokens": 1})").status, 200);
+    int status = 0;  // with few connections allowed, places are freed a moment after their clients left
+    for (int i = 0; i < 1000 && status != 200; ++i)
+      status = complete(R"({"prompt": "a", "max_tokens": 1})").status;
+    EXPECT_EQ(status, 200);
   }
 };
 
@@ -183,23 +186,16 @@ TEST_F(Hostile, BadUtf8IsRefused) {
 TEST_F(Hostile, BeyondTheConnectionLimitOnlyProbesAreAnswered) {
   options_.max_connections = 1;
   serve();
-  {
-    RawClient first(port());
-    EXPECT_EQ(first.get("/live").status, 200);
-    RawClient second(port()), third(port());
-    EXPECT_EQ(second.get("/live").status, 200);
-    EXPECT_TRUE(second.at_end());
-    RawReply refused = third.post(kCompletions, R"({"prompt": "a"})");
-    EXPECT_EQ(refused.status, 503);
-    EXPECT_EQ(refused.headers["retry-after"], "1");
-    EXPECT_EQ(refused.error()["code"], "too_many_connections");
-    EXPECT_EQ(first.post(kCompletions, R"({"prompt": "a"})").status, 200);
-  }
-  RawReply again;  // the freed place is noticed soon
-  for (int i = 0; i < 1000 && again.status != 200; ++i) again = complete(R"({"prompt": "a"})");
-  EXPECT_EQ(again.status, 200);
-  for (int i = 0; i < 1000 && complete(R"({"prompt": "a"})").status != 200; ++i) {
-  }
+  RawClient first(port());
+  EXPECT_EQ(first.get("/live").status, 200);
+  RawClient second(port()), third(port());
+  EXPECT_EQ(second.get("/live").status, 200);
+  EXPECT_TRUE(second.at_end());
+  RawReply refused = third.post(kCompletions, R"({"prompt": "a"})");
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_EQ(refused.headers["retry-after"], "1");
+  EXPECT_EQ(refused.error()["code"], "too_many_connections");
+  EXPECT_EQ(first.post(kCompletions, R"({"prompt": "a"})").status, 200);
 }
 
 }  // namespace
