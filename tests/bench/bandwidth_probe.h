@@ -9,6 +9,12 @@
 
 namespace guildhall {
 
+// Which clock everything is timed with. wall: on a machine of one's own. cpu: the process's processor time divided by
+// the team's threads; on a machine that others use, it says what the same run would take alone.
+enum class BenchClock { wall, cpu };
+void set_bench_clock(BenchClock clock);
+double bench_seconds(const Team& team);
+
 // Memory on huge pages where the system gives them, touched by `team`'s threads.
 class HugeBuffer {
  public:
