@@ -1,5 +1,5 @@
-// combine_ref.cc: the weighted sum of a token's expert rows, element by element. Each product is rounded, then
-// added (no fusing), so that every instruction set gives these bits.
+// combine_ref.cc: the weighted sum of a token's expert rows, element by element. Each product is rounded,
+// then added (no fusing), so that every instruction set gives these bits.
 #include "kernels/combine.h"
 
 namespace guildhall {

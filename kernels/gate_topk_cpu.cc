@@ -21,8 +21,8 @@ struct Scratch {
   std::vector<int32_t> kept_g;
 };
 
-// The best `k` of choice[0..n), best first, ties to the lowest index. An entry enters the list only by beating
-// the last one, so beyond the first k most cost one comparison. best has room for k.
+// The best `k` of choice[0..n), best first, ties to the lowest index. An entry enters the list only by
+// beating the last one, so beyond the first k most cost one comparison. best has room for k.
 void top_k(const float* choice, int64_t n, int64_t k, int32_t* index, float* best) {
   int64_t size = 0;
   for (int64_t i = 0; i < n; ++i) {
@@ -58,7 +58,8 @@ void keep_top_groups(const GateRule& rule, Scratch& scratch) {
   scratch.best_k.resize(static_cast<size_t>(rule.top_groups));
   for (int64_t g = 0; g < rule.num_groups; ++g)
     scratch.group_g[g] = group_score(scratch.choice_e.data() + g * group_size, group_size, rule.group_score);
-  top_k(scratch.group_g.data(), rule.num_groups, rule.top_groups, scratch.kept_g.data(), scratch.best_k.data());
+  top_k(scratch.group_g.data(), rule.num_groups, rule.top_groups, scratch.kept_g.data(),
+        scratch.best_k.data());
   // A kept group's entry in group_g is no longer needed: it marks the group.
   for (float& mark : scratch.group_g) mark = 0;
   for (int32_t g : scratch.kept_g) scratch.group_g[g] = 1;

@@ -1,5 +1,5 @@
-// gate_topk_simd.cc: one token's scores. Equal logits give equal scores wherever they stand in the row, because
-// every element goes through the same vector operations.
+// gate_topk_simd.cc: one token's scores. Equal logits give equal scores wherever they stand in the row,
+// because every element goes through the same vector operations.
 #include "kernels/simd.h"
 
 namespace guildhall::GH_ISA_NS {

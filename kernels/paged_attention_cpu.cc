@@ -1,9 +1,10 @@
 // paged_attention_cpu.cc: shares the step's attention among the team.
-// Work is cut into items: adjacent tokens of one sequence x the query heads of one kv head, so that each key is
-// read once for all of them. An item walks its context in splits of kAttentionSplit positions; each split gives a
-// partial result that depends on nothing else, and partials are merged in order. So it makes no difference to the
-// bits whether one thread walks an item (many items) or the splits of an item are spread over the team and merged
-// afterwards (few items with long contexts: one sequence's decode, MLA's single kv head).
+// Work is cut into items: adjacent tokens of one sequence x the query heads of one kv head, so that each key
+// is read once for all of them. An item walks its context in splits of kAttentionSplit positions; each split
+// gives a partial result that depends on nothing else, and partials are merged in order. So it makes no
+// difference to the bits whether one thread walks an item (many items) or the splits of an item are spread
+// over the team and merged afterwards (few items with long contexts: one sequence's decode, MLA's single kv
+// head).
 #include <algorithm>
 #include <array>
 #include <span>
@@ -26,9 +27,9 @@ namespace {
 
 static_assert(AttentionSplit::kKeys == kAttentionSplit);
 
-// Rows (tokens x heads) of an item. At most kMaxRows, which bounds a thread's scratch: 128 rows x (128 scores +
-// v_dim) + a block of 32 keys, 0.4 MB for DeepSeek-V3. Small groups take adjacent tokens up to kTileRows: enough to
-// make reading and widening a key cheap beside using it.
+// Rows (tokens x heads) of an item. At most kMaxRows, which bounds a thread's scratch: 128 rows x (128 scores
+// + v_dim) + a block of 32 keys, 0.4 MB for DeepSeek-V3. Small groups take adjacent tokens up to kTileRows:
+// enough to make reading and widening a key cheap beside using it.
 constexpr int64_t kMaxRows = 128;
 constexpr int64_t kTileRows = 32;
 // Partial results of spread-out splits held at once, beyond which they are merged before going on.
@@ -53,7 +54,7 @@ struct SplitRef {
 struct Lists {
   std::vector<Tile> tiles;
   std::vector<SplitRef> splits;
-  std::vector<float> partial;            // [splits of a wave][rows x (v_dim + 2)]
+  std::vector<float> partial;           // [splits of a wave][rows x (v_dim + 2)]
   std::vector<float> max, denominator;  // [items x rows]: running state of spread-out items
 };
 
@@ -121,7 +122,8 @@ class Attention {
   }
 
   int64_t scratch_floats() const {
-    return rows_per_item_ * kAttentionSplit + AttentionSplit::kBlockKeys * std::max(pages_.k_dim, pages_.v_dim);
+    return rows_per_item_ * kAttentionSplit +
+           AttentionSplit::kBlockKeys * std::max(pages_.k_dim, pages_.v_dim);
   }
 
   // The item's rows against one split, into sum_rd [R, v_dim], max_r, denominator_r. Rows that see none of it
@@ -147,12 +149,20 @@ class Attention {
       k_j[j] = static_cast<const char*>(pages_.k) + row * pages_.k_dim * dtype_bytes(pages_.dtype);
       v_j[j] = static_cast<const char*>(pages_.v) + row * pages_.v_stride * dtype_bytes(pages_.dtype);
     }
-    attention_split_({.q_r = q_r.data() + first_row, .visible_r = visible_r.data() + first_row,
-                      .num_rows = num_rows - first_row, .k_j = k_j.data(), .v_j = v_j.data(),
-                      .num_keys = num_keys, .k_dim = pages_.k_dim, .v_dim = pages_.v_dim,
-                      .is_bf16 = pages_.dtype == DType::bf16, .scale = scale_, .score_rj = scratch,
+    attention_split_({.q_r = q_r.data() + first_row,
+                      .visible_r = visible_r.data() + first_row,
+                      .num_rows = num_rows - first_row,
+                      .k_j = k_j.data(),
+                      .v_j = v_j.data(),
+                      .num_keys = num_keys,
+                      .k_dim = pages_.k_dim,
+                      .v_dim = pages_.v_dim,
+                      .is_bf16 = pages_.dtype == DType::bf16,
+                      .scale = scale_,
+                      .score_rj = scratch,
                       .block_jd = scratch + rows_per_item_ * kAttentionSplit,
-                      .sum_rd = sum_rd + first_row * pages_.v_dim, .max_r = max_r + first_row,
+                      .sum_rd = sum_rd + first_row * pages_.v_dim,
+                      .max_r = max_r + first_row,
                       .denominator_r = denominator_r + first_row});
   }
 
@@ -164,7 +174,8 @@ class Attention {
       *max_io = part_max;
       *denominator_io = part_denominator;
     } else if (visible(item, r, split) > 0) {
-      attention_merge_(part_d, part_max, part_denominator, pages_.v_dim, out(item, r), max_io, denominator_io);
+      attention_merge_(part_d, part_max, part_denominator, pages_.v_dim, out(item, r), max_io,
+                       denominator_io);
     }
   }
 
@@ -178,7 +189,8 @@ class Attention {
         take_in(item, r, split, part_rd + r * pages_.v_dim, part_max[r], part_denominator[r], &max[r],
                 &denominator[r]);
     }
-    for (int64_t r = 0; r < item.num_rows(); ++r) attention_finish_(denominator[r], pages_.v_dim, out(item, r));
+    for (int64_t r = 0; r < item.num_rows(); ++r)
+      attention_finish_(denominator[r], pages_.v_dim, out(item, r));
   }
 
   // All items, their splits spread over the team in waves of bounded memory.
@@ -244,8 +256,8 @@ class Attention {
 
 }  // namespace
 
-void paged_attention_cpu(Team& team, View3<const float> q_thd, const AttentionBatch& batch, const KvPages& pages,
-                         float scale, View3<float> out_thd) {
+void paged_attention_cpu(Team& team, View3<const float> q_thd, const AttentionBatch& batch,
+                         const KvPages& pages, float scale, View3<float> out_thd) {
   const auto num_tokens = static_cast<size_t>(q_thd.dim0);
   GH_CHECK(batch.position_t.size() == num_tokens && batch.sequence_t.size() == num_tokens);
   GH_CHECK(q_thd.dim1 % pages.num_kv_heads == 0 && q_thd.dim2 == pages.k_dim && scale > 0);

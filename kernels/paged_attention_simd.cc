@@ -1,7 +1,7 @@
 // paged_attention_simd.cc: scores, softmax and weighted values of one split; merging splits.
-// Row rule: a score accumulates along its dimension in one order, a value along the keys in one order, whatever
-// rows and keys share the register tile and whether keys were widened beforehand (widening bf16 is exact). Keys a
-// row does not see are never multiplied into it, not even by zero.
+// Row rule: a score accumulates along its dimension in one order, a value along the keys in one order,
+// whatever rows and keys share the register tile and whether keys were widened beforehand (widening bf16 is
+// exact). Keys a row does not see are never multiplied into it, not even by zero.
 #include "kernels/paged_attention_split.h"
 #include "kernels/simd.h"
 
@@ -16,6 +16,46 @@ GH_INLINE Vf widen(const float* p) { return load(p); }
 GH_INLINE Vf widen(const uint16_t* p) { return load_bf16(p); }
 GH_INLINE Vf widen_n(const float* p, int64_t n) { return load_n(p, n); }
 GH_INLINE Vf widen_n(const uint16_t* p, int64_t n) { return load_bf16_n(p, n); }
+
+// out[j] = reduce_add(sum[j]) bit by bit, the additions of several keys sharing vectors.
+template <int kKeys>
+GH_INLINE void reduce_keys(const Vf* sum, float* out) {
+#if defined(__AVX512F__)
+  if constexpr (kKeys == 4) {
+    const Vf ab =
+        __builtin_shufflevector(sum[0], sum[1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+        __builtin_shufflevector(sum[0], sum[1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    const Vf cd =
+        __builtin_shufflevector(sum[2], sum[3], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+        __builtin_shufflevector(sum[2], sum[3], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    const Vf q = __builtin_shufflevector(ab, cd, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+                 __builtin_shufflevector(ab, cd, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    const Vf pairs = q + __builtin_shufflevector(q, q, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    const Vf all =
+        pairs + __builtin_shufflevector(pairs, pairs, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+    const V4 four = __builtin_shufflevector(all, all, 0, 4, 8, 12);
+    __builtin_memcpy(out, &four, sizeof four);
+    return;
+  }
+#elif defined(__AVX2__)
+  if constexpr (kKeys == 2) {
+    const Vf q = __builtin_shufflevector(sum[0], sum[1], 0, 1, 2, 3, 8, 9, 10, 11) +
+                 __builtin_shufflevector(sum[0], sum[1], 4, 5, 6, 7, 12, 13, 14, 15);
+    const Vf pairs = q + __builtin_shufflevector(q, q, 2, 3, 0, 1, 6, 7, 4, 5);
+    const Vf all = pairs + __builtin_shufflevector(pairs, pairs, 1, 0, 3, 2, 5, 4, 7, 6);
+    out[0] = all[0];
+    out[1] = all[4];
+    return;
+  }
+#endif
+  for (int j = 0; j < kKeys; ++j) out[j] = reduce_add(sum[j]);
+}
+
+// Asks for a row of the cache ahead of its use: the rows of one head lie a whole token apart, too far for the
+// processor's own prefetching.
+GH_INLINE void fetch_row(const void* row, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(row) + i);
+}
 
 template <int kRows, int kKeys, class T>
 GH_INLINE void score_tile(const float* const* q_r, const void* const* k_j, int64_t dim, float* score_rj) {
@@ -39,13 +79,12 @@ GH_INLINE void score_tile(const float* const* q_r, const void* const* k_j, int64
     }
   }
 #pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 4
-    for (int j = 0; j < kKeys; ++j) score_rj[r * AttentionSplit::kKeys + j] = reduce_add(sum[r][j]);
+  for (int r = 0; r < kRows; ++r) reduce_keys<kKeys>(sum[r], score_rj + r * AttentionSplit::kKeys);
 }
 
 template <int kRows, class T>
-void score_rows(const float* const* q_r, const void* const* k_j, int64_t num_keys, int64_t dim, float* score_rj) {
+void score_rows(const float* const* q_r, const void* const* k_j, int64_t num_keys, int64_t dim,
+                float* score_rj) {
   int64_t j = 0;
   for (; j + kKeyTile <= num_keys; j += kKeyTile)
     score_tile<kRows, kKeyTile, T>(q_r, k_j + j, dim, score_rj + j);
@@ -99,21 +138,29 @@ template <class T>
 void score_any_rows(int64_t num_rows, const float* const* q_r, const void* const* k_j, int64_t num_keys,
                     int64_t dim, float* score_rj) {
   switch (num_rows) {
-    case 1: return score_rows<1, T>(q_r, k_j, num_keys, dim, score_rj);
-    case 2: return score_rows<2, T>(q_r, k_j, num_keys, dim, score_rj);
-    case 3: return score_rows<3, T>(q_r, k_j, num_keys, dim, score_rj);
-    default: return score_rows<kRowTile, T>(q_r, k_j, num_keys, dim, score_rj);
+    case 1:
+      return score_rows<1, T>(q_r, k_j, num_keys, dim, score_rj);
+    case 2:
+      return score_rows<2, T>(q_r, k_j, num_keys, dim, score_rj);
+    case 3:
+      return score_rows<3, T>(q_r, k_j, num_keys, dim, score_rj);
+    default:
+      return score_rows<kRowTile, T>(q_r, k_j, num_keys, dim, score_rj);
   }
 }
 
 template <class T>
-void value_any_rows(int64_t num_rows, const float* p_rj, const void* const* v_j, int64_t num_keys, int64_t dim,
-                    float* sum_rd) {
+void value_any_rows(int64_t num_rows, const float* p_rj, const void* const* v_j, int64_t num_keys,
+                    int64_t dim, float* sum_rd) {
   switch (num_rows) {
-    case 1: return value_rows<1, T>(p_rj, v_j, num_keys, dim, sum_rd);
-    case 2: return value_rows<2, T>(p_rj, v_j, num_keys, dim, sum_rd);
-    case 3: return value_rows<3, T>(p_rj, v_j, num_keys, dim, sum_rd);
-    default: return value_rows<kRowTile, T>(p_rj, v_j, num_keys, dim, sum_rd);
+    case 1:
+      return value_rows<1, T>(p_rj, v_j, num_keys, dim, sum_rd);
+    case 2:
+      return value_rows<2, T>(p_rj, v_j, num_keys, dim, sum_rd);
+    case 3:
+      return value_rows<3, T>(p_rj, v_j, num_keys, dim, sum_rd);
+    default:
+      return value_rows<kRowTile, T>(p_rj, v_j, num_keys, dim, sum_rd);
   }
 }
 
@@ -132,12 +179,23 @@ void widen_block(const void* const* rows_j, int64_t begin, int64_t n, int64_t di
   }
 }
 
+// Asks for the keys of the next block and the values of this one.
+GH_INLINE void fetch_ahead(const AttentionSplit& a, int64_t next_keys, int64_t values) {
+  const int64_t element_bytes = a.is_bf16 ? 2 : 4;
+  for (int64_t j = next_keys; j < smaller(next_keys + AttentionSplit::kBlockKeys, a.num_keys); ++j)
+    fetch_row(a.k_j[j], a.k_dim * element_bytes);
+  if (a.v_j[0] == a.k_j[0]) return;
+  for (int64_t j = values; j < smaller(values + AttentionSplit::kBlockKeys, a.num_keys); ++j)
+    fetch_row(a.v_j[j], a.v_dim * element_bytes);
+}
+
 template <class T, bool kWiden>
 void scores(const AttentionSplit& a) {
   const void* address_j[AttentionSplit::kBlockKeys];
   for (int64_t begin = 0; begin < a.num_keys; begin += AttentionSplit::kBlockKeys) {
     const int64_t n = smaller(AttentionSplit::kBlockKeys, a.num_keys - begin);
     const void* const* k_j = a.k_j + begin;
+    fetch_ahead(a, begin + AttentionSplit::kBlockKeys, begin);
     if constexpr (kWiden) {
       widen_block(a.k_j, begin, n, a.k_dim, a.block_jd, address_j);
       k_j = address_j;
@@ -205,7 +263,8 @@ template <class T, bool kWiden>
 void attend(const AttentionSplit& a) {
   scores<T, kWiden>(a);
   for (int64_t r = 0; r < a.num_rows; ++r)
-    softmax_row(a.scale, a.visible_r[r], a.score_rj + r * AttentionSplit::kKeys, a.max_r + r, a.denominator_r + r);
+    softmax_row(a.scale, a.visible_r[r], a.score_rj + r * AttentionSplit::kKeys, a.max_r + r,
+                a.denominator_r + r);
   values<T, kWiden>(a);
 }
 
@@ -213,8 +272,8 @@ void attend(const AttentionSplit& a) {
 
 void attention_split(const AttentionSplit& a) {
   if (!a.is_bf16) return attend<float, false>(a);
-  // Widening once pays when several row tiles read the same keys.
-  if (a.num_rows > kRowTile) return attend<float, true>(a);
+  // Widening once pays when three row tiles or more read the same keys (two: 10% slower than widening twice).
+  if (a.num_rows > 2 * kRowTile) return attend<float, true>(a);
   attend<uint16_t, false>(a);
 }
 
@@ -224,7 +283,8 @@ void attention_merge(const float* part_d, float part_max, float part_denominator
   const float max_both = *max_io > part_max ? *max_io : part_max;
   const Vf keep = exp(splat(*max_io - max_both)), take = exp(splat(part_max - max_both));
   int64_t d = 0;
-  for (; d + kLanes <= dim; d += kLanes) store(sum_d + d, fma(load(part_d + d), take, load(sum_d + d) * keep));
+  for (; d + kLanes <= dim; d += kLanes)
+    store(sum_d + d, fma(load(part_d + d), take, load(sum_d + d) * keep));
   if (d < dim) {
     const int64_t n = dim - d;
     store_n(sum_d + d, fma(load_n(part_d + d, n), take, load_n(sum_d + d, n) * keep), n);

@@ -25,7 +25,8 @@ void group_by_expert_cpu(std::span<const int32_t> expert_p, std::span<int32_t> o
 void permute_cpu(View2<const float> x_th, std::span<const int32_t> row_p, std::span<const int32_t> position_p,
                  View2<float> grouped_ph) {
   GH_CHECK(row_p.size() == position_p.size() && x_th.cols == grouped_ph.cols);
-  for (size_t p = 0; p < row_p.size(); ++p) std::copy_n(x_th.row(row_p[p]), x_th.cols, grouped_ph.row(position_p[p]));
+  for (size_t p = 0; p < row_p.size(); ++p)
+    std::copy_n(x_th.row(row_p[p]), x_th.cols, grouped_ph.row(position_p[p]));
 }
 
 void unpermute_cpu(View2<const float> grouped_ph, std::span<const int32_t> position_p, View2<float> y_ph) {

@@ -1,5 +1,5 @@
-// philox.h: Philox4x32-10, a counter-based generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
-// SC 2011): a bijection of the counter chosen by the key; no state.
+// philox.h: Philox4x32-10, a counter-based generator (Salmon et al., "Parallel random numbers: as easy as 1,
+// 2, 3", SC 2011): a bijection of the counter chosen by the key; no state.
 #pragma once
 
 #include <array>
@@ -7,7 +7,8 @@
 
 namespace guildhall {
 
-constexpr std::array<uint32_t, 4> philox4x32_10(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
+constexpr std::array<uint32_t, 4> philox4x32_10(std::array<uint32_t, 4> counter,
+                                                std::array<uint32_t, 2> key) {
   constexpr uint64_t kMultiplier0 = 0xD2511F53, kMultiplier1 = 0xCD9E8D57;
   constexpr uint32_t kWeyl0 = 0x9E3779B9, kWeyl1 = 0xBB67AE85;
   for (int round = 0; round < 10; ++round) {

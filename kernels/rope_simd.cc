@@ -4,7 +4,8 @@
 
 namespace guildhall::GH_ISA_NS {
 
-void rope_head_half(const float* __restrict cos, const float* __restrict sin, int64_t half, float* __restrict x) {
+void rope_head_half(const float* __restrict cos, const float* __restrict sin, int64_t half,
+                    float* __restrict x) {
   for (int64_t i = 0; i < half; ++i) {
     const float a = x[i], b = x[i + half];
     x[i] = a * cos[i] - b * sin[i];

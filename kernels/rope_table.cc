@@ -10,8 +10,8 @@
 namespace guildhall {
 namespace {
 
-// YaRN: dimension pairs that turn more than beta_fast times over the original context keep their frequency, those
-// that turn less than beta_slow times are slowed by `factor`, and a linear ramp joins the two.
+// YaRN: dimension pairs that turn more than beta_fast times over the original context keep their frequency,
+// those that turn less than beta_slow times are slowed by `factor`, and a linear ramp joins the two.
 void scale_yarn(const RopeParams& p, std::vector<double>& inverse_d) {
   // The (fractional) pair index that turns `rotations` times over the original context.
   const auto pair_index_of = [&](double rotations) {
@@ -57,12 +57,17 @@ std::vector<double> rope_inverse_frequencies(const RopeParams& params) {
   for (size_t i = 0; i < inverse_d.size(); ++i)
     inverse_d[i] = std::pow(params.theta, -2.0 * static_cast<double>(i) / static_cast<double>(params.dim));
   switch (params.scaling) {
-    case RopeScaling::none: break;
+    case RopeScaling::none:
+      break;
     case RopeScaling::linear:
       for (double& inverse : inverse_d) inverse /= params.factor;
       break;
-    case RopeScaling::yarn: scale_yarn(params, inverse_d); break;
-    case RopeScaling::llama3: scale_llama3(params, inverse_d); break;
+    case RopeScaling::yarn:
+      scale_yarn(params, inverse_d);
+      break;
+    case RopeScaling::llama3:
+      scale_llama3(params, inverse_d);
+      break;
   }
   return inverse_d;
 }

@@ -1,7 +1,7 @@
 // sampling_cpu.cc: sampling without sorting the vocabulary; sample_ref's result, always.
-// A histogram over the logits holds each bucket's count and mass. Any point of the cumulative distribution (the
-// end of the top k, the end of the nucleus, the draw) lies in one bucket, and only that bucket's members are
-// put in order, by selection that follows the half the point lies in.
+// A histogram over the logits holds each bucket's count and mass. Any point of the cumulative distribution
+// (the end of the top k, the end of the nucleus, the draw) lies in one bucket, and only that bucket's members
+// are put in order, by selection that follows the half the point lies in.
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -18,13 +18,15 @@ namespace guildhall {
 
 GH_PER_ISA(float max_logit(const float* logits, int64_t n);
            void sampling_probabilities(const float* logits, int64_t n, float top, float inverse_temperature,
-                                       float* probability_v);
+                                       float bucket_scale, int32_t num_buckets, float* probability_v,
+                                       int32_t* bucket_v);
+           int64_t ids_in_bucket(const int32_t* bucket_v, int64_t n, int32_t bucket, int32_t* ids);
            double sum_exp(const float* logits, int64_t n, float top);)
 
 namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
-constexpr int kNumBuckets = 2048;
+constexpr int kNumBuckets = 1024;   // 16 KiB of histogram: half of the nearest cache
 constexpr float kBucketRange = 30;  // in units of the temperature; sampling_exp drops what is further down
 
 struct Bucket {
@@ -32,7 +34,8 @@ struct Bucket {
   int64_t count = 0;
 };
 
-// A place in the order "most likely first, ties by id": a token, how many tokens come before it, and their mass.
+// A place in the order "most likely first, ties by id": a token, how many tokens come before it, and their
+// mass.
 struct Place {
   int32_t id;
   int64_t count_before;
@@ -51,27 +54,27 @@ class Cumulative {
   // The logits are borrowed until the next prepare.
   void prepare(std::span<const float> logits_v, float max, float inverse_temperature) {
     logits_v_ = logits_v;
-    max_ = max;
-    bucket_scale_ = inverse_temperature * (kNumBuckets / kBucketRange);
     if (probability_v_.size() < logits_v.size()) {
       probability_v_.resize(logits_v.size());
+      bucket_v_.resize(logits_v.size());
+      ids_.resize(logits_v.size());
       members_.reserve(logits_v.size());
     }
     GH_PICK(sampling_probabilities)
-    (logits_v.data(), static_cast<int64_t>(logits_v.size()), max, inverse_temperature, probability_v_.data());
+    (logits_v.data(), static_cast<int64_t>(logits_v.size()), max, inverse_temperature,
+     inverse_temperature * (kNumBuckets / kBucketRange), kNumBuckets, probability_v_.data(),
+     bucket_v_.data());
     buckets_.fill({});
     for (size_t v = 0; v < logits_v.size(); ++v) {
-      const uint64_t weight = sampling_weight(probability_v_[v]);
-      if (weight == 0) continue;
-      Bucket& bucket = buckets_[bucket_of(logits_v[v])];
-      bucket.mass += weight;
+      Bucket& bucket = buckets_[bucket_v_[v]];
+      bucket.mass += sampling_weight(probability_v_[v]);
       ++bucket.count;
     }
   }
 
   uint64_t total() const {
     uint64_t sum = 0;
-    for (const Bucket& bucket : buckets_) sum += bucket.mass;
+    for (int b = 0; b < kNumBuckets; ++b) sum += buckets_[b].mass;
     return sum;
   }
 
@@ -99,23 +102,18 @@ class Cumulative {
   }
 
  private:
-  // Monotone: a larger logit is never in a later bucket. Subtraction and multiplication round monotonely.
-  int bucket_of(float logit) const {
-    if (logit == max_) return 0;
-    const float position = (max_ - logit) * bucket_scale_;
-    return position < kNumBuckets - 1 ? static_cast<int>(position) : kNumBuckets - 1;
+  uint64_t weight_of(uint64_t key) const {
+    return sampling_weight(probability_v_[static_cast<uint32_t>(key)]);
   }
-
-  uint64_t weight_of(uint64_t key) const { return sampling_weight(probability_v_[static_cast<uint32_t>(key)]); }
 
   // The first token of bucket b at which `reached` (monotone in the bucket's own running count and mass,
   // that token's included) is true. Expected time linear in the bucket.
   template <class Reached>
   Place find(int b, const Reached& reached) {
+    const int64_t count =
+        GH_PICK(ids_in_bucket)(bucket_v_.data(), static_cast<int64_t>(logits_v_.size()), b, ids_.data());
     members_.clear();
-    for (size_t v = 0; v < logits_v_.size(); ++v)
-      if (bucket_of(logits_v_[v]) == b && sampling_weight(probability_v_[v]) != 0)
-        members_.push_back(order_key(logits_v_[v], static_cast<int32_t>(v)));
+    for (int64_t i = 0; i < count; ++i) members_.push_back(order_key(logits_v_[ids_[i]], ids_[i]));
     auto begin = members_.begin(), end = members_.end();
     Bucket before;
     while (end - begin > 1) {
@@ -131,14 +129,17 @@ class Cumulative {
         begin = middle;
       }
     }
-    return {static_cast<int32_t>(static_cast<uint32_t>(*begin)), before.count, before.mass, weight_of(*begin)};
+    return {static_cast<int32_t>(static_cast<uint32_t>(*begin)), before.count, before.mass,
+            weight_of(*begin)};
   }
 
   std::span<const float> logits_v_;
-  float max_ = 0, bucket_scale_ = 0;
-  std::vector<float> probability_v_;  // grows to the largest V seen
-  std::vector<uint64_t> members_;     // order keys of one bucket
-  std::array<Bucket, kNumBuckets> buckets_;
+  // Each grows to the largest V seen.
+  std::vector<float> probability_v_;
+  std::vector<int32_t> bucket_v_;
+  std::vector<int32_t> ids_;                     // of one bucket
+  std::vector<uint64_t> members_;                // order keys of one bucket
+  std::array<Bucket, kNumBuckets + 1> buckets_;  // the last: tokens without weight
 };
 
 int32_t first_with(std::span<const float> logits_v, float value) {

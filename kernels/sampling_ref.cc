@@ -53,7 +53,8 @@ int32_t sample_ref(std::span<const float> logits_v, const SamplingRule& rule, do
   for (int32_t id : ids)
     cumulative.push_back(sum +=
                          sampling_weight(sampling_probability(logits_v[id], max, 1 / rule.temperature)));
-  const auto nucleus_end = std::lower_bound(cumulative.begin(), cumulative.end(), nucleus_mass(rule.top_p, sum));
+  const auto nucleus_end =
+      std::lower_bound(cumulative.begin(), cumulative.end(), nucleus_mass(rule.top_p, sum));
   const uint64_t target = target_mass(u, *nucleus_end);
   return ids[std::upper_bound(cumulative.begin(), cumulative.end(), target) - cumulative.begin()];
 }
@@ -68,7 +69,9 @@ float log_sum_exp_ref(std::span<const float> logits_v) {
 
 std::vector<int32_t> top_n(std::span<const float> logits_v, int n) {
   const auto value = [&](int32_t id) { return std::isnan(logits_v[id]) ? kNever : logits_v[id]; };
-  const auto better = [&](int32_t a, int32_t b) { return value(a) != value(b) ? value(a) > value(b) : a < b; };
+  const auto better = [&](int32_t a, int32_t b) {
+    return value(a) != value(b) ? value(a) > value(b) : a < b;
+  };
   const size_t count = std::min(logits_v.size(), static_cast<size_t>(std::max(n, 0)));
   // A heap of the best so far, its worst on top; most logits fail the one comparison with it.
   std::vector<int32_t> best;

@@ -1,4 +1,5 @@
-// sampling_simd.cc: passes over a row of logits: maximum, unnormalised probabilities, sum of exponentials.
+// sampling_simd.cc: passes over a row of logits: maximum, unnormalised probabilities and their histogram
+// buckets, one bucket's members, sum of exponentials.
 #include "kernels/simd.h"
 
 namespace guildhall::GH_ISA_NS {
@@ -38,12 +39,46 @@ GH_INLINE Vf probability(Vf logit, Vf top, Vf inverse_temperature) {
 }
 
 void sampling_probabilities(const float* logits, int64_t n, float top, float inverse_temperature,
-                            float* probability_v) {
-  const Vf top_v = splat(top), inverse_v = splat(inverse_temperature);
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    store(probability_v + i, probability(load(logits + i), top_v, inverse_v));
-  if (i < n) store_n(probability_v + i, probability(load_n(logits + i, n - i), top_v, inverse_v), n - i);
+                            float bucket_scale, int32_t num_buckets, float* probability_v,
+                            int32_t* bucket_v) {
+  const Vf top_v = splat(top), inverse_v = splat(inverse_temperature), scale_v = splat(bucket_scale);
+  const Vf last_v = splat(static_cast<float>(num_buckets - 1)), least_v = splat(0x1p-40f);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const int64_t m = n - i < kLanes ? n - i : kLanes;
+    const Vf logit = m == kLanes ? load(logits + i) : load_n(logits + i, m);
+    const Vf p = probability(logit, top_v, inverse_v);
+    // Monotone in the logit: subtraction, multiplication and truncation are. Weightless tokens go to a bucket
+    // past the last.
+    const Vf position = logit == top_v ? zero() : min((top_v - logit) * scale_v, last_v);
+    const Vi bucket = p < least_v ? num_buckets + Vi{} : __builtin_convertvector(position, Vi);
+    if (m == kLanes) {
+      store(probability_v + i, p);
+      store(reinterpret_cast<float*>(bucket_v + i), reinterpret_cast<Vf>(bucket));
+    } else {
+      store_n(probability_v + i, p, m);
+      for (int64_t j = 0; j < m; ++j) bucket_v[i + j] = bucket[j];
+    }
+  }
+}
+
+// The positions of `bucket` in bucket_v, ascending; returns how many. ids has room for n.
+int64_t ids_in_bucket(const int32_t* bucket_v, int64_t n, int32_t bucket, int32_t* ids) {
+  constexpr int64_t kBlock = 64;  // most blocks hold none
+  int64_t count = 0;
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    int32_t any = 0;
+    if (begin + kBlock <= n)
+      for (int64_t i = 0; i < kBlock; ++i) any |= bucket_v[begin + i] == bucket;
+    else
+      any = 1;
+    if (any == 0) continue;
+    const int64_t end = begin + kBlock < n ? begin + kBlock : n;
+    for (int64_t i = begin; i < end; ++i) {
+      ids[count] = static_cast<int32_t>(i);
+      count += bucket_v[i] == bucket;
+    }
+  }
+  return count;
 }
 
 // Sum of exp(logit - top). Blocks of 512 are summed in float, their sums in double.

@@ -1,7 +1,8 @@
 // sampling_weight.h: the integer weight of a token, the common ground of sample_ref and sample_cpu.
-// A weight is exp((logit - max) / temperature) in units of 2^-40, truncated. Sums of integers do not depend on
-// their order, so the two agree on every cumulative sum although one sorts the vocabulary and the other does not.
-// 2^23 tokens of the largest weight still fit 63 bits; a token less likely than 2^-40 times the best is dropped.
+// A weight is exp((logit - max) / temperature) in units of 2^-40, truncated. Sums of integers do not depend
+// on their order, so the two agree on every cumulative sum although one sorts the vocabulary and the other
+// does not. 2^23 tokens of the largest weight still fit 63 bits; a token less likely than 2^-40 times the
+// best is dropped.
 #pragma once
 
 #include <bit>
@@ -11,14 +12,15 @@ namespace guildhall {
 
 inline constexpr float kSamplingUnit = 1099511627776.0f;  // 2^40
 
-// e^x for x <= 0, in multiplications and additions only (nothing fused), so that sampling_simd.cc repeats it bit
-// by bit in any instruction set; within 3e-7 relative. Below -30 (and for NaN) the weight is zero anyway.
+// e^x for x <= 0, in multiplications and additions only (nothing fused), so that sampling_simd.cc repeats it
+// bit by bit in any instruction set; within 3e-7 relative. Below -30 (and for NaN) the weight is zero anyway.
 inline float sampling_exp(float x) {
   x = x > -30.0f ? x : -30.0f;
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   const float shifted = x * 1.44269504f + magic;
   const float n = shifted - magic;
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln2 in two parts; the first product is exact
+  const float r =
+      (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln2 in two parts; the first product is exact
   float p = 1.0f / 5040;
   p = p * r + 1.0f / 720;
   p = p * r + 1.0f / 120;

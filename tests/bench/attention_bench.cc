@@ -1,5 +1,6 @@
-// attention_bench.cc: paged attention (decode and prefill), sampling and the gate at the shapes of real models.
-// Attention's counters: GB/s of keys and values that it has to read once, and GFLOP/s of the products.
+// attention_bench.cc: paged attention (decode and prefill), sampling and the gate at the shapes of real
+// models. Attention's counters: GB/s of keys and values that it has to read once, and GFLOP/s of the
+// products.
 #include <benchmark/benchmark.h>
 
 #include <random>
@@ -35,9 +36,17 @@ void attention(benchmark::State& state, Shape s) {
   Team team({.num_threads = static_cast<int>(num_threads), .spin_ns = 50'000});
   const int64_t blocks = (context + 15) / 16, num_pages = sequences * blocks;
   const int64_t slots = num_pages * 16 * s.num_kv_heads;
-  std::vector<bf16> k(slots * s.k_dim, to_bf16(0.1f)), v(s.values_are_keys ? 0 : slots * s.v_dim, to_bf16(0.2f));
-  const KvPages pages{DType::bf16, num_pages, 16, s.num_kv_heads, s.k_dim, s.v_dim,
-                      s.values_are_keys ? s.k_dim : s.v_dim, k.data(), s.values_are_keys ? k.data() : v.data()};
+  std::vector<bf16> k(slots * s.k_dim, to_bf16(0.1f)),
+      v(s.values_are_keys ? 0 : slots * s.v_dim, to_bf16(0.2f));
+  const KvPages pages{DType::bf16,
+                      num_pages,
+                      16,
+                      s.num_kv_heads,
+                      s.k_dim,
+                      s.v_dim,
+                      s.values_are_keys ? s.k_dim : s.v_dim,
+                      k.data(),
+                      s.values_are_keys ? k.data() : v.data()};
   std::vector<int32_t> table(num_pages), sequence, position;
   for (int64_t p = 0; p < num_pages; ++p) table[p] = static_cast<int32_t>((p * 7919) % num_pages);
   for (int64_t i = 0; i < sequences; ++i) {
@@ -97,8 +106,12 @@ void gate_deepseek_v3(benchmark::State& state) {
   const std::vector<float> logits = random_row(tokens * 256, 1), bias = random_row(256, 0.05f);
   std::vector<int32_t> expert(tokens * 8);
   std::vector<float> weight(tokens * 8);
-  const GateRule rule{.scoring = GateScoring::sigmoid, .group_score = GroupScore::sum_top2, .num_groups = 8,
-                      .top_groups = 4, .normalize = true, .scale = 2.5f};
+  const GateRule rule{.scoring = GateScoring::sigmoid,
+                      .group_score = GroupScore::sum_top2,
+                      .num_groups = 8,
+                      .top_groups = 4,
+                      .normalize = true,
+                      .scale = 2.5f};
   for (auto _ : state)
     gate_topk_cpu(View2<const float>(logits.data(), tokens, 256), bias, rule,
                   View2<int32_t>(expert.data(), tokens, 8), View2<float>(weight.data(), tokens, 8));

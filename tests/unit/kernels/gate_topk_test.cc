@@ -1,4 +1,5 @@
-// gate_topk_test.cc: hand-computed gates of every rule, ties and extremes; then every instruction set against ref.
+// gate_topk_test.cc: hand-computed gates of every rule, ties and extremes; then every instruction set against
+// ref.
 #include "kernels/gate_topk.h"
 
 #include <limits>
@@ -14,15 +15,16 @@ struct Picked {
 };
 using Gate = decltype(gate_topk_ref);
 
-Picked pick(Gate* gate, const std::vector<float>& logits, const std::vector<float>& bias, const GateRule& rule,
-            int64_t top_k) {
+Picked pick(Gate* gate, const std::vector<float>& logits, const std::vector<float>& bias,
+            const GateRule& rule, int64_t top_k) {
   Picked picked{std::vector<int32_t>(top_k, -7), std::vector<float>(top_k, -7)};
   gate(View2<const float>(logits.data(), 1, static_cast<int64_t>(logits.size())), bias, rule,
        View2<int32_t>(picked.experts.data(), 1, top_k), View2<float>(picked.weights.data(), 1, top_k));
   return picked;
 }
 
-void expect_picked(const Picked& picked, const std::vector<int32_t>& experts, const std::vector<double>& weights) {
+void expect_picked(const Picked& picked, const std::vector<int32_t>& experts,
+                   const std::vector<double>& weights) {
   EXPECT_EQ(picked.experts, experts);
   for (size_t k = 0; k < weights.size(); ++k) EXPECT_NEAR(picked.weights[k], weights[k], 2e-6) << k;
 }
@@ -61,23 +63,32 @@ TEST_P(GateTopk, GroupedMaxKeepsTheGroupsOfTheBestExperts) {
          {.group_score = GroupScore::max, .num_groups = 3, .top_groups = 1}, {2, 3}, {0.4, 0.01});
 }
 
-// Sums of two: 0.9 + 0.1 = 1.0 against 0.6 + 0.5 = 1.1: the second group wins although the first holds the best.
+// Sums of two: 0.9 + 0.1 = 1.0 against 0.6 + 0.5 = 1.1: the second group wins although the first holds the
+// best.
 TEST_P(GateTopk, GroupedSumOfTwoPrefersTheBetterPair) {
   expect({logit_of(0.9), logit_of(0.1), logit_of(0.6), logit_of(0.5)}, {},
-         {.scoring = GateScoring::sigmoid, .group_score = GroupScore::sum_top2, .num_groups = 2, .top_groups = 1,
-          .normalize = true, .scale = 2.5f},
+         {.scoring = GateScoring::sigmoid,
+          .group_score = GroupScore::sum_top2,
+          .num_groups = 2,
+          .top_groups = 1,
+          .normalize = true,
+          .scale = 2.5f},
          {2, 3}, {2.5 * 0.6 / 1.1, 2.5 * 0.5 / 1.1});
 }
 
 TEST_P(GateTopk, BiasChoosesButDoesNotWeigh) {
-  expect({logit_of(0.9), logit_of(0.5), logit_of(0.2)}, {0, 0.1f, 0.8f}, {.scoring = GateScoring::sigmoid}, {2, 0},
-         {0.2, 0.9});
+  expect({logit_of(0.9), logit_of(0.5), logit_of(0.2)}, {0, 0.1f, 0.8f}, {.scoring = GateScoring::sigmoid},
+         {2, 0}, {0.2, 0.9});
 }
 
-// All choice scores are negative. Masking by zero instead of -inf would pick experts 2 and 3 of the lost group.
+// All choice scores are negative. Masking by zero instead of -inf would pick experts 2 and 3 of the lost
+// group.
 TEST_P(GateTopk, MaskedExpertsLoseToNegativeScores) {
   expect({logit_of(0.6), logit_of(0.5), logit_of(0.4), logit_of(0.3)}, {-2, -2, -2, -2},
-         {.scoring = GateScoring::sigmoid, .group_score = GroupScore::sum_top2, .num_groups = 2, .top_groups = 1},
+         {.scoring = GateScoring::sigmoid,
+          .group_score = GroupScore::sum_top2,
+          .num_groups = 2,
+          .top_groups = 1},
          {0, 1}, {0.6, 0.5});
 }
 
@@ -87,8 +98,10 @@ TEST_P(GateTopk, TiesGoToTheLowestExpert) {
 }
 
 TEST_P(GateTopk, TiedGroupsGoToTheLowest) {
-  expect({3, 1, 1, 3, 2, 2}, {}, {.group_score = GroupScore::max, .num_groups = 3, .top_groups = 1}, {0, 1}, {});
-  expect({3, 1, 1, 3, 2, 2}, {}, {.group_score = GroupScore::max, .num_groups = 3, .top_groups = 2}, {0, 3, 1}, {});
+  expect({3, 1, 1, 3, 2, 2}, {}, {.group_score = GroupScore::max, .num_groups = 3, .top_groups = 1}, {0, 1},
+         {});
+  expect({3, 1, 1, 3, 2, 2}, {}, {.group_score = GroupScore::max, .num_groups = 3, .top_groups = 2},
+         {0, 3, 1}, {});
 }
 
 TEST_P(GateTopk, OneExpert) {
@@ -102,7 +115,10 @@ TEST_P(GateTopk, AllExperts) {
 
 TEST_P(GateTopk, GroupsOfOneExpert) {
   expect({logit_of(0.2), logit_of(0.7), logit_of(0.4)}, {},
-         {.scoring = GateScoring::sigmoid, .group_score = GroupScore::sum_top2, .num_groups = 3, .top_groups = 2},
+         {.scoring = GateScoring::sigmoid,
+          .group_score = GroupScore::sum_top2,
+          .num_groups = 3,
+          .top_groups = 2},
          {1, 2}, {0.7, 0.4});
 }
 
@@ -123,12 +139,19 @@ struct Shape {
 
 TEST_P(GateTopk, MatchesRefAtOddSizes) {
   const GateRule v2{.group_score = GroupScore::max, .num_groups = 8, .top_groups = 3, .scale = 16};
-  const GateRule v3{.scoring = GateScoring::sigmoid, .group_score = GroupScore::sum_top2, .num_groups = 8,
-                    .top_groups = 4, .normalize = true, .scale = 2.5f};
-  const Shape shapes[] = {{3, 1, 1, {}, false},    {5, 7, 3, {}, false},
+  const GateRule v3{.scoring = GateScoring::sigmoid,
+                    .group_score = GroupScore::sum_top2,
+                    .num_groups = 8,
+                    .top_groups = 4,
+                    .normalize = true,
+                    .scale = 2.5f};
+  const Shape shapes[] = {{3, 1, 1, {}, false},
+                          {5, 7, 3, {}, false},
                           {4, 17, 17, {.normalize = true}, false},
-                          {9, 60, 4, {}, false},   {9, 160, 6, v2, false},
-                          {9, 256, 8, v3, true},   {0, 256, 8, v3, true},
+                          {9, 60, 4, {}, false},
+                          {9, 160, 6, v2, false},
+                          {9, 256, 8, v3, true},
+                          {0, 256, 8, v3, true},
                           {2, 384, 8, {.scoring = GateScoring::sigmoid, .normalize = true}, true}};
   for (const Shape& s : shapes) {
     const std::vector<float> logits = random_floats(s.tokens * s.experts, 3, 2);

@@ -1,4 +1,5 @@
-// paged_attention_test.cc: every shape against the reference, and the row rule: chunks, batch, team, page order.
+// paged_attention_test.cc: every shape against the reference, and the row rule: chunks, batch, team, page
+// order.
 #include "kernels/paged_attention.h"
 
 #include <algorithm>
@@ -19,7 +20,8 @@ struct Shape {
 // A cache of shuffled pages for a few sequences, and the queries, keys and values of all their tokens.
 class Cache {
  public:
-  Cache(const Shape& shape, DType dtype, int64_t block_size, std::vector<int64_t> lengths, uint32_t page_seed = 1)
+  Cache(const Shape& shape, DType dtype, int64_t block_size, std::vector<int64_t> lengths,
+        uint32_t page_seed = 1)
       : shape_(shape), lengths_(std::move(lengths)) {
     int64_t blocks_per_sequence = 0;
     for (int64_t length : lengths_)
@@ -40,8 +42,15 @@ class Cache {
     }
     void* k = dtype == DType::f32 ? static_cast<void*>(k_.data()) : half_k_.data();
     void* v = dtype == DType::f32 ? static_cast<void*>(v_.data()) : half_v_.data();
-    pages_ = {dtype, num_pages, block_size, shape.num_kv_heads, shape.k_dim, shape.v_dim,
-              shape.values_are_keys ? shape.k_dim : shape.v_dim, k, shape.values_are_keys ? k : v};
+    pages_ = {dtype,
+              num_pages,
+              block_size,
+              shape.num_kv_heads,
+              shape.k_dim,
+              shape.v_dim,
+              shape.values_are_keys ? shape.k_dim : shape.v_dim,
+              k,
+              shape.values_are_keys ? k : v};
     for (size_t s = 0; s < lengths_.size(); ++s) {
       const auto seed = static_cast<uint32_t>(10 * s);
       q_.push_back(random_floats(lengths_[s] * shape.num_heads * shape.k_dim, seed + 1));
@@ -123,7 +132,8 @@ class Cache {
 
 void expect_same_bits(std::span<const float> a, std::span<const float> b) {
   ASSERT_EQ(a.size(), b.size());
-  for (size_t i = 0; i < a.size(); ++i) ASSERT_TRUE(same_bits(a[i], b[i])) << i << ": " << a[i] << " " << b[i];
+  for (size_t i = 0; i < a.size(); ++i)
+    ASSERT_TRUE(same_bits(a[i], b[i])) << i << ": " << a[i] << " " << b[i];
 }
 
 constexpr Shape kShapes[] = {
@@ -135,8 +145,8 @@ constexpr Shape kShapes[] = {
     {2, 1, 576, 512, true},   // MLA
 };
 
-// Scores err by D roundings of q.k / sqrt(D), about sqrt(D) * eps relative to their spread of one; that passes to p,
-// and the output is an average of values of about one.
+// Scores err by D roundings of q.k / sqrt(D), about sqrt(D) * eps relative to their spread of one; that
+// passes to p, and the output is an average of values of about one.
 double tolerance(const Shape& shape) { return 1e-6 * (4 + std::sqrt(static_cast<double>(shape.k_dim))); }
 
 using PagedAttention = IsaTest;
@@ -223,13 +233,15 @@ TEST_P(PagedAttention, ATokensBitsDependOnItsOwnContextOnly) {
 TEST_P(PagedAttention, LaterTokensOfAChunkDoNotTouchEarlierOnes) {
   Team team({.num_threads = 1});
   const Shape shape{2, 1, 8, 8, false};
-  std::vector<float> q = random_floats(3 * 2 * 8, 1), k = random_floats(3 * 8, 2), v = random_floats(3 * 8, 3);
+  std::vector<float> q = random_floats(3 * 2 * 8, 1), k = random_floats(3 * 8, 2),
+                     v = random_floats(3 * 8, 3);
   for (int i = 16; i < 24; ++i) k[i] = v[i] = std::numeric_limits<float>::quiet_NaN();
   std::vector<float> cache_k(4 * 8), cache_v(4 * 8), out(3 * 2 * 8);
   const KvPages pages{DType::f32, 1, 4, 1, 8, 8, 8, cache_k.data(), cache_v.data()};
   const std::vector<int32_t> sequence = {0, 0, 0}, position = {0, 1, 2}, table = {0};
   const AttentionBatch batch{sequence, position, View2<const int32_t>(table.data(), 1, 1)};
-  kv_write_cpu(team, View3<const float>(k.data(), 3, 1, 8), View3<const float>(v.data(), 3, 1, 8), batch, pages);
+  kv_write_cpu(team, View3<const float>(k.data(), 3, 1, 8), View3<const float>(v.data(), 3, 1, 8), batch,
+               pages);
   paged_attention_cpu(team, View3<const float>(q.data(), 3, shape.num_heads, 8), batch, pages, 0.3f,
                       View3<float>(out.data(), 3, shape.num_heads, 8));
   for (int i = 0; i < 32; ++i) EXPECT_FALSE(std::isnan(out[i])) << i;

@@ -43,7 +43,8 @@ TEST(Permute, GroupsRowsByExpertAndUnpermuteUndoesIt) {
   group_by_expert_cpu(expert_p, offset_e, position_p);
 
   const View2<const float> x_th(x.data(), kTokens, kHidden);
-  std::vector<float> grouped(kPairs * kHidden), ref_grouped(grouped.size()), y(grouped.size()), ref_y(y.size());
+  std::vector<float> grouped(kPairs * kHidden), ref_grouped(grouped.size()), y(grouped.size()),
+      ref_y(y.size());
   const View2<float> grouped_ph(grouped.data(), kPairs, kHidden);
   permute_cpu(x_th, row_p, position_p, grouped_ph);
   permute_ref(x_th, row_p, position_p, View2<float>(ref_grouped.data(), kPairs, kHidden));

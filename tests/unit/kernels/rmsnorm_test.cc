@@ -9,8 +9,9 @@ namespace {
 using RmsNorm = IsaTest;
 INSTANTIATE_TEST_SUITE_P(Isa, RmsNorm, testing::ValuesIn(available_isas()), isa_name);
 
-// Squares and their sum are rounded in float: a relative error of at most (number of additions per lane + log2
-// lanes) * epsilon / 2 under the root, plus a few roundings. Divided by 4 lanes the worst case is H/4 additions.
+// Squares and their sum are rounded in float: a relative error of at most (number of additions per lane +
+// log2 lanes) * epsilon / 2 under the root, plus a few roundings. Divided by 4 lanes the worst case is H/4
+// additions.
 double tolerance(int64_t hidden) { return (static_cast<double>(hidden) / 4 + 8) * 1.2e-7; }
 
 TEST_P(RmsNorm, MatchesRefAtOddSizes) {
@@ -24,7 +25,8 @@ TEST_P(RmsNorm, MatchesRefAtOddSizes) {
       rmsnorm_cpu(team, x_th, w, 1e-6f, View2<float>(y.data(), tokens, hidden));
       rmsnorm_ref(x_th, w, 1e-6f, View2<float>(expected.data(), tokens, hidden));
       for (size_t i = 0; i < y.size(); ++i)
-        ASSERT_NEAR(y[i], expected[i], tolerance(hidden) * std::abs(expected[i]) + 1e-12) << hidden << " " << i;
+        ASSERT_NEAR(y[i], expected[i], tolerance(hidden) * std::abs(expected[i]) + 1e-12)
+            << hidden << " " << i;
     }
   }
 }

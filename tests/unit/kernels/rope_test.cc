@@ -42,8 +42,8 @@ TEST(RopeFrequencies, LinearDividesByTheFactor) {
 
 // DeepSeek-V2-Lite and V3: ramp from 10 to 23.
 TEST(RopeFrequencies, YarnRampOfDeepSeek) {
-  const RopeParams p{.dim = 64, .theta = 10000, .scaling = RopeScaling::yarn, .factor = 40,
-                     .original_max_position = 4096};
+  const RopeParams p{
+      .dim = 64, .theta = 10000, .scaling = RopeScaling::yarn, .factor = 40, .original_max_position = 4096};
   const Ramp ramp = ramp_of(p);
   EXPECT_EQ(ramp.first_changed, 11);
   EXPECT_EQ(ramp.first_full, 23);
@@ -53,8 +53,13 @@ TEST(RopeFrequencies, YarnRampOfDeepSeek) {
 
 // Kimi-K2: theta 50000, both betas 1: ramp from 19 to 20.
 TEST(RopeFrequencies, YarnRampOfKimi) {
-  const RopeParams p{.dim = 64, .theta = 50000, .scaling = RopeScaling::yarn, .factor = 32,
-                     .original_max_position = 4096, .beta_fast = 1, .beta_slow = 1};
+  const RopeParams p{.dim = 64,
+                     .theta = 50000,
+                     .scaling = RopeScaling::yarn,
+                     .factor = 32,
+                     .original_max_position = 4096,
+                     .beta_fast = 1,
+                     .beta_slow = 1};
   const Ramp ramp = ramp_of(p);
   EXPECT_EQ(ramp.first_changed, 20);
   EXPECT_EQ(ramp.first_full, 20);
@@ -62,8 +67,12 @@ TEST(RopeFrequencies, YarnRampOfKimi) {
 
 // gpt-oss: the ramp's ends 8.0928 and 17.3980 are not rounded.
 TEST(RopeFrequencies, YarnRampWithoutTruncation) {
-  const RopeParams p{.dim = 64, .theta = 150000, .scaling = RopeScaling::yarn, .factor = 32,
-                     .original_max_position = 4096, .truncate = false};
+  const RopeParams p{.dim = 64,
+                     .theta = 150000,
+                     .scaling = RopeScaling::yarn,
+                     .factor = 32,
+                     .original_max_position = 4096,
+                     .truncate = false};
   const std::vector<double> inverse = rope_inverse_frequencies(p);
   const double ramp = (12 - 8.0928) / (17.3980 - 8.0928), theta_12 = std::pow(150000.0, -24.0 / 64);
   EXPECT_NEAR(inverse[12], theta_12 * (1 - ramp) + theta_12 / 32 * ramp, theta_12 * 1e-5);
@@ -72,8 +81,13 @@ TEST(RopeFrequencies, YarnRampWithoutTruncation) {
 }
 
 TEST(RopeFrequencies, Llama3KeepsShortWavesAndSlowsLongOnes) {
-  const RopeParams p{.dim = 128, .theta = 500000, .scaling = RopeScaling::llama3, .factor = 8,
-                     .original_max_position = 8192, .low_freq_factor = 1, .high_freq_factor = 4};
+  const RopeParams p{.dim = 128,
+                     .theta = 500000,
+                     .scaling = RopeScaling::llama3,
+                     .factor = 8,
+                     .original_max_position = 8192,
+                     .low_freq_factor = 1,
+                     .high_freq_factor = 4};
   RopeParams plain = p;
   plain.scaling = RopeScaling::none;
   const std::vector<double> before = rope_inverse_frequencies(plain), after = rope_inverse_frequencies(p);
@@ -94,8 +108,12 @@ TEST(RopeFrequencies, Llama3KeepsShortWavesAndSlowsLongOnes) {
 }
 
 TEST(RopeTableTest, HoldsCosAndSinTimesTheAttentionFactorAtEveryPosition) {
-  const RopeTable table = make_rope_table({.dim = 4, .theta = 100, .scaling = RopeScaling::yarn, .factor = 1,
-                                           .original_max_position = 64, .attention_factor = 1.25},
+  const RopeTable table = make_rope_table({.dim = 4,
+                                           .theta = 100,
+                                           .scaling = RopeScaling::yarn,
+                                           .factor = 1,
+                                           .original_max_position = 64,
+                                           .attention_factor = 1.25},
                                           50);
   EXPECT_EQ(table.cos_pd.size(), 100u);
   EXPECT_FLOAT_EQ(table.cos_pd[0], 1.25f);

@@ -122,7 +122,8 @@ TEST_P(Sampling, InfinitiesAndNans) {
   EXPECT_EQ(shares({1, kInf, 2, kInf}, {}).size(), 2u);
   EXPECT_EQ(shares({1, kInf, 2, kInf}, {}).count(1), 1u);
   EXPECT_EQ(sample_cpu(std::vector<float>{-kInf, 3, kNan}, {.temperature = 0}, 0), 1);
-  for (const SamplingRule& rule : {SamplingRule{}, SamplingRule{.temperature = 0}, SamplingRule{.top_k = 2}}) {
+  for (const SamplingRule& rule :
+       {SamplingRule{}, SamplingRule{.temperature = 0}, SamplingRule{.top_k = 2}}) {
     EXPECT_EQ(shares({-kInf, -kInf}, rule).count(0), 1u);
     EXPECT_EQ(shares({kNan, kNan, kNan}, rule).count(0), 1u);
   }
@@ -134,11 +135,13 @@ TEST_P(Sampling, CpuEqualsRefOnThousandsOfRandomRows) {
   const auto one_of = [&](auto values) { return values[generator() % values.size()]; };
   for (int trial = 0; trial < 4000; ++trial) {
     const int64_t vocabulary = one_of(std::vector<int64_t>{1, 2, 3, 15, 16, 17, 100, 257, 1000});
-    std::vector<float> logits = random_floats(vocabulary, generator(), one_of(std::vector<float>{0.01f, 1, 5, 100}));
+    std::vector<float> logits =
+        random_floats(vocabulary, generator(), one_of(std::vector<float>{0.01f, 1, 5, 100}));
     const float step = one_of(std::vector<float>{0, 0.25f, 1, 1000});  // a coarse grid makes ties
     for (float& x : logits) {
       if (step > 0) x = std::round(x / step) * step;
-      if (trial % 5 == 0 && generator() % 8 == 0) x = one_of(std::vector<float>{-kInf, kNan, -0.0f, 0.0f, -1e30f});
+      if (trial % 5 == 0 && generator() % 8 == 0)
+        x = one_of(std::vector<float>{-kInf, kNan, -0.0f, 0.0f, -1e30f});
     }
     const SamplingRule rule{one_of(std::vector<float>{0, 0.01f, 0.7f, 1, 1, 3, 100}),
                             one_of(std::vector<float>{1e-6f, 0.1f, 0.5f, 0.9f, 0.99f, 1, 1}),
@@ -154,8 +157,8 @@ TEST_P(Sampling, CpuEqualsRefOnALargeVocabulary) {
   const std::vector<float> spread = random_floats(150001, 1, 3), equal(150001, 2.5f);
   std::vector<float> outlier = random_floats(150001, 2, 1e-3f);  // one bucket holds nearly everything
   outlier[77] = 5;
-  for (const std::span<const float> logits : {std::span<const float>(spread), std::span<const float>(equal),
-                                              std::span<const float>(outlier)})
+  for (const std::span<const float> logits :
+       {std::span<const float>(spread), std::span<const float>(equal), std::span<const float>(outlier)})
     for (const SamplingRule& rule : {SamplingRule{}, SamplingRule{.top_p = 0.9f}, SamplingRule{.top_k = 40},
                                      SamplingRule{.temperature = 2, .top_p = 0.5f, .top_k = 100000}})
       for (double u : {0.3, 0.999999}) ASSERT_EQ(sample_cpu(logits, rule, u), sample_ref(logits, rule, u));
