@@ -26,7 +26,8 @@ struct LinearBlock {
 inline constexpr int64_t kBlockT = 96, kBlockN = 64, kBlockK = 1024;
 // Rows of packed W are this much longer than kBlockK, so that they do not all map to the same cache set.
 inline constexpr int64_t kPackedStride = kBlockK + 16;
-inline constexpr int64_t kMaxLanes = 16;
-inline constexpr int64_t kLinearScratchFloats = kBlockN * kPackedStride + kBlockT * kBlockN * kMaxLanes;
+inline constexpr int64_t kMaxLanes = 16, kMaxTileT = 6;
+inline constexpr int64_t kLinearScratchFloats =
+    (kBlockN + kMaxTileT) * kPackedStride + kBlockT * kBlockN * kMaxLanes;
 
 }  // namespace guildhall

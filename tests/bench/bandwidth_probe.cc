@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <ctime>
+#include <vector>
 
 #include "base/check.h"
 #include "base/clock.h"
@@ -43,7 +44,7 @@ GH_WIDE uint64_t sum_chunk(const char* p) {
 }
 
 constexpr int kChains = 12;
-constexpr int64_t kChainSteps = 200'000;
+constexpr int64_t kChainSteps = 2'000'000;
 
 // Floating-point operations done.
 template <class V>
@@ -68,6 +69,11 @@ __attribute__((target("avx512f,fma"), noinline)) int64_t chains_avx512(float* si
 __attribute__((target("avx2,fma"), noinline)) int64_t chains_avx2(float* sink) { return run_chains<V8>(sink); }
 #endif
 __attribute__((noinline)) int64_t chains_portable(float* sink) { return run_chains<V4>(sink); }
+
+double median(std::vector<double> rates) {
+  std::sort(rates.begin(), rates.end());
+  return rates[rates.size() / 2];
+}
 
 int64_t chains(float* sink) {
 #if defined(__x86_64__)
@@ -101,19 +107,19 @@ HugeBuffer::HugeBuffer(int64_t bytes, Team& team) : bytes_(bytes / kChunkBytes *
 HugeBuffer::~HugeBuffer() { munmap(data_, static_cast<size_t>(bytes_)); }
 
 double read_bandwidth(Team& team, const HugeBuffer& buffer) {
-  double best = 0;
+  std::vector<double> rates;
   volatile uint64_t sink = 0;
   for (int pass = 0; pass < kPasses; ++pass) {
     const double begin = bench_seconds(team);
     team.parallel_for(buffer.bytes() / kChunkBytes,
                       [&](int64_t i) { sink = sum_chunk(buffer.data() + i * kChunkBytes); });
-    best = std::max(best, static_cast<double>(buffer.bytes()) / (bench_seconds(team) - begin));
+    rates.push_back(static_cast<double>(buffer.bytes()) / (bench_seconds(team) - begin));
   }
-  return best;
+  return median(rates);
 }
 
 double peak_flops(Team& team) {
-  double best = 0;
+  std::vector<double> rates;
   for (int pass = 0; pass < kPasses; ++pass) {
     constexpr int64_t kTasksPerThread = 8;
     int64_t flops_per_task = 0;
@@ -125,9 +131,9 @@ double peak_flops(Team& team) {
       if (local == 12345.0f) std::abort();  // uses the result
     });
     const double flops = static_cast<double>(flops_per_task * kTasksPerThread * team.num_threads());
-    best = std::max(best, flops / (bench_seconds(team) - begin));
+    rates.push_back(flops / (bench_seconds(team) - begin));
   }
-  return best;
+  return median(rates);
 }
 
 }  // namespace guildhall

@@ -31,7 +31,7 @@ class HugeBuffer {
   int64_t bytes_;
 };
 
-// Bytes per second that the team reads from the buffer, best of a few passes; the buffer must be far larger than
+// Bytes per second that the team reads from the buffer, the median of a few passes; the buffer must be far larger than
 // the last-level cache.
 double read_bandwidth(Team& team, const HugeBuffer& buffer);
 
