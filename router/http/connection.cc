@@ -29,7 +29,7 @@ constexpr auto kAwaitTuple = asio::as_tuple(asio::use_awaitable);
 
 // How long a closing connection goes on discarding input, so that the client reads our answer rather than a
 // reset.
-constexpr std::chrono::milliseconds kLingerAfterRefusal{10'000};
+constexpr std::chrono::milliseconds kLingerAfterLargeBody{10'000};
 constexpr std::chrono::milliseconds kLingerAfterAnswer{2'000};
 
 class BeastConnection final : public Connection, public std::enable_shared_from_this<BeastConnection> {
@@ -88,7 +88,7 @@ Task<void> BeastConnection::run() {
     std::chrono::milliseconds linger = kLingerAfterAnswer;
     if (read == Read::refused) {
       request_.keep_alive = false;
-      linger = kLingerAfterRefusal;
+      if (refusal_.http_status == 413) linger = kLingerAfterLargeBody;
       log_debug("http_refused", "request_id={} status={} reason={}", request_.request_id,
                 refusal_.http_status, refusal_.code);
       std::string bytes = to_bytes(error_reply(refusal_), request_);
