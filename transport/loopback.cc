@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <charconv>
 #include <deque>
+#include <thread>
 #include <unordered_map>
 
 #include "base/check.h"
@@ -227,6 +228,7 @@ void LoopbackEnd::wait(std::chrono::nanoseconds timeout) {
   const WaitOptions& options = fabric_->wait;
   const auto spin_until = options.mode == WaitMode::spin ? deadline : std::min(deadline, Clock::now() + options.spin);
   while (!mailbox_->something.load(std::memory_order_acquire) && Clock::now() < spin_until) {
+    if (options.mode == WaitMode::adaptive) std::this_thread::yield();  // the sender may need this core
   }
   std::unique_lock lock(mailbox_->mutex);
   mailbox_->changed.wait_until(lock, deadline, [&] { return mailbox_->something.load(); });

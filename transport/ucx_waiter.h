@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <thread>
 
 #include "base/status.h"
 #include "transport/wait_options.h"
@@ -59,7 +60,13 @@ void UcxWaiter::wait(std::chrono::nanoseconds timeout, std::chrono::nanoseconds 
     if (take_wake() || ready()) return;
     const Time now = Clock::now();
     if (now >= deadline) return;
-    if (now < spin_until || !arm()) continue;
+    if (now < spin_until) {
+      // Whoever we wait for may need this very core: measured on a full machine, spinning without this costs each
+      // frame the whole spin (27 us over tcp, 5 with it; shared memory 26 and 1).
+      if (options_.mode == WaitMode::adaptive) std::this_thread::yield();
+      continue;
+    }
+    if (!arm()) continue;
     if (sleep(std::min<std::chrono::nanoseconds>(deadline - now, longest_sleep))) return;
   }
 }
