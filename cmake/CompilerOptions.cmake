@@ -14,7 +14,7 @@ if(CCACHE_PROGRAM)
 endif()
 
 if(GUILDHALL_SANITIZE)
-  add_compile_options(-fsanitize=${GUILDHALL_SANITIZE} -fno-omit-frame-pointer)
+  add_compile_options(-O1 -fsanitize=${GUILDHALL_SANITIZE} -fno-omit-frame-pointer)
   add_link_options(-fsanitize=${GUILDHALL_SANITIZE})
 endif()
 

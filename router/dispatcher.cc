@@ -97,9 +97,12 @@ void Dispatcher::route(View2<const int32_t> expert_tk, View2<const float> weight
     w.row_token.clear(), w.pair_slot.clear(), w.pairs.clear();
     w.awaited = false;
   }
+  touched_e_.assign(worker_e.size(), 0);
   for (int64_t t = 0; t < expert_tk.rows; ++t) {
     for (int64_t k = 0; k < expert_tk.cols; ++k) {
       const int32_t expert = expert_tk(t, k);
+      counters_.experts_touched += 1 - touched_e_[static_cast<size_t>(expert)];
+      touched_e_[static_cast<size_t>(expert)] = 1;
       Worker& w = workers_[static_cast<size_t>(worker_e[static_cast<size_t>(expert)])];
       if (w.row_token.empty() || w.row_token.back() != t) w.row_token.push_back(static_cast<int32_t>(t));
       w.pair_slot.push_back(static_cast<int32_t>(t * expert_tk.cols + k));

@@ -28,7 +28,7 @@ struct DispatcherOptions {
 };
 
 struct DispatchCounters {
-  int64_t dispatches = 0, pairs = 0, bytes_sent = 0, bytes_received = 0, stale_frames = 0;
+  int64_t dispatches = 0, pairs = 0, experts_touched = 0, bytes_sent = 0, bytes_received = 0, stale_frames = 0;
 };
 
 class Dispatcher final : public ExchangeHandler {
@@ -98,6 +98,7 @@ class Dispatcher final : public ExchangeHandler {
   View2<const float> weight_tk_;
   std::vector<float> rows_ph_;           // [T*K, H] answers
   std::vector<int32_t> index_tk_;        // [T, K] into rows_ph_
+  std::vector<uint8_t> touched_e_;       // [E] of the layer: got a row this step
   DispatchCounters counters_;
 };
 

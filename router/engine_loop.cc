@@ -17,12 +17,6 @@ Status unavailable(std::string message) { return {Code::unavailable, std::move(m
 
 }  // namespace
 
-Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options, const ModelSpec& spec,
-                                               const DenseWeights& weights, Exchange& exchange) {
-  GH_ASSIGN(auto cache, KvCache::create(spec, options.kv_cache));
-  return std::unique_ptr<Engine>(new Engine(std::move(options), spec, weights, exchange, std::move(cache)));
-}
-
 Engine::Engine(EngineOptions options, const ModelSpec& spec, const DenseWeights& weights, Exchange& exchange,
                std::unique_ptr<KvCache> cache)
     : options_(std::move(options)),
@@ -97,7 +91,9 @@ void Engine::attach_worker(int32_t worker, std::string name, std::string exchang
       options_.on_worker_lost(worker, peer.error());
       return;
     }
-    log_info("worker_attached", "worker={} transport=\"{}\"", name, exchange_.describe(*peer));
+    const std::string transport = exchange_.describe(*peer);
+    log_info("worker_attached", "worker={} transport=\"{}\"", name, transport);
+    options_.on_worker_attached(worker, transport);
     dispatcher_.attach(worker, name, *peer, generation);
   });
 }
@@ -303,6 +299,7 @@ void Engine::publish_counters() {
   counters_.waiting = scheduler_.num_waiting();
   counters_.kv_pages_total = cache_->num_pages();
   counters_.kv_pages_used = cache_->num_pages() - cache_->num_free();
+  counters_.experts_touched = dispatcher_.counters().experts_touched;
   counters_.kernel_ns = clock_.kernel_ns();
   counters_.exchange_ns = clock_.exchange_ns();
 }

@@ -23,20 +23,21 @@ namespace guildhall {
 struct EngineOptions {
   SchedulerOptions scheduler;
   DispatcherOptions dispatcher;
-  KvCacheOptions kv_cache;
   TeamOptions team;
   int64_t max_waiting = 1024;
   int64_t max_model_len = 0;
   int64_t sampled_vocab = 0;                 // ids from here on are padding of the matrix, never sampled
   std::chrono::nanoseconds recovery_timeout{};
-  std::function<void(int32_t worker, const Status&)> on_worker_lost;  // called on the engine thread
+  // Called on the engine thread.
+  std::function<void(int32_t worker, const std::string& transport)> on_worker_attached;
+  std::function<void(int32_t worker, const Status& why)> on_worker_lost;
 };
 
 class Engine final : public EngineClient {
  public:
   // Borrowed: spec, weights, exchange. The engine thread owns the exchange from run() on.
-  static Result<std::unique_ptr<Engine>> create(EngineOptions options, const ModelSpec& spec,
-                                                const DenseWeights& weights, Exchange& exchange);
+  Engine(EngineOptions options, const ModelSpec& spec, const DenseWeights& weights, Exchange& exchange,
+         std::unique_ptr<KvCache> cache);
   ~Engine() override;
 
   Result<RequestId> submit(EngineRequest request, EventSink sink) override;
@@ -67,8 +68,6 @@ class Engine final : public EngineClient {
     bool sampled;
   };
 
-  Engine(EngineOptions options, const ModelSpec& spec, const DenseWeights& weights, Exchange& exchange,
-         std::unique_ptr<KvCache> cache);
   void post(std::function<void()> command);
   bool run_commands();
   void wait_for_work();

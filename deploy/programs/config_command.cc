@@ -1,0 +1,45 @@
+#include "deploy/programs/config_command.h"
+
+#include <fmt/format.h>
+
+#include "base/units.h"
+#include "deploy/programs/model_files.h"
+#include "deploy/programs/settings.h"
+#include "experts/expert_loader.h"
+#include "proto/config_yaml.h"
+#include "router/placement.h"
+
+namespace guildhall {
+namespace {
+
+Result<void> check_workers(const config::Config& config, const ModelSpec& spec) {
+  const Placement placement = even_split(spec, config.experts().workers_size(), 1);
+  for (int i = 0; i < config.experts().workers_size(); ++i) {
+    const config::Worker& worker = config.experts().workers(i);
+    const ExpertsOfLayer experts = placement.experts_of(i);
+    const Result<void> fits = check_memory(spec, experts, worker.memory_bytes());
+    if (fits.has_error())
+      return Status{fits.error().code, fmt::format("worker {}: {}", worker.name(), fits.error().message)};
+    int64_t count = 0;
+    for (const auto& layer : experts) count += static_cast<int64_t>(layer.size());
+    fmt::print("# worker {}: {} experts, {}\n", worker.name(), count, format_bytes(count * expert_bytes(spec)));
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<void> check_config_file(const std::filesystem::path& file) {
+  GH_ASSIGN(const config::Config config, read_config(file));
+  fmt::print("{}", describe_config(config));
+  GH_ASSIGN(const ModelSpec spec, read_spec(config));
+  GH_ASSIGN(const auto tokenizer, read_tokenizer(config, spec));
+  GH_ASSIGN(const int64_t model_len, max_model_len(config, spec));
+  GH_ASSIGN(const auto cache, KvCache::create(spec, kv_cache_options(config, spec, model_len)));
+  fmt::print("# model: {}, {} layers, {} experts top-{}, vocabulary {}\n", spec.model_type, spec.num_layers,
+             spec.moe.num_experts, spec.moe.top_k, tokenizer->vocab_size());
+  fmt::print("# context: {} tokens; KV cache: {} tokens\n", model_len, cache->capacity_tokens());
+  return check_workers(config, spec);
+}
+
+}  // namespace guildhall

@@ -1,0 +1,56 @@
+#include "deploy/programs/control_thread.h"
+
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <csignal>
+#include <thread>
+
+namespace guildhall {
+namespace {
+constexpr std::chrono::milliseconds kLastWords{200};  // for goodbyes that are queued on links
+}
+
+struct ControlThread::Impl {
+  explicit Impl(std::function<void()> on_signal_) : on_signal(std::move(on_signal_)) {}
+
+  void wait_for_signal() {
+    signals.async_wait([this](const boost::system::error_code& error, int) {
+      if (error) return;
+      on_signal();
+      wait_for_signal();
+    });
+  }
+
+  boost::asio::io_context io{1};
+  boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work{io.get_executor()};
+  boost::asio::signal_set signals{io, SIGTERM, SIGINT};
+  boost::asio::steady_timer last_words{io};
+  std::function<void()> on_signal;
+  std::thread thread;
+};
+
+ControlThread::ControlThread(std::function<void()> on_signal) : impl_(std::make_unique<Impl>(std::move(on_signal))) {
+  impl_->wait_for_signal();
+}
+
+ControlThread::~ControlThread() { stop(); }
+
+boost::asio::io_context& ControlThread::io() { return impl_->io; }
+
+void ControlThread::start() {
+  impl_->thread = std::thread([this] { impl_->io.run(); });
+}
+
+void ControlThread::stop() {
+  if (!impl_->thread.joinable()) return;
+  boost::asio::post(impl_->io, [this] {
+    impl_->last_words.expires_after(kLastWords);
+    impl_->last_words.async_wait([this](const boost::system::error_code&) { impl_->io.stop(); });
+  });
+  impl_->thread.join();
+}
+
+}  // namespace guildhall

@@ -1,0 +1,28 @@
+// control_thread.h: the io_context of a process's control plane, its thread, and the signals that end the process.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+namespace boost::asio {
+class io_context;
+}
+
+namespace guildhall {
+
+class ControlThread {
+ public:
+  // `on_signal` is called on the thread for each SIGTERM or SIGINT.
+  explicit ControlThread(std::function<void()> on_signal);
+  ~ControlThread();  // stop()
+
+  boost::asio::io_context& io();
+  void start();
+  void stop();  // runs what is due within a moment, then ends the thread
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace guildhall

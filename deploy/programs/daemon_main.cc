@@ -1,0 +1,42 @@
+#include "deploy/programs/daemon_main.h"
+
+#include <fmt/format.h>
+#include <signal.h>
+
+#include <CLI/CLI.hpp>
+
+#include "base/log.h"
+#include "proto/config_yaml.h"
+
+namespace guildhall {
+
+int daemon_main(int argc, char** argv, const DaemonOptions& options,
+                const std::function<Result<void>(config::Config, const std::string& name)>& run) {
+  CLI::App app(options.description, options.program);
+  app.set_version_flag("--version", std::string(GUILDHALL_VERSION));
+  std::string file, name;
+  app.add_option("--config", file, "Configuration file (YAML)")->required();
+  auto* name_option = app.add_option("--name", name, "Which process of the configuration this is");
+  if (options.needs_name) name_option->required();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+
+  signal(SIGPIPE, SIG_IGN);
+  Result<config::Config> config = read_config(file);
+  if (config.has_error()) {
+    fmt::print(stderr, "{}\n", config.error().message);
+    return 2;
+  }
+  init_log(name.empty() ? options.program : name, config->log().level());
+  const Result<void> served = run(std::move(*config), name);
+  if (served.has_error()) {
+    log_error("fatal", "{}", to_string(served.error()));
+    return 1;
+  }
+  return 0;
+}
+
+}  // namespace guildhall

@@ -1,0 +1,22 @@
+// daemon_main.h: what both daemons' main() share: options, the configuration file, the log, and exit codes:
+// 0 orderly end, 1 could not start or go on, 2 bad command line or configuration.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "base/status.h"
+#include "proto/config.pb.h"
+
+namespace guildhall {
+
+struct DaemonOptions {
+  std::string program;          // "guildhall-router"
+  std::string description;
+  bool needs_name = false;      // --name is required
+};
+
+int daemon_main(int argc, char** argv, const DaemonOptions& options,
+                const std::function<Result<void>(config::Config, const std::string& name)>& run);
+
+}  // namespace guildhall

@@ -1,0 +1,51 @@
+// guildhall: the operator's command: up, config check.
+#include <fmt/format.h>
+#include <signal.h>
+
+#include <CLI/CLI.hpp>
+
+#include "base/log.h"
+#include "deploy/programs/config_command.h"
+#include "deploy/programs/up.h"
+
+namespace guildhall {
+namespace {
+
+int report(const Result<void>& result) {
+  if (!result.has_error()) return 0;
+  fmt::print(stderr, "guildhall: {}\n", result.error().message);
+  return result.error().code == Code::invalid_argument ? 2 : 1;
+}
+
+std::filesystem::path program_dir() { return std::filesystem::read_symlink("/proc/self/exe").parent_path(); }
+
+int run(int argc, char** argv) {
+  CLI::App app("Serves mixture-of-experts models across machines.", "guildhall");
+  app.set_version_flag("--version", std::string(GUILDHALL_VERSION));
+  app.require_subcommand(1);
+  std::string file;
+  std::optional<std::string> host;
+
+  CLI::App* up = app.add_subcommand("up", "Start the processes of the configuration that belong on this host");
+  up->add_option("--config", file, "Configuration file (YAML)")->required();
+  up->add_option("--host", host, "Which host of the configuration this is (default: matched by address)");
+
+  CLI::App* config = app.add_subcommand("config", "Look at configuration files");
+  config->require_subcommand(1);
+  CLI::App* check = config->add_subcommand("check", "Read a configuration as the daemons would and show what it means");
+  check->add_option("FILE", file, "Configuration file (YAML)")->required();
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  signal(SIGPIPE, SIG_IGN);
+  if (up->parsed()) return report(run_up({file, host, program_dir()}));
+  return report(check_config_file(file));
+}
+
+}  // namespace
+}  // namespace guildhall
+
+int main(int argc, char** argv) { return guildhall::run(argc, argv); }

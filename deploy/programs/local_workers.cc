@@ -1,0 +1,62 @@
+#include "deploy/programs/local_workers.h"
+
+#include "deploy/programs/settings.h"
+#include "experts/expert_loader.h"
+
+namespace guildhall {
+
+LocalWorkers::LocalWorkers(const config::Config& config, const ModelSpec& spec, LoopbackFabric& fabric)
+    : config_(config), spec_(spec) {
+  for (const config::Worker& w : config.experts().workers()) {
+    Member member{.name = w.name(), .memory_limit = w.memory_bytes(), .exchange = fabric.make_end(w.name())};
+    member.worker = std::make_unique<Worker>(spec, *member.exchange, team_options(config, w.threads()));
+    member.progress = std::make_unique<LoadProgress>();
+    members_.push_back(std::move(member));
+  }
+}
+
+Result<void> LocalWorkers::load(const Placement& placement, std::atomic<bool>& cancel) {
+  for (size_t i = 0; i < members_.size(); ++i) {
+    Member& member = members_[i];
+    if (cancel) return Status{Code::cancelled, "loading was cancelled"};
+    const ExpertsOfLayer experts = placement.experts_of(static_cast<int32_t>(i));
+    GH_TRY(check_memory(spec_, experts, member.memory_limit));
+    GH_ASSIGN(std::shared_ptr<const ExpertStore> store,
+              ExpertStore::load(config_.model().path(), spec_, load_mode(config_), experts, *member.progress));
+    member.worker->set_store(store);
+    std::lock_guard lock(mutex_);
+    member.store = std::move(store);
+  }
+  return {};
+}
+
+void LocalWorkers::attach(Engine& engine, const std::string& router_address) {
+  for (size_t i = 0; i < members_.size(); ++i) {
+    const uint64_t generation = i + 1;
+    members_[i].worker->attach_router(config_.router().name(), router_address, generation, [](Result<void>) {});
+    engine.attach_worker(static_cast<int32_t>(i), members_[i].name, members_[i].exchange->local_address(), generation);
+  }
+}
+
+bool LocalWorkers::pump() {
+  bool worked = false;
+  for (Member& member : members_) worked |= member.worker->poll();
+  return worked;
+}
+
+std::vector<WorkerStatus> LocalWorkers::status() const {
+  std::lock_guard lock(mutex_);
+  std::vector<WorkerStatus> all;
+  for (const Member& m : members_)
+    all.push_back({.name = m.name,
+                   .address = "in this process",
+                   .state = m.store ? "ready" : "loading",
+                   .bytes_done = m.progress->bytes_done,
+                   .bytes_total = m.progress->bytes_total,
+                   .num_experts = m.store ? m.store->num_experts() : 0,
+                   .resident_bytes = m.store ? m.store->bytes() : 0,
+                   .transport = "loopback"});
+  return all;
+}
+
+}  // namespace guildhall

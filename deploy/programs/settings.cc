@@ -1,0 +1,124 @@
+#include "deploy/programs/settings.h"
+
+#include <fmt/format.h>
+#include <sched.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "kernels/isa.h"
+
+namespace guildhall {
+namespace {
+
+std::chrono::milliseconds milliseconds(int64_t us) { return std::chrono::milliseconds(us / 1000); }
+
+int usable_cores() {
+  cpu_set_t set;
+  return sched_getaffinity(0, sizeof set, &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
+}
+
+WaitOptions wait_options(const config::Config& config) {
+  return {.mode = config.transport().wait() == "spin" ? WaitMode::spin : WaitMode::adaptive};
+}
+
+DType kv_dtype(const config::Config& config, const ModelSpec& spec) {
+  const std::string& name = config.router().kv_cache().dtype();
+  if (name == "f32") return DType::f32;
+  if (name == "bf16") return DType::bf16;
+  return spec.weight_dtype;
+}
+
+}  // namespace
+
+Result<void> apply_isa(const config::Config& config) {
+  const std::string& name = config.router().dense().isa();
+  if (name == "auto") return {};
+  const auto isa = parse_isa(name);
+  if (!isa || *isa > detect_isa())
+    return Status{Code::unsupported, fmt::format("router.dense.isa: this processor lacks {}; it has {}", name,
+                                                 to_string(detect_isa()))};
+  set_isa(*isa);
+  return {};
+}
+
+HttpServerOptions http_options(const config::Config& config, int64_t max_model_len) {
+  const config::Http& http = config.router().http();
+  return {.listen = http.listen(),
+          .num_threads = http.threads(),
+          .max_connections = http.max_connections(),
+          .max_body_bytes = http.max_body_bytes(),
+          .read_timeout = milliseconds(http.read_timeout_us()),
+          .write_timeout = milliseconds(http.write_timeout_us()),
+          .idle_timeout = milliseconds(http.idle_timeout_us()),
+          .model_name = config.model().name(),
+          .max_model_len = static_cast<int32_t>(max_model_len)};
+}
+
+ExchangeOptions exchange_options(const config::Config& config, const std::string& name) {
+  ExchangeOptions options{.name = name};
+  options.ucx.tls = config.transport().ucx().tls();
+  options.ucx.net_devices = config.transport().ucx().net_devices();
+  options.ucx.wait = wait_options(config);
+  return options;
+}
+
+TeamOptions team_options(const config::Config& config, int threads) {
+  constexpr int64_t kPatient = 2'000'000;  // transport.wait spin: cores are there to be used
+  TeamOptions options{.num_threads = threads > 0 ? threads : usable_cores()};
+  if (wait_options(config).mode == WaitMode::spin) options.spin_ns = kPatient;
+  return options;
+}
+
+LoadMode load_mode(const config::Config& config) {
+  return config.model().load() == "dummy" ? LoadMode::dummy : LoadMode::checkpoint;
+}
+
+Codec wire_codec(const config::Config& config, const ModelSpec& spec) {
+  const std::string& name = config.transport().codec();
+  if (name == "f32") return Codec::f32;
+  if (name == "bf16") return Codec::bf16;
+  return spec.weight_dtype == DType::f32 ? Codec::f32 : Codec::bf16;
+}
+
+Result<int64_t> max_model_len(const config::Config& config, const ModelSpec& spec) {
+  const int64_t asked = config.model().max_model_len();
+  if (asked > spec.max_position)
+    return Status{Code::invalid_argument, fmt::format("model.max_model_len: {} is more than the checkpoint's "
+                                                      "max_position_embeddings, {}", asked, spec.max_position)};
+  if (asked > 0) return asked;
+  const KvCacheOptions cache = kv_cache_options(config, spec, spec.max_position);
+  const int64_t token_bytes = kv_elements_per_token_layer(spec) * spec.num_layers * dtype_bytes(cache.dtype);
+  const int64_t fits = cache.memory_bytes / (token_bytes * cache.block_size) * cache.block_size;
+  if (fits >= spec.max_position || fits == 0) return spec.max_position;
+  log_warn("context_reduced", "max_model_len={} checkpoint={}: router.kv_cache.memory holds no more", fits,
+           spec.max_position);
+  return fits;
+}
+
+KvCacheOptions kv_cache_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len) {
+  const config::KvCache& cache = config.router().kv_cache();
+  return {.block_size = cache.block_size(),
+          .memory_bytes = cache.memory_bytes(),
+          .dtype = kv_dtype(config, spec),
+          .max_model_len = max_model_len,
+          .max_tokens = config.router().batching().max_sequences() * max_model_len};
+}
+
+EngineOptions engine_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len) {
+  const config::Batching& batching = config.router().batching();
+  EngineOptions options;
+  options.scheduler = {.max_sequences = batching.max_sequences(), .max_batched_tokens = batching.max_batched_tokens()};
+  options.dispatcher = {.codec = wire_codec(config, spec),
+                        .hidden = spec.hidden,
+                        .top_k = spec.moe.top_k,
+                        .max_tokens = batching.max_batched_tokens(),
+                        .deadline = std::chrono::microseconds(config.transport().deadline_us())};
+  options.team = team_options(config, config.router().dense().threads());
+  options.max_waiting = batching.max_waiting();
+  options.max_model_len = max_model_len;
+  options.recovery_timeout = std::chrono::microseconds(config.transport().recovery_timeout_us());
+  return options;
+}
+
+}  // namespace guildhall

@@ -1,0 +1,26 @@
+// settings.h: the configuration message as the options of each part. Pure; the only place that knows both.
+#pragma once
+
+#include "model/weights.h"
+#include "proto/config.pb.h"
+#include "router/engine_loop.h"
+#include "router/http/server.h"
+#include "transport/make_exchange.h"
+
+namespace guildhall {
+
+// Sets the instruction set the kernels use; refuses one this processor lacks.
+Result<void> apply_isa(const config::Config& config);
+
+HttpServerOptions http_options(const config::Config& config, int64_t max_model_len);
+ExchangeOptions exchange_options(const config::Config& config, const std::string& name);
+TeamOptions team_options(const config::Config& config, int threads);  // threads 0: the cores this process may use
+LoadMode load_mode(const config::Config& config);
+Codec wire_codec(const config::Config& config, const ModelSpec& spec);
+
+// max_model_len 0 in the configuration: the checkpoint's, or as much as the cache memory holds.
+Result<int64_t> max_model_len(const config::Config& config, const ModelSpec& spec);
+KvCacheOptions kv_cache_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len);
+EngineOptions engine_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len);
+
+}  // namespace guildhall

@@ -1,0 +1,47 @@
+// expert_loader.h: loads the experts of a placement on a thread of its own and tells how far it is.
+// Owner: the io thread of the control service; `done` is called on the loading thread.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "base/status.h"
+#include "model/spec.h"
+#include "model/weights.h"
+
+namespace guildhall {
+
+using ExpertsOfLayer = std::vector<std::vector<int32_t>>;  // [L] ascending expert indices
+
+struct ExpertLoaderOptions {
+  std::filesystem::path model_path;
+  LoadMode mode = LoadMode::checkpoint;
+  int64_t memory_limit = 0;  // bytes; 0: none
+};
+
+class ExpertLoader {
+ public:
+  using Done = std::function<void(Result<std::shared_ptr<const ExpertStore>>)>;
+
+  // Starts loading. `spec` is borrowed.
+  ExpertLoader(ExpertLoaderOptions options, const ModelSpec& spec, ExpertsOfLayer experts, Done done);
+  ~ExpertLoader();  // cancels and waits
+
+  const ExpertsOfLayer& experts() const { return experts_; }
+  int64_t bytes_done() const { return progress_.bytes_done; }
+  int64_t bytes_total() const { return progress_.bytes_total; }
+
+ private:
+  ExpertsOfLayer experts_;
+  LoadProgress progress_;
+  std::thread thread_;
+};
+
+// resource_exhausted, with the arithmetic, when `experts` take more than `limit` bytes.
+Result<void> check_memory(const ModelSpec& spec, const ExpertsOfLayer& experts, int64_t limit);
+
+}  // namespace guildhall

@@ -1,0 +1,140 @@
+"""The openai package and raw HTTP against the demo checkpoint, alone and in a crowd, and with a worker killed."""
+import asyncio
+import concurrent.futures
+import http.client
+import json
+import os
+import signal
+import time
+import unittest
+
+import openai
+
+from cluster import DEMO, Cluster
+
+PROMPT = "In the beginning"
+
+
+class Clients(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.cluster = Cluster(DEMO, num_workers=2)
+        cls.cluster.__enter__()
+        cls.client = openai.OpenAI(base_url=cls.cluster.url + "/v1", api_key="none", max_retries=0)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.client.close()
+        cls.cluster.__exit__(None, None, None)
+
+    def test_lists_its_model(self):
+        models = self.client.models.list().data
+        self.assertEqual([m.id for m in models], ["test-model"])
+
+    def test_streams_what_it_answers_whole(self):
+        options = dict(model="test-model", prompt=PROMPT, max_tokens=40, temperature=0.8, seed=3)
+        whole = self.client.completions.create(**options)
+        parts = list(self.client.completions.create(stream=True, stream_options={"include_usage": True}, **options))
+        self.assertEqual("".join(c.text for p in parts for c in p.choices), whole.choices[0].text)
+        self.assertEqual(parts[-1].usage.completion_tokens, whole.usage.completion_tokens)
+        self.assertGreater(len(whole.choices[0].text.split()), 5)
+
+    def test_several_prompts_and_choices_are_numbered_in_order(self):
+        reply = self.client.completions.create(model="test-model", prompt=[PROMPT, "And the king"], n=2, max_tokens=5)
+        self.assertEqual([c.index for c in reply.choices], [0, 1, 2, 3])
+
+    def test_ids_and_text_are_the_same_prompt(self):
+        ids = self.cluster.post("/tokenize", {"prompt": PROMPT})[1]["tokens"]
+        text = self.cluster.post("/detokenize", {"tokens": ids})[1]
+        self.assertIn(PROMPT, text.get("prompt", text.get("text", "")))
+        by_text = self.cluster.complete(prompt=PROMPT, max_tokens=8, temperature=0)
+        by_ids = self.cluster.complete(prompt=ids, max_tokens=8, temperature=0)
+        self.assertEqual(by_text["choices"][0]["text"], by_ids["choices"][0]["text"])
+
+    def test_a_stop_string_ends_the_text_before_it(self):
+        free = self.cluster.complete(prompt=PROMPT, max_tokens=60, temperature=0)["choices"][0]["text"]
+        word = free.split()[6]
+        stopped = self.cluster.complete(prompt=PROMPT, max_tokens=60, temperature=0, stop=[word])["choices"][0]
+        self.assertEqual(stopped["finish_reason"], "stop")
+        self.assertEqual(stopped["text"], free[: free.index(word)])
+
+    def test_32_streams_of_200_tokens_end_without_an_error(self):
+        async def one(client, seed):
+            stream = await client.completions.create(model="test-model", prompt=PROMPT, max_tokens=200, seed=seed,
+                                                     stream=True, extra_body={"ignore_eos": True})
+            reasons = [c.finish_reason async for part in stream for c in part.choices]
+            return reasons[-1]
+
+        async def all_of_them():
+            async with openai.AsyncOpenAI(base_url=self.cluster.url + "/v1", api_key="none", max_retries=0,
+                                          timeout=240) as client:
+                return await asyncio.gather(*(one(client, seed) for seed in range(32)))
+
+        self.assertEqual(asyncio.run(all_of_them()), ["length"] * 32)
+
+    def test_the_crowd_changes_no_bit(self):
+        body = dict(prompt=PROMPT, max_tokens=40, temperature=0.9, seed=11, logprobs=2)
+        alone = self.cluster.complete(**body)["choices"][0]
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            others = [pool.submit(self.cluster.complete, prompt=f"{PROMPT} {i}", max_tokens=60, seed=i) for i in range(15)]
+            crowded = pool.submit(self.cluster.complete, **body).result()["choices"][0]
+            for other in others:
+                other.result()
+        self.assertEqual(json.dumps(crowded), json.dumps(alone))
+
+    def test_a_client_that_leaves_frees_its_place(self):
+        connection = http.client.HTTPConnection("127.0.0.1", self.cluster.port, timeout=30)
+        connection.request("POST", "/v1/completions", json.dumps(
+            dict(prompt=PROMPT, max_tokens=900, ignore_eos=True, stream=True)))
+        connection.getresponse().read(64)
+        connection.close()
+        self.assertLess(self.timed(prompt=PROMPT, max_tokens=4), 20)
+
+    def timed(self, **body):
+        begin = time.monotonic()
+        self.cluster.complete(**body)
+        return time.monotonic() - begin
+
+    def test_bad_requests_are_told_what_would_work(self):
+        for body, status, word in [
+            ("{", 400, "JSON"),
+            (dict(prompt=[5000000], max_tokens=1), 400, "vocab"),
+            (dict(prompt="x", max_tokens=-1), 400, "max_tokens"),
+            (dict(prompt="x", temperature=9), 400, "temperature"),
+            (dict(prompt="x", model="other"), 404, "test-model"),
+            (dict(prompt=[5] * 5000), 400, "1024"),
+        ]:
+            with self.subTest(body=str(body)[:60]):
+                got, reply = self.cluster.post("/v1/completions", body)
+                self.assertEqual(got, status, reply)
+                self.assertIn(word, reply["error"]["message"])
+                self.assertIn("type", reply["error"])
+        self.assertEqual(self.cluster.get("/health")[0], 200)
+
+    def test_a_huge_body_is_refused_and_others_go_on(self):
+        connection = http.client.HTTPConnection("127.0.0.1", self.cluster.port, timeout=30)
+        connection.putrequest("POST", "/v1/completions")
+        connection.putheader("content-length", str(100 << 20))
+        connection.endheaders()
+        try:
+            for _ in range(100):
+                connection.send(b" " * (1 << 20))
+        except OSError:
+            pass  # the server stopped reading
+        self.assertEqual(connection.getresponse().status, 413)
+        connection.close()
+        self.cluster.complete(prompt=PROMPT, max_tokens=2)
+
+    def test_killed_worker_comes_back_and_the_text_is_the_same(self):
+        body = dict(prompt=PROMPT, max_tokens=400, temperature=0.7, seed=5, ignore_eos=True)
+        undisturbed = self.cluster.complete(**body)["choices"][0]["text"]
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            running = pool.submit(self.cluster.complete, **body)
+            time.sleep(0.2)
+            os.kill(self.cluster.worker_pid("w0"), signal.SIGKILL)
+            self.assertEqual(running.result()["choices"][0]["text"], undisturbed)
+        self.cluster.wait_ready()
+
+
+if __name__ == "__main__":
+    unittest.main()

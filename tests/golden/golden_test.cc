@@ -1,0 +1,112 @@
+// golden_test.cc: the whole model in one process against transformers, and against itself: the same bits whatever
+// the number of workers, the batch, the chunking or a preemption.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+#include "tests/support/golden_case.h"
+#include "tests/support/local_engine.h"
+
+namespace guildhall {
+namespace {
+
+EngineRequest greedy(const std::vector<int32_t>& ids, int32_t max_tokens) {
+  EngineRequest request;
+  request.prompt_ids = ids;
+  request.sampling.temperature = 0;
+  request.max_tokens = max_tokens;
+  request.num_logprobs = 5;
+  request.num_prompt_logprobs = 0;
+  return request;
+}
+
+class Golden : public ::testing::TestWithParam<std::string> {
+ protected:
+  const GoldenCase golden_ = read_golden_case(GetParam());
+};
+
+// Greedy continuations may part ways only where the oracle itself was undecided.
+void expect_greedy(const GoldenPrompt& expected, const Completion& got, float tolerance) {
+  ASSERT_EQ(got.tokens.size(), expected.greedy_ids.size());
+  for (size_t i = 0; i < got.tokens.size(); ++i) {
+    if (got.tokens[i] != expected.greedy_ids[i]) {
+      EXPECT_LE(expected.greedy_margins[i], tolerance) << "token " << i;
+      return;
+    }
+    EXPECT_NEAR(got.logprobs[i].chosen.logprob, expected.greedy_logprobs[i], tolerance) << "token " << i;
+  }
+}
+
+TEST_P(Golden, AgreesWithTransformers) {
+  LocalEngineOptions o{.num_workers = 2};
+  if (getenv("GH_C")) o.codec = getenv("GH_C")[0]=='f' ? Codec::f32 : Codec::bf16;
+  if (getenv("GH_K")) o.kv_dtype = getenv("GH_K")[0]=='f' ? DType::f32 : DType::bf16;
+  LocalEngine engine(golden_.path, o);
+  float worst = 0;
+  for (const GoldenPrompt& prompt : golden_.prompts) {
+    SCOPED_TRACE(testing::Message() << "prompt of " << prompt.ids.size());
+    const Completion got = engine.run(greedy(prompt.ids, static_cast<int32_t>(prompt.greedy_ids.size())));
+    ASSERT_FALSE(got.error.has_value()) << got.error->message;
+    ASSERT_EQ(got.prompt_logprobs.size(), prompt.logprobs.size());
+    for (size_t i = 0; i < prompt.logprobs.size(); ++i) {
+      EXPECT_EQ(got.prompt_logprobs[i].chosen.token, prompt.ids[i + 1]);
+      EXPECT_NEAR(got.prompt_logprobs[i].chosen.logprob, prompt.logprobs[i], golden_.tolerance) << "position " << i + 1;
+      worst = std::max(worst, std::abs(got.prompt_logprobs[i].chosen.logprob - prompt.logprobs[i]));
+    }
+    for (size_t i = 0; i < 5; ++i)
+      EXPECT_NEAR(got.logprobs[0].top[i].logprob, prompt.top5_logprobs[i], golden_.tolerance);
+    expect_greedy(prompt, got, golden_.tolerance);
+  }
+  printf("WORST %s %g\n", GetParam().c_str(), worst);
+}
+
+// Bits of everything a completion says.
+std::vector<uint32_t> bits(const Completion& c) {
+  std::vector<uint32_t> out(c.tokens.begin(), c.tokens.end());
+  for (const auto* list : {&c.prompt_logprobs, &c.logprobs})
+    for (const PositionLogprobs& p : *list) out.push_back(std::bit_cast<uint32_t>(p.chosen.logprob));
+  return out;
+}
+
+std::vector<uint32_t> run_alone(const GoldenCase& golden, const LocalEngineOptions& options, const EngineRequest& r) {
+  LocalEngine engine(golden.path, options);
+  return bits(engine.run(r));
+}
+
+TEST_P(Golden, BitsDoNotDependOnWorkersChunksThreadsOrBlocks) {
+  const EngineRequest request = greedy(golden_.prompts.back().ids, 24);
+  const auto reference = run_alone(golden_, {.num_workers = 1}, request);
+  EXPECT_EQ(run_alone(golden_, {.num_workers = 3}, request), reference);
+  EXPECT_EQ(run_alone(golden_, {.num_workers = 2, .max_batched_tokens = 7}, request), reference);
+  EXPECT_EQ(run_alone(golden_, {.num_workers = 2, .num_threads = 1, .block_size = 5}, request), reference);
+}
+
+TEST_P(Golden, BitsDoNotDependOnTheCrowdOrOnPreemption) {
+  const auto& prompts = golden_.prompts;
+  std::vector<EngineRequest> requests;
+  for (size_t i = 0; i < 16; ++i) {
+    EngineRequest r = greedy(prompts[i % prompts.size()].ids, 20 + static_cast<int32_t>(i));
+    if (i % 3 == 0) r.sampling = {.temperature = 0.9f, .top_p = 0.95f}, r.seed = i;
+    requests.push_back(std::move(r));
+  }
+  std::vector<std::vector<uint32_t>> alone;
+  {
+    LocalEngine engine(golden_.path, {});
+    for (const EngineRequest& r : requests) alone.push_back(bits(engine.run(r)));
+  }
+  const auto in_crowd = [&](const LocalEngineOptions& options) {
+    LocalEngine engine(golden_.path, options);
+    std::vector<std::future<Completion>> pending;
+    for (const EngineRequest& r : requests) pending.push_back(engine.submit(r));
+    for (size_t i = 0; i < pending.size(); ++i) EXPECT_EQ(bits(pending[i].get()), alone[i]) << "request " << i;
+  };
+  in_crowd({.num_workers = 3});
+  in_crowd({.num_workers = 1, .max_batched_tokens = 40, .kv_tokens = 528});  // room for one and a bit: preempts
+}
+
+INSTANTIATE_TEST_SUITE_P(Checkpoints, Golden, ::testing::ValuesIn(golden_case_names()),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace guildhall
