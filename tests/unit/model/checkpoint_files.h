@@ -50,15 +50,11 @@ struct TestTensor {
 };
 
 inline TestTensor f32_tensor(std::vector<int64_t> shape, const std::vector<float>& values) {
-  TestTensor tensor{"F32", std::move(shape), std::string(values.size() * 4, '\0')};
-  std::memcpy(tensor.bytes.data(), values.data(), tensor.bytes.size());
-  return tensor;
+  return {"F32", std::move(shape), std::string(reinterpret_cast<const char*>(values.data()), values.size() * 4)};
 }
 
 inline TestTensor u16_tensor(std::string dtype, std::vector<int64_t> shape, const std::vector<uint16_t>& bits) {
-  TestTensor tensor{std::move(dtype), std::move(shape), std::string(bits.size() * 2, '\0')};
-  std::memcpy(tensor.bytes.data(), bits.data(), tensor.bytes.size());
-  return tensor;
+  return {std::move(dtype), std::move(shape), std::string(reinterpret_cast<const char*>(bits.data()), bits.size() * 2)};
 }
 
 // Length prefix, header, data.
