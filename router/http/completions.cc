@@ -102,7 +102,7 @@ ApiResult<std::vector<Prompt>> parse_prompts(const json::object& body, const Com
   if (!array) return bad_field("prompt", kWanted);
   if (array->empty()) return bad_field("prompt", "is an empty list; give at least one prompt");
   if (array->front().is_number()) {
-    GH_ASSIGN(std::vector<int32_t> ids, read_token_ids(*value, "prompt", rules.tokenizer->vocab_size()));
+    GH_ASSIGN(std::vector<int32_t> ids, read_token_ids(*value, "prompt", rules.vocab_size()));
     prompts.push_back({std::move(ids), std::nullopt});
     return prompts;
   }
@@ -116,7 +116,7 @@ ApiResult<std::vector<Prompt>> parse_prompts(const json::object& body, const Com
       prompts.push_back(text_prompt(item.get_string(), rules));
       continue;
     }
-    GH_ASSIGN(std::vector<int32_t> ids, read_token_ids(item, "prompt", rules.tokenizer->vocab_size()));
+    GH_ASSIGN(std::vector<int32_t> ids, read_token_ids(item, "prompt", rules.vocab_size()));
     prompts.push_back({std::move(ids), std::nullopt});
   }
   return prompts;
@@ -170,7 +170,7 @@ ApiResult<void> parse_stops(const json::object& body, const CompletionRules& rul
   if (!ignore_eos) call.stop_token_ids = rules.eos_token_ids;
   if (const json::value* value = find_field(body, "stop_token_ids")) {
     GH_ASSIGN(std::vector<int32_t> ids,
-              read_token_ids(*value, "stop_token_ids", rules.tokenizer->vocab_size()));
+              read_token_ids(*value, "stop_token_ids", rules.vocab_size()));
     if (ids.size() > kMaxStopTokenIds)
       return bad_field("stop_token_ids",
                        fmt::format("has {} ids; give at most {}", ids.size(), kMaxStopTokenIds));

@@ -2,6 +2,7 @@
 // change.
 #pragma once
 
+#include <algorithm>
 #include <boost/json/object.hpp>
 #include <cstdint>
 #include <optional>
@@ -46,6 +47,10 @@ struct CompletionRules {
   int32_t max_model_len = 0;  // tokens of prompt and completion together
   const Tokenizer* tokenizer = nullptr;
   std::vector<int32_t> eos_token_ids;
+  int32_t model_vocab_size = 0;  // 0: the tokenizer's
+
+  // Ids that a prompt may hold are below this.
+  int32_t vocab_size() const { return std::max(model_vocab_size, tokenizer->vocab_size()); }
 };
 
 ApiResult<CompletionCall> parse_completion(const boost::json::object& body, const CompletionRules& rules);

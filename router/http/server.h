@@ -29,6 +29,7 @@ struct HttpServerOptions {
   std::chrono::milliseconds ping_interval{10'000};  // silence in a stream before a comment is sent
   std::string model_name;                           // what /v1/models lists and `model` must be
   int32_t max_model_len = 0;                        // tokens of prompt and completion together
+  int32_t vocab_size = 0;  // ids the model knows, often more than the tokenizer; 0: the tokenizer's
 };
 
 // Owns its threads; they own connections only. Created, attached and stopped by one thread (main's).

@@ -110,7 +110,8 @@ void HttpService::attach(EngineClient& engine, const Tokenizer& tokenizer,
                          std::vector<int32_t> eos_token_ids) {
   GH_CHECK(!owned_backend_);
   if (eos_token_ids.empty() && tokenizer.eos_token_id()) eos_token_ids.push_back(*tokenizer.eos_token_id());
-  CompletionRules rules{options_.model_name, options_.max_model_len, &tokenizer, std::move(eos_token_ids)};
+  CompletionRules rules{options_.model_name, options_.max_model_len, &tokenizer, std::move(eos_token_ids),
+                        options_.vocab_size};
   owned_backend_.reset(new ModelBackend{engine, std::move(rules)});
   backend_.store(owned_backend_.get(), std::memory_order_release);
 }
@@ -268,7 +269,7 @@ HttpReply HttpService::detokenize(const ModelBackend& backend, const HttpRequest
     const json::value* tokens = find_field(fields, "tokens");
     if (!tokens)
       return ApiError{400, "tokens is missing; send an array of token ids", "tokens", "missing_field"};
-    GH_ASSIGN(std::vector<int32_t> ids, read_token_ids(*tokens, "tokens", tokenizer.vocab_size()));
+    GH_ASSIGN(std::vector<int32_t> ids, read_token_ids(*tokens, "tokens", backend.rules.vocab_size()));
     std::string text = tokenizer.decode(ids, /*skip_special_tokens=*/false);
     // Two servers' names for the same thing; clients read one or the other.
     return json::object{{"prompt", text}, {"content", text}};
