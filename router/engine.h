@@ -56,6 +56,7 @@ struct EngineCounters {
   int64_t running = 0, waiting = 0;
   int64_t kv_pages_total = 0, kv_pages_used = 0;
   int64_t prompt_tokens = 0, generated_tokens = 0, steps = 0;
+  int64_t preemptions = 0;
   int64_t experts_touched = 0;                          // distinct (layer, expert) pairs, summed over steps
   int64_t step_ns = 0, kernel_ns = 0, exchange_ns = 0;  // sums; the rest of step_ns is overhead
 };

@@ -231,8 +231,7 @@ Engine::RowResult Engine::evaluate_row(const LogitRow& row, std::span<const floa
   RowResult result;
   const auto next = static_cast<size_t>(row.position + 1);
   if (row.sampled) {
-    const auto sampled_v = logits_v.first(static_cast<size_t>(std::min(options_.sampled_vocab, spec_.vocab_size)));
-    result.token = sample_cpu(sampled_v, s.request.sampling, sampling_uniform(s.request.seed, next));
+    result.token = sample_cpu(logits_v, s.request.sampling, sampling_uniform(s.request.seed, next));
   } else {
     result.token = s.tokens[next];
   }
@@ -299,6 +298,7 @@ void Engine::publish_counters() {
   counters_.waiting = scheduler_.num_waiting();
   counters_.kv_pages_total = cache_->num_pages();
   counters_.kv_pages_used = cache_->num_pages() - cache_->num_free();
+  counters_.preemptions = scheduler_.num_preemptions();
   counters_.experts_touched = dispatcher_.counters().experts_touched;
   counters_.kernel_ns = clock_.kernel_ns();
   counters_.exchange_ns = clock_.exchange_ns();

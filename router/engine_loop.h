@@ -26,7 +26,6 @@ struct EngineOptions {
   TeamOptions team;
   int64_t max_waiting = 1024;
   int64_t max_model_len = 0;
-  int64_t sampled_vocab = 0;                 // ids from here on are padding of the matrix, never sampled
   std::chrono::nanoseconds recovery_timeout{};
   // Called on the engine thread.
   std::function<void(int32_t worker, const std::string& transport)> on_worker_attached;

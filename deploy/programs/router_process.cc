@@ -38,10 +38,10 @@ Result<void> RouterProcess::start() {
   GH_ASSIGN(spec_, read_spec(config_));
   GH_ASSIGN(max_model_len_, max_model_len(config_, spec_));
   GH_ASSIGN(tokenizer_, read_tokenizer(config_, spec_));
-  GH_ASSIGN(cache_, KvCache::create(spec_, kv_cache_options(config_, spec_, max_model_len_)));
+  GH_ASSIGN(cache_, KvCache::create(spec_, kv_cache_options(config_, max_model_len_)));
   kv_capacity_tokens_ = cache_->capacity_tokens();
   GH_TRY(make_links());
-  GH_ASSIGN(http_, HttpServer::start(http_options(config_, max_model_len_), *this));
+  GH_ASSIGN(http_, HttpServer::start(http_options(config_, spec_, max_model_len_), *this));
   log_info("listening", "address={} model={} isa={}", http_->address(), config_.model().name(),
            to_string(current_isa()));
   control_.start();
@@ -66,7 +66,7 @@ Result<void> RouterProcess::make_links() {
                            .exchange_address = exchange_->local_address(),
                            .model_type = spec_.model_type,
                            .model_fingerprint = fingerprint(spec_),
-                           .codec = wire_codec(config_, spec_),
+                           .codec = wire_codec(config_),
                            .isa = std::string(to_string(current_isa())),
                            .heartbeat = std::chrono::microseconds(config_.transport().heartbeat_us()),
                            .startup_timeout = std::chrono::microseconds(config_.transport().startup_timeout_us())};
@@ -110,7 +110,6 @@ Result<void> RouterProcess::load() {
 
 void RouterProcess::start_engine() {
   EngineOptions options = engine_options(config_, spec_, max_model_len_);
-  options.sampled_vocab = tokenizer_->vocab_size();
   options.on_worker_attached = [this](int32_t worker, const std::string& transport) {
     if (cluster_) cluster_->set_transport(worker, transport);
   };

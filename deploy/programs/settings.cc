@@ -22,11 +22,8 @@ WaitOptions wait_options(const config::Config& config) {
   return {.mode = config.transport().wait() == "spin" ? WaitMode::spin : WaitMode::adaptive};
 }
 
-DType kv_dtype(const config::Config& config, const ModelSpec& spec) {
-  const std::string& name = config.router().kv_cache().dtype();
-  if (name == "f32") return DType::f32;
-  if (name == "bf16") return DType::bf16;
-  return spec.weight_dtype;
+DType kv_dtype(const config::Config& config) {
+  return config.router().kv_cache().dtype() == "bf16" ? DType::bf16 : DType::f32;
 }
 
 }  // namespace
@@ -42,7 +39,7 @@ Result<void> apply_isa(const config::Config& config) {
   return {};
 }
 
-HttpServerOptions http_options(const config::Config& config, int64_t max_model_len) {
+HttpServerOptions http_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len) {
   const config::Http& http = config.router().http();
   return {.listen = http.listen(),
           .num_threads = http.threads(),
@@ -52,7 +49,8 @@ HttpServerOptions http_options(const config::Config& config, int64_t max_model_l
           .write_timeout = milliseconds(http.write_timeout_us()),
           .idle_timeout = milliseconds(http.idle_timeout_us()),
           .model_name = config.model().name(),
-          .max_model_len = static_cast<int32_t>(max_model_len)};
+          .max_model_len = static_cast<int32_t>(max_model_len),
+          .vocab_size = static_cast<int32_t>(spec.vocab_size)};
 }
 
 ExchangeOptions exchange_options(const config::Config& config, const std::string& name) {
@@ -74,11 +72,8 @@ LoadMode load_mode(const config::Config& config) {
   return config.model().load() == "dummy" ? LoadMode::dummy : LoadMode::checkpoint;
 }
 
-Codec wire_codec(const config::Config& config, const ModelSpec& spec) {
-  const std::string& name = config.transport().codec();
-  if (name == "f32") return Codec::f32;
-  if (name == "bf16") return Codec::bf16;
-  return spec.weight_dtype == DType::f32 ? Codec::f32 : Codec::bf16;
+Codec wire_codec(const config::Config& config) {
+  return config.transport().codec() == "bf16" ? Codec::bf16 : Codec::f32;
 }
 
 Result<int64_t> max_model_len(const config::Config& config, const ModelSpec& spec) {
@@ -87,7 +82,7 @@ Result<int64_t> max_model_len(const config::Config& config, const ModelSpec& spe
     return Status{Code::invalid_argument, fmt::format("model.max_model_len: {} is more than the checkpoint's "
                                                       "max_position_embeddings, {}", asked, spec.max_position)};
   if (asked > 0) return asked;
-  const KvCacheOptions cache = kv_cache_options(config, spec, spec.max_position);
+  const KvCacheOptions cache = kv_cache_options(config, spec.max_position);
   const int64_t token_bytes = kv_elements_per_token_layer(spec) * spec.num_layers * dtype_bytes(cache.dtype);
   const int64_t fits = cache.memory_bytes / (token_bytes * cache.block_size) * cache.block_size;
   if (fits >= spec.max_position || fits == 0) return spec.max_position;
@@ -96,11 +91,11 @@ Result<int64_t> max_model_len(const config::Config& config, const ModelSpec& spe
   return fits;
 }
 
-KvCacheOptions kv_cache_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len) {
+KvCacheOptions kv_cache_options(const config::Config& config, int64_t max_model_len) {
   const config::KvCache& cache = config.router().kv_cache();
   return {.block_size = cache.block_size(),
           .memory_bytes = cache.memory_bytes(),
-          .dtype = kv_dtype(config, spec),
+          .dtype = kv_dtype(config),
           .max_model_len = max_model_len,
           .max_tokens = config.router().batching().max_sequences() * max_model_len};
 }
@@ -109,7 +104,7 @@ EngineOptions engine_options(const config::Config& config, const ModelSpec& spec
   const config::Batching& batching = config.router().batching();
   EngineOptions options;
   options.scheduler = {.max_sequences = batching.max_sequences(), .max_batched_tokens = batching.max_batched_tokens()};
-  options.dispatcher = {.codec = wire_codec(config, spec),
+  options.dispatcher = {.codec = wire_codec(config),
                         .hidden = spec.hidden,
                         .top_k = spec.moe.top_k,
                         .max_tokens = batching.max_batched_tokens(),

@@ -12,15 +12,15 @@ namespace guildhall {
 // Sets the instruction set the kernels use; refuses one this processor lacks.
 Result<void> apply_isa(const config::Config& config);
 
-HttpServerOptions http_options(const config::Config& config, int64_t max_model_len);
+HttpServerOptions http_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len);
 ExchangeOptions exchange_options(const config::Config& config, const std::string& name);
 TeamOptions team_options(const config::Config& config, int threads);  // threads 0: the cores this process may use
 LoadMode load_mode(const config::Config& config);
-Codec wire_codec(const config::Config& config, const ModelSpec& spec);
+Codec wire_codec(const config::Config& config);
 
 // max_model_len 0 in the configuration: the checkpoint's, or as much as the cache memory holds.
 Result<int64_t> max_model_len(const config::Config& config, const ModelSpec& spec);
-KvCacheOptions kv_cache_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len);
+KvCacheOptions kv_cache_options(const config::Config& config, int64_t max_model_len);
 EngineOptions engine_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len);
 
 }  // namespace guildhall

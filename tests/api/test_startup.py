@@ -86,7 +86,7 @@ class Startup(unittest.TestCase):
 
     def test_context_that_does_not_fit_says_what_does(self):
         _, text = config_text(self.model)
-        text = text.replace("name: test-model", "name: test-model, max_model_len: 512").replace("64MiB", "16KiB")
+        text = text.replace("name: test-model", "name: test-model, max_model_len: 512").replace("64MiB", "64KiB")
         self.expect_failure(text, "largest context that fits")
 
     def test_health_tells_progress_while_loading(self):

@@ -8,14 +8,13 @@ namespace {
 EngineOptions engine_options(const ModelSpec& spec, const LocalEngineOptions& options) {
   EngineOptions engine;
   engine.scheduler = {.max_sequences = options.max_sequences, .max_batched_tokens = options.max_batched_tokens};
-  engine.dispatcher = {.codec = options.codec.value_or(spec.weight_dtype == DType::f32 ? Codec::f32 : Codec::bf16),
+  engine.dispatcher = {.codec = options.codec,
                        .hidden = spec.hidden,
                        .top_k = spec.moe.top_k,
                        .max_tokens = options.max_batched_tokens,
                        .deadline = std::chrono::seconds(60)};
   engine.team = {.num_threads = options.num_threads};
   engine.max_model_len = std::min(spec.max_position, options.kv_tokens);
-  engine.sampled_vocab = spec.vocab_size;
   engine.recovery_timeout = std::chrono::seconds(1);
   engine.on_worker_attached = [](int32_t, const std::string&) {};
   engine.on_worker_lost = [](int32_t, const Status&) {};
@@ -23,11 +22,10 @@ EngineOptions engine_options(const ModelSpec& spec, const LocalEngineOptions& op
 }
 
 std::unique_ptr<KvCache> make_cache(const ModelSpec& spec, const LocalEngineOptions& options) {
-  const DType dtype = options.kv_dtype.value_or(spec.weight_dtype);
-  const int64_t token_bytes = kv_elements_per_token_layer(spec) * spec.num_layers * dtype_bytes(dtype);
+  const int64_t token_bytes = kv_elements_per_token_layer(spec) * spec.num_layers * dtype_bytes(options.kv_dtype);
   return KvCache::create(spec, {.block_size = options.block_size,
                                 .memory_bytes = options.kv_tokens * token_bytes,
-                                .dtype = dtype,
+                                .dtype = options.kv_dtype,
                                 .max_model_len = std::min(spec.max_position, options.kv_tokens),
                                 .max_tokens = options.kv_tokens})
       .value();

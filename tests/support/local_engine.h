@@ -20,8 +20,8 @@ struct LocalEngineOptions {
   int64_t max_batched_tokens = 64;
   int64_t block_size = 16;
   int64_t kv_tokens = 1 << 14;
-  std::optional<Codec> codec;      // default: as the configuration's `auto`
-  std::optional<DType> kv_dtype;   // likewise
+  Codec codec = Codec::f32;
+  DType kv_dtype = DType::f32;
   LoadMode load = LoadMode::checkpoint;
 };
 
