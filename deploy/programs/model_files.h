@@ -12,7 +12,8 @@ namespace guildhall {
 
 Result<ModelSpec> read_spec(const config::Config& config);
 
-// Refuses a tokenizer with more ids than the model's vocabulary.
+// Refuses a tokenizer with more ids than the model's vocabulary. A model of random weights (model.load: dummy) may lack
+// one: its tokens are then bytes.
 Result<std::unique_ptr<Tokenizer>> read_tokenizer(const config::Config& config, const ModelSpec& spec);
 
 }  // namespace guildhall
