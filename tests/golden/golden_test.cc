@@ -79,6 +79,13 @@ TEST_P(Golden, BitsDoNotDependOnWorkersChunksThreadsOrBlocks) {
   EXPECT_EQ(run_alone(golden_, {.num_workers = 2, .num_threads = 1, .block_size = 5}, request), reference);
 }
 
+TEST_P(Golden, BitsDoNotDependOnWorkersWhenRowsAndCacheAreRounded) {
+  const EngineRequest request = greedy(golden_.prompts.back().ids, 24);
+  const LocalEngineOptions one{.num_workers = 1, .codec = Codec::bf16, .kv_dtype = DType::bf16};
+  const LocalEngineOptions three{.num_workers = 3, .max_batched_tokens = 33, .codec = Codec::bf16, .kv_dtype = DType::bf16};
+  EXPECT_EQ(run_alone(golden_, three, request), run_alone(golden_, one, request));
+}
+
 TEST_P(Golden, BitsDoNotDependOnTheCrowdOrOnPreemption) {
   const auto& prompts = golden_.prompts;
   std::vector<EngineRequest> requests;
