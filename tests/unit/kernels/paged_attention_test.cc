@@ -109,13 +109,16 @@ class Cache {
   }
 
   bool same_contents(const Cache& other) const {
-    return k_.size() == other.k_.size() && std::memcmp(k_.data(), other.k_.data(), k_.size() * 4) == 0 &&
-           std::memcmp(v_.data(), other.v_.data(), v_.size() * 4) == 0 &&
-           std::memcmp(half_k_.data(), other.half_k_.data(), half_k_.size() * 2) == 0 &&
-           std::memcmp(half_v_.data(), other.half_v_.data(), half_v_.size() * 2) == 0;
+    return same_bytes(k_, other.k_) && same_bytes(v_, other.v_) && same_bytes(half_k_, other.half_k_) &&
+           same_bytes(half_v_, other.half_v_);
   }
 
  private:
+  // Not ==: unwritten slots are NaN.
+  template <class T>
+  static bool same_bytes(const std::vector<T>& a, const std::vector<T>& b) {
+    return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
+  }
   static void append_row(const std::vector<float>& from, int64_t row, int64_t size, std::vector<float>& to) {
     to.insert(to.end(), from.begin() + row * size, from.begin() + (row + 1) * size);
   }
