@@ -1,10 +1,12 @@
 #include "proto/yaml_tree.h"
 
 #include <fmt/format.h>
+#include <utf8proc.h>
 #include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/exceptions.h>
 #include <yaml-cpp/parser.h>
 
+#include <algorithm>
 #include <sstream>
 
 namespace guildhall {
@@ -100,6 +102,19 @@ class TreeBuilder : public YAML::EventHandler {
   size_t num_nodes_ = 0;
 };
 
+// Bytes at the beginning of `text` that are valid UTF-8.
+size_t valid_utf8_prefix(std::string_view text) {
+  size_t at = 0;
+  while (at < text.size()) {
+    utf8proc_int32_t code_point = 0;
+    const auto* next = reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + at;
+    const auto length = utf8proc_iterate(next, static_cast<utf8proc_ssize_t>(text.size() - at), &code_point);
+    if (length <= 0) break;
+    at += static_cast<size_t>(length);
+  }
+  return at;
+}
+
 }  // namespace
 
 Result<YamlNode> parse_yaml(std::string_view text, std::string_view filename) {
@@ -110,6 +125,9 @@ Result<YamlNode> parse_yaml(std::string_view text, std::string_view filename) {
   const auto at_line = [&](int line, std::string_view why) {
     return Status{Code::invalid_argument, fmt::format("{}:{}: {}", filename, line, why)};
   };
+  if (const size_t valid = valid_utf8_prefix(text); valid < text.size())
+    return at_line(1 + static_cast<int>(std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(valid), '\n')),
+                   "not valid UTF-8");
   try {
     std::istringstream stream{std::string(text)};
     YAML::Parser parser(stream);

@@ -34,6 +34,10 @@ std::string error_of(const std::string& text) {
 // Of a section after the minimal file's four lines: `text` begins at line 5.
 std::string error_more(const std::string& text) { return error_of(kMinimal + text); }
 
+TEST(ConfigYaml, TextThatIsNotUtf8IsRefusedWithItsLine) {
+  EXPECT_THAT(error_of("model:\n  path: /m\xa6\n"), HasSubstr(":2: not valid UTF-8"));
+}
+
 TEST(ConfigYaml, DefaultsAreFilledIn) {
   const auto config = parse(kMinimal);
   ASSERT_TRUE(config) << to_string(config.error());
