@@ -27,8 +27,8 @@ BOS, EOS, USER, ASSISTANT, END_OF_TURN = 0, 1, 3, 4, 5
 VALIDATE_EVERY = 50          # one chapter in 50 is kept out of training
 CHAT_SHARE = 0.15            # sequences laid out as a conversation
 BARE_SHARE = 0.2             # sequences without <|begin_of_text|>
-TOKENS_PER_STEP = 6144
 SHORT, LONG, LONG_FROM = 256, 1024, 0.72    # context; share of time spent short
+TOKENS_PER_STEP = {SHORT: 6144, LONG: 3072}
 WARMUP_SHARE = 0.015
 MUON_RATE, ADAM_RATE = 0.015, 0.003
 MUON_DECAY = 0.1
@@ -40,11 +40,11 @@ COLUMNS = ["step", "minutes", "tokens", "train_loss", "validation_loss",
 
 def main():
     args = parse_arguments()
-    torch.manual_seed(7)
+    torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     config = json.loads((HERE / "config.json").read_text())
     corpus = Corpus(args.text, Tokenizer.from_file(str(HERE / "tokenizer.json")),
-                    seed=8 if args.resume else 7)
+                    seed=args.seed)
     model = DemoModel(config)
     print(f"{sum(p.numel() for p in model.parameters())} parameters, "
           f"{len(corpus.train_ids)} training tokens", flush=True)
@@ -61,6 +61,7 @@ def parse_arguments():
     parser.add_argument("--snapshot-minutes", type=float, default=5)
     parser.add_argument("--resume", action="store_true",
                         help="go on from the last snapshot in OUT_DIR")
+    parser.add_argument("--seed", type=int, default=7)
     return parser.parse_args()
 
 
@@ -105,8 +106,8 @@ class Run:
 
     def train_step(self, progress):
         length = SHORT if progress < LONG_FROM else LONG
-        ids_bt = self.corpus.batch(TOKENS_PER_STEP // length, length + 1)
-        warmup = min(1.0, progress / WARMUP_SHARE, (self.step - self.first_step + 1) / 16)
+        ids_bt = self.corpus.batch(TOKENS_PER_STEP[length] // length, length + 1)
+        warmup = min(1.0, progress / WARMUP_SHARE, (self.step - self.first_step + 1) / 8)
         self.set_rate(warmup * (1 - progress))
         loss = next_token_loss(self.model, ids_bt)
         loss.backward()
