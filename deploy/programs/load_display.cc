@@ -63,7 +63,7 @@ void print_summary(const RouterHealth& health, const std::string& url, const std
   fmt::print("  KV cache: {} tokens\n\n", health.kv_capacity_tokens);
   fmt::print("Serving {} at {}/v1\n\n", model, url);
   fmt::print("  curl {}/v1/completions -H 'content-type: application/json' \\\n", url);
-  fmt::print("    -d '{{\"model\": \"{}\", \"prompt\": \"In the beginning\", \"max_tokens\": 64}}'\n\n", model);
+  fmt::print("    -d '{{\"model\": \"{}\", \"prompt\": \"And it came to pass\", \"max_tokens\": 64}}'\n\n", model);
   std::fflush(stdout);
 }
 
