@@ -81,14 +81,19 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
   void on_hello(const LinkPtr& link, const control::Hello& hello, uint64_t id) {
     const Result<void> acceptable = check_hello(hello);
     if (acceptable.has_error()) return refuse(link, acceptable.error(), id);
+    if (routers.count(link) > 0) return refuse(link, {Code::invalid_argument, "a second hello on one link"}, id);
     routers[link] = {hello.router_name(), hello.generation()};
+    // Weak: the worker may outlive the io_context, and with it keep this should it never come to attach.
     const std::weak_ptr<Impl> weak = weak_from_this();
+    const std::weak_ptr<ControlLink> weak_link = link;
     worker.attach_router(hello.router_name(), hello.exchange_address(), hello.generation(),
-                         [weak, link, id](Result<void> attached) {
+                         [weak, weak_link, id](Result<void> attached) {
                            const auto self = weak.lock();
                            if (!self) return;
-                           boost::asio::post(self->io, [weak, link, id, attached] {
-                             if (const auto self = weak.lock()) self->on_attached(link, attached, id);
+                           boost::asio::post(self->io, [weak, weak_link, id, attached] {
+                             const auto self = weak.lock();
+                             const LinkPtr link = weak_link.lock();
+                             if (self && link) self->on_attached(link, attached, id);
                            });
                          });
   }

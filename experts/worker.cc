@@ -32,22 +32,18 @@ void Worker::set_store(std::shared_ptr<const ExpertStore> store) {
 void Worker::attach_router(std::string name, std::string exchange_address, uint64_t generation,
                            std::function<void(Result<void>)> done) {
   post([=, this] {
+    // A router that dials again may be here before its old link's end was noticed.
+    detach_if([&](const Router& r) { return r.exchange_address == exchange_address; });
     const Result<PeerId> peer = exchange_.connect(name, exchange_address);
     if (peer.has_error()) return done(peer.error());
-    routers_[*peer] = {name, generation};
+    routers_[*peer] = {name, exchange_address, generation};
     log_info("router_attached", "router={} transport=\"{}\"", name, exchange_.describe(*peer));
     done({});
   });
 }
 
 void Worker::detach_router(const std::string& name, uint64_t generation) {
-  post([=, this] {
-    for (auto it = routers_.begin(); it != routers_.end();) {
-      const bool match = it->second.name == name && it->second.generation == generation;
-      if (match) exchange_.disconnect(it->first);
-      it = match ? routers_.erase(it) : std::next(it);
-    }
-  });
+  post([=, this] { detach_if([&](const Router& r) { return r.name == name && r.generation == generation; }); });
 }
 
 void Worker::stop() {
@@ -144,6 +140,15 @@ void Worker::on_peer_lost(PeerId peer, const Status& why) {
   if (it == routers_.end()) return;
   log_warn("router_lost", "router={} reason=\"{}\"", it->second.name, why.message);
   routers_.erase(it);
+  exchange_.disconnect(peer);
+}
+
+void Worker::detach_if(const std::function<bool(const Router&)>& over) {
+  for (auto it = routers_.begin(); it != routers_.end();) {
+    const bool match = over(it->second);
+    if (match) exchange_.disconnect(it->first);
+    it = match ? routers_.erase(it) : std::next(it);
+  }
 }
 
 }  // namespace guildhall

@@ -43,7 +43,7 @@ class Worker final : public ExchangeHandler {
 
  private:
   struct Router {
-    std::string name;
+    std::string name, exchange_address;
     uint64_t generation = 0;
   };
 
@@ -52,6 +52,7 @@ class Worker final : public ExchangeHandler {
   void serve(PeerId peer, const Router& router, const DispatchView& dispatch);
   void refuse(PeerId peer, const FrameHeader& header, const Status& why);
   void drop(PeerId peer, const Status& why);
+  void detach_if(const std::function<bool(const Router&)>& over);
 
   Exchange& exchange_;
   Team team_;
