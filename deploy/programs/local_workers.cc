@@ -15,10 +15,9 @@ LocalWorkers::LocalWorkers(const config::Config& config, const ModelSpec& spec, 
   }
 }
 
-Result<void> LocalWorkers::load(const Placement& placement, std::atomic<bool>& cancel) {
+Result<void> LocalWorkers::load(const Placement& placement) {
   for (size_t i = 0; i < members_.size(); ++i) {
     Member& member = members_[i];
-    if (cancel) return Status{Code::cancelled, "loading was cancelled"};
     const ExpertsOfLayer experts = placement.experts_of(static_cast<int32_t>(i));
     GH_TRY(check_memory(spec_, experts, member.memory_limit));
     GH_ASSIGN(std::shared_ptr<const ExpertStore> store,
@@ -28,6 +27,10 @@ Result<void> LocalWorkers::load(const Placement& placement, std::atomic<bool>& c
     member.store = std::move(store);
   }
   return {};
+}
+
+void LocalWorkers::cancel_load() {
+  for (Member& member : members_) member.progress->cancel = true;
 }
 
 void LocalWorkers::attach(Engine& engine, const std::string& router_address) {

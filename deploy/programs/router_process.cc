@@ -87,7 +87,7 @@ ClusterEvents RouterProcess::cluster_events() {
     with_engine([worker](Engine& engine) { engine.detach_worker(worker); });
   };
   events.on_startup_failed = [this](const Status& why) {
-    progress_.cancel = true;
+    cancel_load();
     shutdown_.request(why);
   };
   return events;
@@ -102,7 +102,7 @@ void RouterProcess::with_engine(std::function<void(Engine&)> action) {
 Result<void> RouterProcess::load() {
   const auto begin = Clock::now();
   GH_ASSIGN(weights_, DenseWeights::load(config_.model().path(), spec_, load_mode(config_), progress_));
-  if (local_workers_) GH_TRY(local_workers_->load(placement_, progress_.cancel));
+  if (local_workers_) GH_TRY(local_workers_->load(placement_));
   log_info("weights_loaded", "size=\"{}\" time=\"{}\"", format_bytes(weights_->bytes()),
            format_duration(Clock::now() - begin));
   return {};
@@ -137,8 +137,13 @@ void RouterProcess::on_signal() {
     std::_Exit(1);
   }
   log_info("draining", "router={}", config_.router().name());
-  progress_.cancel = true;
+  cancel_load();
   shutdown_.request();
+}
+
+void RouterProcess::cancel_load() {
+  progress_.cancel = true;
+  if (local_workers_) local_workers_->cancel_load();
 }
 
 // Refuse new requests, let those under way end, then take everything down in the order of use.

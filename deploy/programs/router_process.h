@@ -37,6 +37,7 @@ class RouterProcess final : public StatusSource {
   void start_engine();
   void stop();
   void on_signal();
+  void cancel_load();
   ClusterEvents cluster_events();
   void with_engine(std::function<void(Engine&)> action);
 
