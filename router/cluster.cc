@@ -117,8 +117,11 @@ class Cluster::Peer : public std::enable_shared_from_this<Cluster::Peer> {
   void on_dialed(const Result<DialedLink>& dialed) {
     if (closed_) return;
     if (dialed.has_error()) return on_dial_failed(dialed.error());
-    if (!dialed->reply->has_hello_reply())
-      return on_dial_failed({Code::data_loss, "worker=" + address_.name + ": its first reply is not a hello"});
+    if (!dialed->reply->has_hello_reply()) {
+      const Status why{Code::data_loss, "worker=" + address_.name + ": its first reply is not a hello"};
+      dialed->link->close(why);
+      return on_dial_failed(why);
+    }
     link_ = dialed->link;
     const control::HelloReply& reply = dialed->reply->hello_reply();
     exchange_address_ = reply.exchange_address();
