@@ -78,11 +78,15 @@ Result<void> Dispatcher::dispatch(int64_t layer, View2<const float> x_th, View2<
     worker.first_pair = first_pair;
     first_pair += static_cast<int64_t>(worker.pairs.size());
     if (worker.pairs.empty()) continue;
-    GH_ASSIGN(const size_t bytes, pack(worker, layer, x_th));
-    outgoing_.push_back({*worker.peer, bytes});
+    const Result<size_t> bytes = pack(worker, layer, x_th);
+    if (bytes.has_error()) {
+      exchange_.post(outgoing_);  // gives the acquired regions back; the answers will be stale
+      return bytes.error();
+    }
+    outgoing_.push_back({*worker.peer, *bytes});
     worker.awaited = true;
     ++num_awaited_;
-    counters_.bytes_sent += static_cast<int64_t>(bytes);
+    counters_.bytes_sent += static_cast<int64_t>(*bytes);
   }
   exchange_.post(outgoing_);
   ++counters_.dispatches;
@@ -125,8 +129,13 @@ Result<size_t> Dispatcher::pack(Worker& worker, int64_t layer, View2<const float
                            .step_id = step_id_,
                            .placement_version = placement_.version,
                            .layer = static_cast<uint16_t>(layer)};
-  GH_ASSIGN(const std::span<std::byte> region, exchange_.acquire(*worker.peer, frame_layout(shape).total_bytes));
-  const FrameSections sections = begin_dispatch(fields, shape, region);
+  const auto region = exchange_.acquire(*worker.peer, frame_layout(shape).total_bytes);
+  if (region.has_error()) {
+    // A loss shows here first, before a poll reports it.
+    if (region.error().code == Code::peer_lost) on_peer_lost(*worker.peer, region.error());
+    return Status{region.error().code, fmt::format("worker={}: {}", worker.name, region.error().message)};
+  }
+  const FrameSections sections = begin_dispatch(fields, shape, *region);
   std::copy(worker.pairs.begin(), worker.pairs.end(), sections.pairs.begin());
   for (size_t i = 0; i < worker.row_token.size(); ++i)
     encode_row(options_.codec, {x_th.row(worker.row_token[i]), static_cast<size_t>(options_.hidden)}, sections.row(i));
@@ -148,31 +157,28 @@ Result<void> Dispatcher::wait_for_answers() {
   while (num_awaited_ > 0 && !failure_) {
     const bool local_work = options_.pump_local_workers && options_.pump_local_workers();
     if (exchange_.poll(*this) > 0 || local_work) continue;
-    if (Clock::now() > deadline) fail(late_worker());
+    if (Clock::now() > deadline) give_up_late_workers();
     else exchange_.wait(kWaitSlice);
   }
   if (failure_) return *failure_;
   return {};
 }
 
-// The first worker that has not answered; it is given up, so that its late frames find no link.
-Status Dispatcher::late_worker() const {
-  for (const Worker& w : workers_)
-    if (w.awaited)
-      return {Code::deadline_exceeded,
-              fmt::format("worker={}: no answer for layer {} within {} (transport.deadline)", w.name, layer_,
-                          format_duration(options_.deadline))};
-  return {Code::internal, "a deadline passed with no worker awaited"};
+// Those that have not answered are detached, so that their late frames find no link.
+void Dispatcher::give_up_late_workers() {
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    if (!workers_[i].awaited) continue;
+    const Status late{Code::deadline_exceeded,
+                      fmt::format("worker={}: no answer for layer {} within {} (transport.deadline)",
+                                  workers_[i].name, layer_, format_duration(options_.deadline))};
+    detach(static_cast<int32_t>(i));
+    lost_.emplace_back(static_cast<int32_t>(i), late);
+    fail(late);
+  }
 }
 
+// The first reason counts.
 void Dispatcher::fail(Status status) {
-  if (status.code == Code::deadline_exceeded) {
-    for (size_t i = 0; i < workers_.size(); ++i) {
-      if (!workers_[i].awaited) continue;
-      detach(static_cast<int32_t>(i));
-      lost_.emplace_back(static_cast<int32_t>(i), status);
-    }
-  }
   if (!failure_) failure_ = std::move(status);
 }
 
@@ -232,8 +238,9 @@ void Dispatcher::on_peer_lost(PeerId peer, const Status& why) {
   if (w == nullptr) return;
   const Status named{Code::peer_lost, fmt::format("worker={}: {}", w->name, why.message)};
   if (w->awaited) fail(named);
-  w->peer.reset();
-  lost_.emplace_back(static_cast<int32_t>(w - workers_.data()), named);
+  const auto idx = static_cast<int32_t>(w - workers_.data());
+  detach(idx);
+  lost_.emplace_back(idx, named);
 }
 
 }  // namespace guildhall

@@ -77,7 +77,7 @@ class Dispatcher final : public ExchangeHandler {
   void route(View2<const int32_t> expert_tk, View2<const float> weight_tk, const std::vector<int32_t>& worker_e);
   Result<size_t> pack(Worker& worker, int64_t layer, View2<const float> x_th);
   Result<void> wait_for_answers();
-  Status late_worker() const;
+  void give_up_late_workers();
   Worker* find(PeerId peer);
   void fail(Status status);
   void drop_link(Worker& worker, const Status& why);
