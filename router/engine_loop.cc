@@ -45,6 +45,7 @@ Result<RequestId> Engine::submit(EngineRequest request, EventSink sink) {
   const RequestId id = sequence->id;
   {
     std::lock_guard lock(mutex_);
+    if (ended_) return unavailable("the router is shutting down");
     if (num_submitted_ + num_waiting_ >= options_.max_waiting)
       return Status{Code::resource_exhausted,
                     fmt::format("{} requests are waiting (router.batching.max_waiting)", options_.max_waiting)};
@@ -133,6 +134,10 @@ void Engine::run() {
     publish_counters();
   }
   serving_ = false;
+  {
+    std::lock_guard lock(mutex_);
+    ended_ = true;  // what was accepted until here is among the commands
+  }
   run_commands();
   fail_all(unavailable("the router is shutting down"));
 }

@@ -98,9 +98,10 @@ class Engine final : public EngineClient {
   std::vector<RowResult> results_;
   std::optional<Clock::time_point> paused_since_;
 
-  std::mutex mutex_;                         // guards the next two
+  std::mutex mutex_;                         // guards the next three
   std::vector<std::function<void()>> commands_;
   int64_t num_submitted_ = 0;                // of commands_
+  bool ended_ = false;                       // run() takes no more of them
   std::atomic<int64_t> num_waiting_{0};      // in the scheduler, not running yet
   std::atomic<bool> serving_{false}, draining_{false}, stopping_{false};
   std::atomic<RequestId> next_id_{1};
