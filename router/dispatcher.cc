@@ -55,6 +55,7 @@ void Dispatcher::detach(int32_t worker) {
   Worker& w = workers_[static_cast<size_t>(worker)];
   if (w.peer) exchange_.disconnect(*w.peer);
   w.peer.reset();
+  if (w.awaited) fail({Code::peer_lost, fmt::format("worker={}: its link ended", w.name)});
 }
 
 bool Dispatcher::all_attached() const {
@@ -157,6 +158,8 @@ Result<void> Dispatcher::wait_for_answers() {
   while (num_awaited_ > 0 && !failure_) {
     const bool local_work = options_.pump_local_workers && options_.pump_local_workers();
     if (exchange_.poll(*this) > 0 || local_work) continue;
+    if (options_.while_waiting) options_.while_waiting();
+    if (failure_) break;
     if (Clock::now() > deadline) give_up_late_workers();
     else exchange_.wait(kWaitSlice);
   }
@@ -171,9 +174,9 @@ void Dispatcher::give_up_late_workers() {
     const Status late{Code::deadline_exceeded,
                       fmt::format("worker={}: no answer for layer {} within {} (transport.deadline)",
                                   workers_[i].name, layer_, format_duration(options_.deadline))};
+    fail(late);
     detach(static_cast<int32_t>(i));
     lost_.emplace_back(static_cast<int32_t>(i), late);
-    fail(late);
   }
 }
 

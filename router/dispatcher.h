@@ -25,6 +25,8 @@ struct DispatcherOptions {
   std::chrono::nanoseconds deadline{};        // for one layer's answers
   // Runs workers that live in this process; returns whether there was work. Empty: there are none.
   std::function<bool()> pump_local_workers;
+  // Called while answers are awaited; may attach and detach workers. Empty: nobody does.
+  std::function<void()> while_waiting;
 };
 
 struct DispatchCounters {
@@ -39,7 +41,7 @@ class Dispatcher final : public ExchangeHandler {
   // Every worker of the placement must be attached before dispatch().
   void set_placement(Placement placement);
   void attach(int32_t worker, std::string name, PeerId peer, uint64_t generation);
-  void detach(int32_t worker);
+  void detach(int32_t worker);  // while its answer is awaited: combine() ends with peer_lost
   bool all_attached() const;
 
   // Posts x_th's rows. The views expert_tk and weight_tk must live until combine() returns.

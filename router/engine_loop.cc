@@ -25,11 +25,17 @@ Engine::Engine(EngineOptions options, const ModelSpec& spec, const DenseWeights&
       cache_(std::move(cache)),
       team_(options_.team),
       scheduler_(options_.scheduler, *cache_),
-      dispatcher_(options_.dispatcher, exchange),
+      dispatcher_(dispatcher_options(), exchange),
       forward_(spec, weights, *cache_, dispatcher_, team_, clock_, options_.scheduler.max_batched_tokens,
                options_.max_model_len) {}
 
 Engine::~Engine() = default;
+
+DispatcherOptions Engine::dispatcher_options() {
+  DispatcherOptions options = options_.dispatcher;
+  options.while_waiting = [this] { run_link_changes(); };
+  return options;
+}
 
 // ---- any thread ---------------------------------------------------------------------------------------------
 
@@ -86,7 +92,7 @@ void Engine::set_placement(Placement placement) {
 }
 
 void Engine::attach_worker(int32_t worker, std::string name, std::string exchange_address, uint64_t generation) {
-  post([=, this] {
+  post_link_change([=, this] {
     const Result<PeerId> peer = exchange_.connect(name, exchange_address);
     if (peer.has_error()) {
       options_.on_worker_lost(worker, peer.error());
@@ -100,7 +106,7 @@ void Engine::attach_worker(int32_t worker, std::string name, std::string exchang
 }
 
 void Engine::detach_worker(int32_t worker) {
-  post([this, worker] { dispatcher_.detach(worker); });
+  post_link_change([this, worker] { dispatcher_.detach(worker); });
 }
 
 void Engine::drain() {
@@ -117,6 +123,15 @@ void Engine::post(std::function<void()> command) {
   {
     std::lock_guard lock(mutex_);
     commands_.push_back(std::move(command));
+  }
+  exchange_.wake();
+}
+
+void Engine::post_link_change(std::function<void()> change) {
+  {
+    std::lock_guard lock(mutex_);
+    link_changes_.push_back(std::move(change));
+    has_link_changes_.store(true, std::memory_order_release);
   }
   exchange_.wake();
 }
@@ -151,7 +166,19 @@ bool Engine::run_commands() {
     num_submitted_ = 0;
   }
   for (auto& command : commands) command();
-  return !commands.empty();
+  return run_link_changes() || !commands.empty();
+}
+
+bool Engine::run_link_changes() {
+  if (!has_link_changes_.load(std::memory_order_acquire)) return false;
+  std::vector<std::function<void()>> changes;
+  {
+    std::lock_guard lock(mutex_);
+    changes.swap(link_changes_);
+    has_link_changes_.store(false, std::memory_order_release);
+  }
+  for (auto& change : changes) change();
+  return !changes.empty();
 }
 
 void Engine::wait_for_work() {
@@ -160,17 +187,18 @@ void Engine::wait_for_work() {
 }
 
 void Engine::update_serving() {
-  const bool ready = dispatcher_.all_attached();
-  serving_.store(ready, std::memory_order_release);
-  if (ready) {
-    paused_since_.reset();
-  } else if (!scheduler_.idle()) {
-    const auto now = Clock::now();
-    if (!paused_since_) paused_since_ = now;
-    if (now - *paused_since_ > options_.recovery_timeout)
-      fail_all({Code::peer_lost, fmt::format("an expert worker was lost and not back within {}",
-                                             format_duration(options_.recovery_timeout))});
-  }
+  serving_.store(dispatcher_.all_attached(), std::memory_order_release);
+  if (scheduler_.idle()) paused_since_.reset();
+  else if (!serving()) await_workers();
+}
+
+// Workers that come back only to be lost again do not count as back: a step must succeed.
+void Engine::await_workers() {
+  const auto now = Clock::now();
+  if (!paused_since_) paused_since_ = now;
+  if (now - *paused_since_ > options_.recovery_timeout)
+    fail_all({Code::peer_lost, fmt::format("an expert worker was lost and not back within {}",
+                                           format_duration(options_.recovery_timeout))});
 }
 
 void Engine::step() {
@@ -178,6 +206,7 @@ void Engine::step() {
   const auto& chunks = scheduler_.schedule(batch_);
   const Result<View2<const float>> hidden_rh = forward_.run(batch_);
   if (hidden_rh.has_error()) return pause(hidden_rh.error());
+  paused_since_.reset();
   list_rows(chunks);
   evaluate(*hidden_rh);
   const std::vector<ScheduledChunk> done = chunks;  // advance() changes the scheduler
@@ -192,7 +221,9 @@ void Engine::pause(const Status& why) {
   log_warn("step_failed", "reason=\"{}\" running={}", to_string(why), scheduler_.num_running());
   scheduler_.preempt_all();
   collect_lost_workers();
-  if (dispatcher_.all_attached()) fail_all(why);  // not a lost worker: trying again would fail again
+  const bool lost = why.code == Code::peer_lost || !dispatcher_.all_attached();
+  if (lost) await_workers();
+  else fail_all(why);  // trying again would fail again
 }
 
 void Engine::collect_lost_workers() {

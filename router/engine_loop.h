@@ -44,7 +44,8 @@ class Engine final : public EngineClient {
   EngineCounters counters() const override;
 
   void set_placement(Placement placement);
-  // A worker holds its experts and may be sent to: connects to it at the next step boundary.
+  // A worker holds its experts and may be sent to: connects to it. Neither waits for the step under way, which ends
+  // at once if it awaits a worker that is detached.
   void attach_worker(int32_t worker, std::string name, std::string exchange_address, uint64_t generation);
   void detach_worker(int32_t worker);
 
@@ -67,13 +68,17 @@ class Engine final : public EngineClient {
     bool sampled;
   };
 
+  DispatcherOptions dispatcher_options();
   void post(std::function<void()> command);
+  void post_link_change(std::function<void()> change);
   bool run_commands();
+  bool run_link_changes();
   void wait_for_work();
   void update_serving();
   void step();
   void collect_lost_workers();
   void pause(const Status& why);
+  void await_workers();
   void fail_all(const Status& why);
   Result<void> check(const EngineRequest& request) const;
   void list_rows(const std::vector<ScheduledChunk>& chunks);
@@ -96,14 +101,15 @@ class Engine final : public EngineClient {
   StepBatch batch_;
   std::vector<LogitRow> rows_;
   std::vector<RowResult> results_;
-  std::optional<Clock::time_point> paused_since_;
+  std::optional<Clock::time_point> paused_since_;  // no step has succeeded since
 
-  std::mutex mutex_;                         // guards the next three
+  std::mutex mutex_;                         // guards the next four
   std::vector<std::function<void()>> commands_;
+  std::vector<std::function<void()>> link_changes_;  // run at any time; commands only between steps
   int64_t num_submitted_ = 0;                // of commands_
   bool ended_ = false;                       // run() takes no more of them
   std::atomic<int64_t> num_waiting_{0};      // in the scheduler, not running yet
-  std::atomic<bool> serving_{false}, draining_{false}, stopping_{false};
+  std::atomic<bool> has_link_changes_{false}, serving_{false}, draining_{false}, stopping_{false};
   std::atomic<RequestId> next_id_{1};
   mutable std::mutex counters_mutex_;
   EngineCounters counters_;
