@@ -5,22 +5,6 @@
 namespace guildhall {
 namespace {
 
-EngineOptions engine_options(const ModelSpec& spec, const LocalEngineOptions& options) {
-  EngineOptions engine;
-  engine.scheduler = {.max_sequences = options.max_sequences, .max_batched_tokens = options.max_batched_tokens};
-  engine.dispatcher = {.codec = options.codec,
-                       .hidden = spec.hidden,
-                       .top_k = spec.moe.top_k,
-                       .max_tokens = options.max_batched_tokens,
-                       .deadline = std::chrono::seconds(60)};
-  engine.team = {.num_threads = options.num_threads};
-  engine.max_model_len = std::min(spec.max_position, options.kv_tokens);
-  engine.recovery_timeout = std::chrono::seconds(1);
-  engine.on_worker_attached = [](int32_t, const std::string&) {};
-  engine.on_worker_lost = [](int32_t, const Status&) {};
-  return engine;
-}
-
 std::unique_ptr<KvCache> make_cache(const ModelSpec& spec, const LocalEngineOptions& options) {
   const int64_t token_bytes = kv_elements_per_token_layer(spec) * spec.num_layers * dtype_bytes(options.kv_dtype);
   return KvCache::create(spec, {.block_size = options.block_size,
@@ -34,37 +18,81 @@ std::unique_ptr<KvCache> make_cache(const ModelSpec& spec, const LocalEngineOpti
 }  // namespace
 
 LocalEngine::LocalEngine(const std::filesystem::path& checkpoint, const LocalEngineOptions& options)
-    : spec_(read_model_spec(checkpoint).value()), exchange_(fabric_.make_end("router")) {
+    : checkpoint_(checkpoint),
+      options_(options),
+      spec_(read_model_spec(checkpoint).value()),
+      placement_(even_split(spec_, options.num_workers, 1)),
+      exchange_(fabric_.make_end("router")),
+      members_(static_cast<size_t>(options.num_workers)) {
   weights_ = DenseWeights::load(checkpoint, spec_, options.load, progress_).value();
-  const Placement placement = even_split(spec_, options.num_workers, 1);
-  EngineOptions engine = engine_options(spec_, options);
-  engine.dispatcher.pump_local_workers = [this] {
-    bool worked = false;
-    for (Member& m : members_) worked |= m.worker->poll();
-    return worked;
-  };
-  engine_ = std::make_unique<Engine>(std::move(engine), spec_, *weights_, *exchange_, make_cache(spec_, options));
-  engine_->set_placement(placement);
-  for (int i = 0; i < options.num_workers; ++i) {
-    const std::string name = "w" + std::to_string(i);
-    Member m{fabric_.make_end(name), nullptr};
-    m.worker = std::make_unique<Worker>(spec_, *m.exchange, TeamOptions{.num_threads = options.num_threads});
-    m.worker->set_store(
-        ExpertStore::load(checkpoint, spec_, options.load, placement.experts_of(i), progress_).value());
-    m.worker->attach_router("router", exchange_->local_address(), 1, [](Result<void> attached) { attached.value(); });
-    engine_->attach_worker(i, name, m.exchange->local_address(), 1);
-    members_.push_back(std::move(m));
-  }
+  engine_ = std::make_unique<Engine>(engine_options(), spec_, *weights_, *exchange_, make_cache(spec_, options));
+  engine_->set_placement(placement_);
+  if (options.attach_workers)
+    for (int i = 0; i < options.num_workers; ++i) attach_worker(i);
   thread_ = std::thread([this] { engine_->run(); });
-  while (!engine_->serving()) std::this_thread::yield();
+  while (options.attach_workers && !engine_->serving()) std::this_thread::yield();
 }
 
-LocalEngine::~LocalEngine() {
+LocalEngine::~LocalEngine() { stop(); }
+
+void LocalEngine::stop() {
   engine_->stop();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
-std::future<Completion> LocalEngine::submit(EngineRequest request) {
+EngineOptions LocalEngine::engine_options() {
+  EngineOptions engine;
+  engine.scheduler = {.max_sequences = options_.max_sequences, .max_batched_tokens = options_.max_batched_tokens};
+  engine.dispatcher = {.codec = options_.codec,
+                       .hidden = spec_.hidden,
+                       .top_k = spec_.moe.top_k,
+                       .max_tokens = options_.max_batched_tokens,
+                       .deadline = options_.deadline,
+                       .pump_local_workers = [this] { return pump(); }};
+  engine.team = {.num_threads = options_.num_threads};
+  engine.max_waiting = options_.max_waiting;
+  engine.max_model_len = std::min(spec_.max_position, options_.kv_tokens);
+  engine.recovery_timeout = options_.recovery_timeout;
+  engine.on_worker_attached = [](int32_t, const std::string&) {};
+  engine.on_worker_lost = [this](int32_t worker, const Status& why) {
+    std::lock_guard lock(mutex_);
+    losses_.emplace_back(worker, why);
+    lost_.notify_all();
+  };
+  return engine;
+}
+
+bool LocalEngine::pump() {
+  std::lock_guard lock(mutex_);
+  bool worked = false;
+  for (Member& m : members_) worked |= m.worker && m.worker->poll();
+  return worked;
+}
+
+void LocalEngine::attach_worker(int i) {
+  Member m{fabric_.make_end(worker_name(i)), nullptr};
+  m.worker = std::make_unique<Worker>(spec_, *m.exchange, TeamOptions{.num_threads = options_.num_threads});
+  m.worker->set_store(
+      ExpertStore::load(checkpoint_, spec_, options_.load, placement_.experts_of(i), progress_).value());
+  std::lock_guard lock(mutex_);
+  const uint64_t generation = ++last_generation_;
+  m.worker->attach_router("router", exchange_->local_address(), generation,
+                          [](Result<void> attached) { attached.value(); });
+  engine_->attach_worker(i, worker_name(i), m.exchange->local_address(), generation);
+  std::swap(members_[static_cast<size_t>(i)], m);
+}
+
+std::pair<int32_t, Status> LocalEngine::wait_for_loss() {
+  std::unique_lock lock(mutex_);
+  lost_.wait(lock, [&] { return !losses_.empty(); });
+  auto loss = losses_.front();
+  losses_.pop_front();
+  return loss;
+}
+
+std::future<Completion> LocalEngine::submit(EngineRequest request) { return try_submit(std::move(request)).value(); }
+
+Result<std::future<Completion>> LocalEngine::try_submit(EngineRequest request) {
   struct Pending {
     Completion completion;
     std::promise<Completion> promise;
@@ -74,19 +102,16 @@ std::future<Completion> LocalEngine::submit(EngineRequest request) {
   const auto append = [](auto& to, auto& from) {
     to.insert(to.end(), std::make_move_iterator(from.begin()), std::make_move_iterator(from.end()));
   };
-  engine_
-      ->submit(std::move(request),
-               [pending, append](EngineEvent&& event) {
-                 Completion& c = pending->completion;
-                 append(c.prompt_logprobs, event.prompt_logprobs);
-                 append(c.tokens, event.tokens);
-                 append(c.logprobs, event.logprobs);
-                 if (!event.finish) return;
-                 c.finish = *event.finish;
-                 c.error = event.error;
-                 pending->promise.set_value(std::move(c));
-               })
-      .value();
+  GH_TRY(engine_->submit(std::move(request), [pending, append](EngineEvent&& event) {
+    Completion& c = pending->completion;
+    append(c.prompt_logprobs, event.prompt_logprobs);
+    append(c.tokens, event.tokens);
+    append(c.logprobs, event.logprobs);
+    if (!event.finish) return;
+    c.finish = *event.finish;
+    c.error = event.error;
+    pending->promise.set_value(std::move(c));
+  }));
   return future;
 }
 

@@ -1,9 +1,12 @@
 // local_engine.h: a whole model in this process: engine thread, loopback exchange, local expert workers. For tests.
 #pragma once
 
+#include <condition_variable>
+#include <deque>
 #include <filesystem>
 #include <future>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -23,6 +26,9 @@ struct LocalEngineOptions {
   Codec codec = Codec::f32;
   DType kv_dtype = DType::f32;
   LoadMode load = LoadMode::checkpoint;
+  bool attach_workers = true;         // false: the test does, and the engine is not serving until then
+  int64_t max_waiting = 1024;
+  std::chrono::nanoseconds deadline = std::chrono::minutes(1), recovery_timeout = std::chrono::minutes(1);
 };
 
 // What one request came to.
@@ -41,22 +47,43 @@ class LocalEngine {
   ~LocalEngine();
 
   Engine& engine() { return *engine_; }
+  LoopbackFabric& fabric() { return fabric_; }
   const ModelSpec& spec() const { return spec_; }
   int64_t dense_bytes() const { return weights_->bytes(); }
 
   std::future<Completion> submit(EngineRequest request);
   Completion run(EngineRequest request) { return submit(std::move(request)).get(); }
+  // submit() that may be refused.
+  Result<std::future<Completion>> try_submit(EngineRequest request);
+
+  // Any thread. Worker i, named "w<i>", dies; a new one takes its place and name.
+  void kill_worker(int i) { fabric_.kill(worker_name(i)); }
+  void attach_worker(int i);
+  // Waits for the engine to lose a worker: which, and why.
+  std::pair<int32_t, Status> wait_for_loss();
+  void stop();  // and waits for the engine thread
 
  private:
   struct Member {
     std::unique_ptr<Exchange> exchange;
     std::unique_ptr<Worker> worker;
   };
+  static std::string worker_name(int i) { return "w" + std::to_string(i); }
+  EngineOptions engine_options();
+  bool pump();
+
+  const std::filesystem::path checkpoint_;
+  const LocalEngineOptions options_;
   ModelSpec spec_;
   LoadProgress progress_;
+  Placement placement_;
   LoopbackFabric fabric_;
   std::unique_ptr<Exchange> exchange_;
+  std::mutex mutex_;                  // guards members_ and what follows
   std::vector<Member> members_;
+  uint64_t last_generation_ = 0;
+  std::deque<std::pair<int32_t, Status>> losses_;
+  std::condition_variable lost_;
   std::unique_ptr<DenseWeights> weights_;
   std::unique_ptr<Engine> engine_;
   std::thread thread_;

@@ -1,0 +1,140 @@
+#include "deploy/programs/settings.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "kernels/isa.h"
+#include "tests/unit/router/specs.h"
+
+namespace guildhall {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+config::Config make_config() {
+  config::Config config;
+  config.mutable_model()->set_name("tiny");
+  auto& router = *config.mutable_router();
+  auto& http = *router.mutable_http();
+  http.set_listen("127.0.0.1:8123"), http.set_threads(3), http.set_max_body_bytes(4096), http.set_max_connections(17);
+  http.set_read_timeout_us(1'500'000), http.set_write_timeout_us(2'000'000), http.set_idle_timeout_us(3'000'000);
+  router.mutable_dense()->set_threads(2), router.mutable_dense()->set_isa("auto");
+  auto& cache = *router.mutable_kv_cache();
+  cache.set_block_size(4), cache.set_memory_bytes(1 << 20), cache.set_dtype("bf16");
+  auto& batching = *router.mutable_batching();
+  batching.set_max_sequences(5), batching.set_max_batched_tokens(96), batching.set_max_waiting(7);
+  auto& transport = *config.mutable_transport();
+  transport.set_codec("bf16"), transport.set_wait("adaptive");
+  transport.set_deadline_us(250'000), transport.set_recovery_timeout_us(9'000'000);
+  transport.mutable_ucx()->set_tls("tcp"), transport.mutable_ucx()->set_net_devices("lo");
+  return config;
+}
+
+TEST(Settings, HttpOptions) {
+  const HttpServerOptions options = http_options(make_config(), tiny_gqa_spec(), 48);
+  EXPECT_EQ(options.listen, "127.0.0.1:8123");
+  EXPECT_EQ(options.num_threads, 3);
+  EXPECT_EQ(options.max_connections, 17);
+  EXPECT_EQ(options.max_body_bytes, 4096u);
+  EXPECT_EQ(options.read_timeout, std::chrono::milliseconds(1500));
+  EXPECT_EQ(options.write_timeout, std::chrono::seconds(2));
+  EXPECT_EQ(options.idle_timeout, std::chrono::seconds(3));
+  EXPECT_EQ(options.model_name, "tiny");
+  EXPECT_EQ(options.max_model_len, 48);
+  EXPECT_EQ(options.vocab_size, 32);
+}
+
+TEST(Settings, EngineOptions) {
+  const EngineOptions options = engine_options(make_config(), tiny_gqa_spec(), 48);
+  EXPECT_EQ(options.scheduler.max_sequences, 5);
+  EXPECT_EQ(options.scheduler.max_batched_tokens, 96);
+  EXPECT_EQ(options.dispatcher.codec, Codec::bf16);
+  EXPECT_EQ(options.dispatcher.hidden, 16);
+  EXPECT_EQ(options.dispatcher.top_k, 2);
+  EXPECT_EQ(options.dispatcher.max_tokens, 96);
+  EXPECT_EQ(options.dispatcher.deadline, std::chrono::milliseconds(250));
+  EXPECT_EQ(options.team.num_threads, 2);
+  EXPECT_EQ(options.max_waiting, 7);
+  EXPECT_EQ(options.max_model_len, 48);
+  EXPECT_EQ(options.recovery_timeout, std::chrono::seconds(9));
+}
+
+TEST(Settings, KvCacheOptions) {
+  const KvCacheOptions options = kv_cache_options(make_config(), 48);
+  EXPECT_EQ(options.block_size, 4);
+  EXPECT_EQ(options.memory_bytes, 1 << 20);
+  EXPECT_EQ(options.dtype, DType::bf16);
+  EXPECT_EQ(options.max_model_len, 48);
+  EXPECT_EQ(options.max_tokens, 5 * 48);
+  config::Config f32 = make_config();
+  f32.mutable_router()->mutable_kv_cache()->set_dtype("f32");
+  EXPECT_EQ(kv_cache_options(f32, 48).dtype, DType::f32);
+}
+
+TEST(Settings, ExchangeOptions) {
+  config::Config config = make_config();
+  const ExchangeOptions options = exchange_options(config, "w3");
+  EXPECT_EQ(options.name, "w3");
+  EXPECT_EQ(options.kind, ExchangeKind::ucx);
+  EXPECT_EQ(options.ucx.tls, "tcp");
+  EXPECT_EQ(options.ucx.net_devices, "lo");
+  EXPECT_EQ(options.ucx.wait.mode, WaitMode::adaptive);
+  config.mutable_transport()->set_wait("spin");
+  EXPECT_EQ(exchange_options(config, "w3").ucx.wait.mode, WaitMode::spin);
+}
+
+TEST(Settings, TeamsSpinLongerWhereTransportsDo) {
+  config::Config config = make_config();
+  const TeamOptions adaptive = team_options(config, 4);
+  EXPECT_EQ(adaptive.num_threads, 4);
+  EXPECT_GE(team_options(config, 0).num_threads, 1);
+  config.mutable_transport()->set_wait("spin");
+  EXPECT_GT(team_options(config, 4).spin_ns, adaptive.spin_ns);
+}
+
+TEST(Settings, WordsBecomeModes) {
+  config::Config config = make_config();
+  EXPECT_EQ(load_mode(config), LoadMode::checkpoint);
+  config.mutable_model()->set_load("dummy");
+  EXPECT_EQ(load_mode(config), LoadMode::dummy);
+  EXPECT_EQ(wire_codec(config), Codec::bf16);
+  config.mutable_transport()->set_codec("f32");
+  EXPECT_EQ(wire_codec(config), Codec::f32);
+}
+
+TEST(Settings, MaxModelLenIsTheConfigurationsWithinTheCheckpoints) {
+  config::Config config = make_config();
+  config.mutable_model()->set_max_model_len(40);
+  EXPECT_EQ(max_model_len(config, tiny_gqa_spec()).value(), 40);
+  config.mutable_model()->set_max_model_len(65);
+  const Result<int64_t> refused = max_model_len(config, tiny_gqa_spec());
+  ASSERT_TRUE(refused.has_error());
+  EXPECT_THAT(refused.error().message, AllOf(HasSubstr("model.max_model_len: 65"), HasSubstr("64")));
+}
+
+TEST(Settings, WithoutMaxModelLenItIsWhatTheCacheHolds) {
+  config::Config config = make_config();
+  EXPECT_EQ(max_model_len(config, tiny_gqa_spec()).value(), 64);
+  // 2 layers x 32 bf16 elements = 128 bytes per token, 512 per block of 4.
+  config.mutable_router()->mutable_kv_cache()->set_memory_bytes(512 * 5 + 511);
+  EXPECT_EQ(max_model_len(config, tiny_gqa_spec()).value(), 20);
+}
+
+TEST(Settings, ApplyIsaTakesWhatTheProcessorHas) {
+  const Isa before = current_isa();
+  config::Config config = make_config();
+  EXPECT_TRUE(apply_isa(config));
+  EXPECT_EQ(current_isa(), before);
+  config.mutable_router()->mutable_dense()->set_isa("portable");
+  EXPECT_TRUE(apply_isa(config));
+  EXPECT_EQ(to_string(current_isa()), "portable");
+  set_isa(before);
+  config.mutable_router()->mutable_dense()->set_isa("avx9000");
+  const Result<void> refused = apply_isa(config);
+  ASSERT_TRUE(refused.has_error());
+  EXPECT_THAT(refused.error().message, AllOf(HasSubstr("router.dense.isa"), HasSubstr("avx9000")));
+}
+
+}  // namespace
+}  // namespace guildhall

@@ -1,0 +1,254 @@
+// cluster_test.cc: the router's control links against a worker that the test plays.
+#include "router/cluster.h"
+
+#include "tests/unit/router/specs.h"
+#include "tests/unit/transport_control/fixture.h"
+
+namespace guildhall {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+class ClusterTest : public ControlTest {
+ protected:
+  struct Ready {
+    int32_t worker;
+    std::string exchange_address;
+    uint64_t generation;
+  };
+
+  ClusterTest() { is_answering_ = false; }
+  ~ClusterTest() override {
+    run_on_io([&] { cluster_.reset(); });
+  }
+
+  void start(std::chrono::nanoseconds startup_timeout = kGuard) {
+    ModelSpec spec = tiny_gqa_spec();
+    ClusterOptions options{.router_name = "r0", .exchange_kind = "loopback", .exchange_address = "router-address",
+                           .model_type = "tiny", .model_fingerprint = 4711, .codec = Codec::bf16, .isa = "avx2",
+                           .heartbeat = std::chrono::seconds(10), .startup_timeout = startup_timeout};
+    ClusterEvents events;
+    events.on_ready = [this](int32_t worker, const std::string& address, uint64_t generation) {
+      ready_.push({worker, address, generation});
+    };
+    events.on_lost = [this](int32_t worker, const Status& why) {
+      EXPECT_EQ(worker, 0);
+      ++num_lost_;
+      lost_.push(why);
+    };
+    events.on_startup_failed = [this](const Status& why) { startup_failed_.push(why); };
+    run_on_io([&] {
+      cluster_ = std::make_unique<Cluster>(io_, options, std::vector<WorkerAddress>{{"w0", address_}},
+                                           even_split(spec, 2, 5), events);
+      cluster_->start();
+    });
+  }
+
+  Received next_hello() {
+    Received hello = messages_.pop();
+    EXPECT_TRUE(hello.message.has_hello());
+    return hello;
+  }
+  static void reply(const Received& hello, const std::string& exchange_address) {
+    control::Envelope reply;
+    reply.set_id(hello.message.id());
+    reply.mutable_hello_reply()->set_worker_name("w0");
+    reply.mutable_hello_reply()->set_exchange_address(exchange_address);
+    reply.mutable_hello_reply()->set_isa("avx2");
+    EXPECT_TRUE(hello.link->send(reply));
+  }
+  static control::Envelope load_status(control::LoadStatus::State state, int64_t bytes_done = 0) {
+    control::Envelope message;
+    control::LoadStatus& load = *message.mutable_load_status();
+    load.set_state(state);
+    load.set_bytes_done(bytes_done);
+    load.set_bytes_total(100);
+    if (state == control::LoadStatus::READY) load.set_num_experts(3), load.set_resident_bytes(100);
+    if (state == control::LoadStatus::FAILED) load.set_error("no such checkpoint");
+    return message;
+  }
+  // The worker's side of a link, from hello to READY.
+  Received become_ready(const std::string& exchange_address) {
+    const Received hello = next_hello();
+    reply(hello, exchange_address);
+    EXPECT_TRUE(messages_.pop().message.has_placement());
+    EXPECT_TRUE(hello.link->send(load_status(control::LoadStatus::READY)));
+    return hello;
+  }
+  WorkerStatus status() const { return cluster_->status().at(0); }
+  void wait_for_state(const std::string& state) {
+    while (status().state != state) std::this_thread::yield();
+  }
+
+  std::unique_ptr<Cluster> cluster_;
+  Events<Ready> ready_;
+  Events<Status> lost_, startup_failed_;
+  std::atomic<int> num_lost_{0};
+};
+
+TEST_F(ClusterTest, GreetsPlacesAndFollowsLoadingUntilReady) {
+  listen();
+  start();
+  const Received hello = next_hello();
+  EXPECT_EQ(status().state, "connecting");
+  EXPECT_EQ(hello.message.hello().router_name(), "r0");
+  EXPECT_EQ(hello.message.hello().exchange_address(), "router-address");
+  EXPECT_EQ(hello.message.hello().exchange_kind(), "loopback");
+  EXPECT_EQ(hello.message.hello().model_type(), "tiny");
+  EXPECT_EQ(hello.message.hello().model_fingerprint(), 4711u);
+  EXPECT_EQ(hello.message.hello().codec(), static_cast<uint32_t>(Codec::bf16));
+  EXPECT_NE(hello.message.hello().generation(), 0u);
+
+  reply(hello, "worker-address");
+  const control::Envelope placed = messages_.pop().message;
+  ASSERT_EQ(placed.placement().layers_size(), 1);
+  EXPECT_EQ(placed.placement().version(), 5u);
+  EXPECT_EQ(placed.placement().layers(0).layer(), 1u);
+  EXPECT_THAT(placed.placement().layers(0).experts(), ElementsAre(0, 1, 2));
+  wait_for_state("loading");
+
+  EXPECT_TRUE(hello.link->send(load_status(control::LoadStatus::LOADING, 40)));
+  while (status().bytes_done != 40) std::this_thread::yield();
+  EXPECT_EQ(status().bytes_total, 100);
+  EXPECT_FALSE(cluster_->all_ready());
+
+  EXPECT_TRUE(hello.link->send(load_status(control::LoadStatus::READY, 100)));
+  const Ready ready = ready_.pop();
+  EXPECT_EQ(ready.worker, 0);
+  EXPECT_EQ(ready.exchange_address, "worker-address");
+  EXPECT_EQ(ready.generation, hello.message.hello().generation());
+  EXPECT_TRUE(cluster_->all_ready());
+  EXPECT_EQ(status().num_experts, 3);
+  cluster_->set_transport(0, "loopback");
+  EXPECT_EQ(status().transport, "loopback");
+}
+
+TEST_F(ClusterTest, AReadyToldTwiceCountsOnce) {
+  listen();
+  start();
+  const Received first = become_ready("a");
+  EXPECT_EQ(ready_.pop().exchange_address, "a");
+  EXPECT_TRUE(first.link->send(load_status(control::LoadStatus::READY)));
+  first.link->close({Code::cancelled, "restart"});
+  lost_.pop();
+  become_ready("b");
+  EXPECT_EQ(ready_.pop().exchange_address, "b");  // and not "a" again
+}
+
+TEST_F(ClusterTest, ARefusedHelloFailsTheStartNamingTheWorker) {
+  listen();
+  start();
+  const Received hello = next_hello();
+  EXPECT_TRUE(hello.link->send(make_error({Code::invalid_argument, "another checkpoint"}, hello.message.id())));
+  const Status why = startup_failed_.pop();
+  EXPECT_EQ(why.code, Code::invalid_argument);
+  EXPECT_THAT(why.message, AllOf(HasSubstr("worker=w0"), HasSubstr("another checkpoint")));
+  EXPECT_EQ(status().state, "failed");
+  EXPECT_THAT(status().error, HasSubstr("another checkpoint"));
+}
+
+TEST_F(ClusterTest, AFirstReplyThatIsNoHelloFailsTheStartAndEndsTheLink) {
+  listen();
+  start();
+  const Received hello = next_hello();
+  control::Envelope reply;
+  reply.set_id(hello.message.id());
+  reply.mutable_status_reply();
+  EXPECT_TRUE(hello.link->send(reply));
+  EXPECT_THAT(startup_failed_.pop().message, AllOf(HasSubstr("worker=w0"), HasSubstr("not a hello")));
+  closed_.pop();
+}
+
+TEST_F(ClusterTest, AWorkerThatCannotLoadFailsTheStart) {
+  listen();
+  start();
+  const Received hello = next_hello();
+  reply(hello, "a");
+  messages_.pop();
+  EXPECT_TRUE(hello.link->send(load_status(control::LoadStatus::FAILED)));
+  EXPECT_EQ(startup_failed_.pop().message, "worker=w0: no such checkpoint");
+  EXPECT_EQ(status().state, "failed");
+}
+
+TEST_F(ClusterTest, AWorkerThatIsNotThereFailsTheStartAfterItsTime) {
+  listen();
+  run_on_io([&] { server_.reset(); });  // nobody listens at address_ from here on
+  start(std::chrono::milliseconds(100));
+  const Status why = startup_failed_.pop();
+  EXPECT_EQ(why.code, Code::deadline_exceeded);
+  EXPECT_THAT(why.message, AllOf(HasSubstr("worker=w0"), HasSubstr(address_), HasSubstr("not reached within 100 ms")));
+}
+
+TEST_F(ClusterTest, ALostLinkIsDialedAgainWithANewGeneration) {
+  listen();
+  start();
+  const Received first = become_ready("a");
+  const Ready before = ready_.pop();
+  first.link->close({Code::cancelled, "the worker restarts"});
+  EXPECT_EQ(lost_.pop().code, Code::peer_lost);
+  EXPECT_FALSE(cluster_->all_ready());
+  become_ready("b");
+  const Ready after = ready_.pop();
+  EXPECT_EQ(after.exchange_address, "b");
+  EXPECT_NE(after.generation, before.generation);
+  EXPECT_TRUE(cluster_->all_ready());
+}
+
+TEST_F(ClusterTest, OnceReadyARefusalIsTriedAgain) {
+  listen();
+  start();
+  become_ready("a").link->close({Code::cancelled, "the worker restarts"});
+  lost_.pop();
+  const Received second = next_hello();
+  EXPECT_TRUE(second.link->send(make_error({Code::invalid_argument, "not now"}, second.message.id())));
+  ready_.pop();
+  become_ready("c");
+  EXPECT_EQ(ready_.pop().exchange_address, "c");
+}
+
+TEST_F(ClusterTest, ALossOnTheDataPlaneRenewsTheControlLink) {
+  listen();
+  start();
+  become_ready("a");
+  const Ready before = ready_.pop();
+  cluster_->drop(0, {Code::deadline_exceeded, "no answer for layer 3"});
+  EXPECT_EQ(lost_.pop().message, "no answer for layer 3");
+  become_ready("a");
+  EXPECT_NE(ready_.pop().generation, before.generation);
+}
+
+TEST_F(ClusterTest, CloseEndsTheLinkForGood) {
+  listen();
+  start();
+  become_ready("a");
+  ready_.pop();
+  cluster_->close();
+  closed_.pop();
+  run_on_io([] {});
+  EXPECT_EQ(num_lost_, 0);
+}
+
+TEST_F(ClusterTest, CanBeDestroyedAtAnyStage) {
+  listen();
+  start();
+  next_hello();  // not answered yet
+  run_on_io([&] { cluster_.reset(); });
+  closed_.pop();
+
+  start();
+  const Received loading = next_hello();
+  reply(loading, "a");
+  messages_.pop();
+  run_on_io([&] { cluster_.reset(); });
+  closed_.pop();
+
+  start();
+  become_ready("a").link->close({Code::cancelled, "the worker restarts"});
+  lost_.pop();
+  run_on_io([&] { cluster_.reset(); });  // between two dials
+}
+
+}  // namespace
+}  // namespace guildhall

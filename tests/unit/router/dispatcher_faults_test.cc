@@ -1,0 +1,336 @@
+// dispatcher_faults_test.cc: packet histories: answers that are duplicate, stale, late, lost, short or corrupt, and
+// workers that fail, fall silent or die.
+#include "tests/unit/router/dispatcher_fixture.h"
+
+namespace guildhall {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::StartsWith;
+
+class DispatcherFaults : public DispatcherTest {
+ protected:
+  // w1's links end, w0's goes on; the loss is told once. Then w1 comes back and all is well.
+  void expect_only_w1_lost(const Result<void>& step, Code code, const std::string& what) {
+    ASSERT_TRUE(step.has_error());
+    EXPECT_EQ(step.error().code, code);
+    EXPECT_THAT(step.error().message, AllOf(StartsWith("worker=w1: "), HasSubstr(what)));
+    const auto lost = dispatcher_->take_lost();
+    ASSERT_EQ(lost.size(), 1u);
+    EXPECT_EQ(lost[0].first, 1);
+    EXPECT_EQ(lost[0].second.message, step.error().message);
+    dispatcher_->poll();
+    EXPECT_THAT(dispatcher_->take_lost(), IsEmpty());
+    EXPECT_FALSE(dispatcher_->all_attached());
+    worker(1).serve = [this](const DispatchView& d) { worker(1).answer(d); };
+    reattach(1);
+    EXPECT_TRUE(dispatcher_->all_attached());
+    expect_a_good_step();
+  }
+};
+
+// ---- frames to be ignored
+
+TEST_F(DispatcherFaults, AnswersThatAreNotForThisDispatchAreIgnored) {
+  make({});
+  choose({{0, 1}, {2, 3}});
+  worker(1).serve = [this](const DispatchView& d) {
+    for (int wrong = 0; wrong < 3; ++wrong) {
+      FrameFields fields = ScriptedWorker::fields_of(d.header);
+      if (wrong == 0) fields.generation += 1;
+      if (wrong == 1) fields.step_id -= 1;
+      if (wrong == 2) fields.layer = 0;
+      std::vector<std::byte> frame = worker(1).combine_frame(d, fields);
+      std::fill(frame.begin() + sizeof(FrameHeader), frame.end(), std::byte{0x41});
+      worker(1).send(frame);
+    }
+    worker(1).answer(d);
+  };
+  expect_a_good_step();
+  EXPECT_EQ(dispatcher_->counters().stale_frames, 3);
+  EXPECT_THAT(dispatcher_->take_lost(), IsEmpty());
+}
+
+TEST_F(DispatcherFaults, ADuplicateAnswerIsIgnored) {
+  make({});
+  choose({{0, 1}, {2, 3}});
+  worker(1).serve = [this](const DispatchView& d) {
+    worker(1).answer(d);
+    worker(1).answer(d);
+  };
+  expect_a_good_step();
+  expect_a_good_step();
+  dispatcher_->poll();
+  EXPECT_EQ(dispatcher_->counters().stale_frames, 2);
+  EXPECT_TRUE(dispatcher_->all_attached());
+}
+
+TEST_F(DispatcherFaults, AnAnswerNobodyAskedForIsIgnored) {
+  make({.num_workers = 3});
+  choose({{0, 3}});  // w0 only
+  worker(0).serve = [this](const DispatchView& d) {
+    worker(1).answer(d);  // as if it were its own
+    worker(0).answer(d);
+  };
+  expect_a_good_step();
+  dispatcher_->poll();
+  EXPECT_EQ(dispatcher_->counters().stale_frames, 1);
+}
+
+// ---- frames that end a link
+
+TEST_F(DispatcherFaults, AnAnswerOfTooFewRowsDropsThatLinkOnly) {
+  make({});
+  choose({{0, 1}, {2, 3}});
+  worker(1).serve = [this](const DispatchView& d) { worker(1).answer(d, ScriptedWorker::fields_of(d.header), -1); };
+  expect_only_w1_lost(step(), Code::data_loss, "answered 1 rows of 4 for 2 of 4");
+}
+
+TEST_F(DispatcherFaults, AnAnswerOfTooManyRowsDropsThatLinkOnly) {
+  make({});
+  choose({{0, 1}, {2, 3}});
+  worker(1).serve = [this](const DispatchView& d) { worker(1).answer(d, ScriptedWorker::fields_of(d.header), 1); };
+  expect_only_w1_lost(step(), Code::data_loss, "answered 3 rows of 4 for 2 of 4");
+}
+
+TEST_F(DispatcherFaults, ATruncatedAnswerDropsThatLinkOnly) {
+  for (const size_t cut : {8u, 24u, 80u}) {
+    workers_.clear();
+    make({});
+    choose({{0, 1}, {2, 3}});
+    worker(1).serve = [this, cut](const DispatchView& d) {
+      std::vector<std::byte> frame = worker(1).combine_frame(d, ScriptedWorker::fields_of(d.header));
+      frame.resize(frame.size() - cut);
+      worker(1).send(frame);
+    };
+    expect_only_w1_lost(step(), Code::data_loss, "bad frame");
+  }
+}
+
+TEST_F(DispatcherFaults, ACorruptHeaderDropsThatLinkOnly) {
+  make({});
+  choose({{0, 1}, {2, 3}});
+  worker(1).serve = [this](const DispatchView& d) {
+    std::vector<std::byte> frame = worker(1).combine_frame(d, ScriptedWorker::fields_of(d.header));
+    frame[0] ^= std::byte{1};
+    worker(1).send(frame);
+  };
+  expect_only_w1_lost(step(), Code::data_loss, "bad frame");
+}
+
+TEST_F(DispatcherFaults, ACorruptPayloadDropsThatLinkOnly) {
+  make({});
+  choose({{0, 1}, {2, 3}});
+  worker(1).serve = [this](const DispatchView& d) {
+    std::vector<std::byte> frame = worker(1).combine_frame(d, ScriptedWorker::fields_of(d.header));
+    seal_frame(frame);
+    frame.back() ^= std::byte{1};
+    worker(1).send(frame);
+  };
+  expect_only_w1_lost(step(), Code::data_loss, "bad frame");
+}
+
+TEST_F(DispatcherFaults, ADispatchForAnAnswerDropsThatLinkOnly) {
+  make({});
+  choose({{0, 1}, {2, 3}});
+  worker(1).serve = [this](const DispatchView&) { worker(1).send(worker(1).frames.back()); };
+  const Result<void> done = step();
+  ASSERT_TRUE(done.has_error());
+  expect_only_w1_lost(done, done.error().code, "bad frame");
+}
+
+TEST_F(DispatcherFaults, ACorruptFrameBetweenStepsIsAlsoALoss) {
+  make({});
+  choose({{0, 1}});
+  ASSERT_TRUE(step());
+  worker(1).send(std::vector<std::byte>(64, std::byte{0x5a}));
+  dispatcher_->poll();
+  const auto lost = dispatcher_->take_lost();
+  ASSERT_EQ(lost.size(), 1u);
+  EXPECT_EQ(lost[0].first, 1);
+  EXPECT_FALSE(dispatcher_->all_attached());
+}
+
+// ---- a worker's refusal
+
+TEST_F(DispatcherFaults, AFailureFrameBecomesAnErrorNamingTheWorker) {
+  make({});
+  choose({{0, 1}});
+  worker(1).serve = [this](const DispatchView& d) { worker(1).fail(d, {Code::not_found, "expert 1 is not held"}); };
+  const Result<void> done = step();
+  ASSERT_TRUE(done.has_error());
+  EXPECT_EQ(done.error().code, Code::not_found);
+  EXPECT_EQ(done.error().message, "worker=w1: expert 1 is not held");
+  EXPECT_TRUE(dispatcher_->all_attached());  // it is there, and talks sense
+  worker(1).serve = [this](const DispatchView& d) { worker(1).answer(d); };
+  expect_a_good_step();
+}
+
+TEST_F(DispatcherFaults, ARefusalForADeadlineIsNotOurDeadline) {
+  make({});
+  choose({{0, 1}});
+  worker(0).serve = [](const DispatchView&) {};  // still at it when w1's refusal comes
+  worker(1).serve = [this](const DispatchView& d) { worker(1).fail(d, {Code::deadline_exceeded, "too slow"}); };
+  const Result<void> done = step();
+  ASSERT_TRUE(done.has_error());
+  EXPECT_EQ(done.error().message, "worker=w1: too slow");
+  EXPECT_TRUE(dispatcher_->all_attached());
+  EXPECT_THAT(dispatcher_->take_lost(), IsEmpty());
+}
+
+TEST_F(DispatcherFaults, AnswersToAStepThatFailedAreStaleInTheNext) {
+  make({});
+  choose({{0, 1}, {2, 3}});
+  std::vector<std::byte> late;
+  worker(0).serve = [&](const DispatchView& d) {
+    late = worker(0).combine_frame(d, ScriptedWorker::fields_of(d.header));
+    std::fill(late.begin() + sizeof(FrameHeader), late.end(), std::byte{0x41});
+  };
+  worker(1).serve = [this](const DispatchView& d) { worker(1).fail(d, {Code::internal, "no"}); };
+  ASSERT_TRUE(step().has_error());
+  worker(0).serve = [&](const DispatchView& d) {
+    worker(0).send(late);
+    worker(0).answer(d);
+  };
+  worker(1).serve = [this](const DispatchView& d) { worker(1).answer(d); };
+  expect_a_good_step();
+  EXPECT_EQ(dispatcher_->counters().stale_frames, 1);
+}
+
+// ---- silence
+
+TEST_F(DispatcherFaults, ALostAnswerEndsAtTheDeadlineNamingWorkerAndLayer) {
+  make({.deadline = std::chrono::milliseconds(30)});
+  choose({{0, 1}, {2, 3}});
+  worker(1).serve = [](const DispatchView&) {};
+  expect_only_w1_lost(step(), Code::deadline_exceeded, "no answer for layer 1 within 30 ms");
+}
+
+TEST_F(DispatcherFaults, EachLateWorkerIsNamed) {
+  make({.num_workers = 3, .deadline = std::chrono::milliseconds(30)});
+  choose({{0, 1}, {2, 3}});
+  worker(1).serve = worker(2).serve = [](const DispatchView&) {};
+  ASSERT_TRUE(step().has_error());
+  const auto lost = dispatcher_->take_lost();
+  ASSERT_EQ(lost.size(), 2u);
+  EXPECT_THAT(lost[0].second.message, StartsWith("worker=w1: no answer"));
+  EXPECT_THAT(lost[1].second.message, StartsWith("worker=w2: no answer"));
+}
+
+TEST_F(DispatcherFaults, ALateFrameHasNoEffectOnTheNextDispatch) {
+  make({.deadline = std::chrono::milliseconds(30)});
+  choose({{0, 1}, {2, 3}});
+  expect_a_good_step();
+  std::vector<std::byte> late;
+  worker(1).serve = [&](const DispatchView& d) {
+    late = worker(1).combine_frame(d, ScriptedWorker::fields_of(d.header));
+    std::fill(late.begin() + sizeof(FrameHeader), late.end(), std::byte{0x41});
+  };
+  ASSERT_TRUE(step().has_error());
+  worker(1).send(late);  // on the link that was given up
+  dispatcher_->poll();
+  const auto lost = dispatcher_->take_lost();
+  ASSERT_EQ(lost.size(), 1u);
+  reattach(1);
+  worker(1).serve = [&](const DispatchView& d) {
+    worker(1).send(late);  // and once more on the new one
+    worker(1).answer(d);
+  };
+  expect_a_good_step();
+  EXPECT_EQ(dispatcher_->counters().stale_frames, 1);
+  EXPECT_THAT(dispatcher_->take_lost(), IsEmpty());
+}
+
+// ---- death
+
+TEST_F(DispatcherFaults, AWorkerLostWhileItIsAwaitedEndsTheStep) {
+  make({});
+  choose({{0, 1}, {2, 3}});
+  worker(1).serve = [this](const DispatchView&) { fabric_.kill("w1"); };
+  const Result<void> done = step();
+  ASSERT_TRUE(done.has_error());
+  EXPECT_EQ(done.error().code, Code::peer_lost);
+  EXPECT_THAT(done.error().message, StartsWith("worker=w1: "));
+  const auto lost = dispatcher_->take_lost();
+  ASSERT_EQ(lost.size(), 1u);
+  EXPECT_EQ(lost[0].first, 1);
+
+  workers_[1] = std::make_unique<ScriptedWorker>(fabric_, "w1", router_end_->local_address());
+  attach(1);
+  expect_a_good_step();
+}
+
+TEST_F(DispatcherFaults, AWorkerThatDiesAfterItsAnswerDoesNotSpoilTheStep) {
+  make({});
+  choose({{0, 1}, {2, 3}});
+  worker(1).serve = [this](const DispatchView& d) {
+    worker(1).answer(d);
+    fabric_.kill("w1");
+  };
+  expect_a_good_step();
+  dispatcher_->poll();
+  EXPECT_EQ(dispatcher_->take_lost().size(), 1u);
+}
+
+// What was packed for others before the loss was found must not stand in the way of the next step.
+TEST_F(DispatcherFaults, ALossFoundWhileSendingLeavesTheOtherLinksUsable) {
+  make({});
+  choose({{0, 1}, {2, 3}});
+  ASSERT_TRUE(step());
+  fabric_.kill("w1");
+  dispatcher_->poll();
+  const Result<void> sent = dispatch();
+  ASSERT_TRUE(sent.has_error());
+  EXPECT_EQ(sent.error().code, Code::peer_lost);
+  EXPECT_THAT(sent.error().message, StartsWith("worker=w1: "));
+  EXPECT_EQ(dispatcher_->take_lost().size(), 1u);
+
+  workers_[1] = std::make_unique<ScriptedWorker>(fabric_, "w1", router_end_->local_address());
+  attach(1);
+  expect_a_good_step();
+  dispatcher_->poll();
+  EXPECT_EQ(dispatcher_->counters().stale_frames, 1);  // w0 did answer the step that failed
+}
+
+// An exchange may know of a loss before its next poll reports it.
+class KnowsBeforeItTells final : public Exchange {
+ public:
+  explicit KnowsBeforeItTells(Exchange& exchange) : exchange_(exchange) {}
+  std::string local_address() const override { return exchange_.local_address(); }
+  Result<PeerId> connect(std::string_view name, std::string_view address) override {
+    return exchange_.connect(name, address);
+  }
+  void disconnect(PeerId peer) override { exchange_.disconnect(peer); }
+  Result<std::span<std::byte>> acquire(PeerId peer, size_t bytes) override {
+    if (peer == refused) return Status{Code::peer_lost, "its endpoint failed"};
+    return exchange_.acquire(peer, bytes);
+  }
+  void post(std::span<const Outgoing> frames) override { exchange_.post(frames); }
+  size_t poll(ExchangeHandler& handler) override { return exchange_.poll(handler); }
+  void wait(std::chrono::nanoseconds timeout) override { exchange_.wait(timeout); }
+  void wake() override { exchange_.wake(); }
+  std::string describe(PeerId peer) const override { return exchange_.describe(peer); }
+
+  PeerId refused = 0;
+
+ private:
+  Exchange& exchange_;
+};
+
+TEST_F(DispatcherFaults, ALossThatSendingNoticesFirstIsALostWorker) {
+  make({});
+  KnowsBeforeItTells exchange(*router_end_);
+  make_dispatcher(exchange);
+  for (int w = 0; w < 2; ++w) dispatcher_->attach(w, name(w), peers_[static_cast<size_t>(w)], generation(w));
+  choose({{0, 1}, {2, 3}});
+  expect_a_good_step();
+  exchange.refused = peers_[1];
+  const Result<void> sent = dispatch();
+  exchange.refused = 0;
+  expect_only_w1_lost(sent, Code::peer_lost, "its endpoint failed");
+}
+
+}  // namespace
+}  // namespace guildhall

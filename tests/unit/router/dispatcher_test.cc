@@ -1,0 +1,135 @@
+// dispatcher_test.cc: what is sent to whom, and that what comes back is summed in gate order.
+#include "tests/unit/router/dispatcher_fixture.h"
+
+namespace guildhall {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+TEST_F(DispatcherTest, SendsEachTokenOncePerWorkerWithItsPairs) {
+  make({.num_workers = 2, .top_k = 3});
+  choose({{0, 2, 1}, {5, 3, 1}, {4, 5, 0}});  // even experts live on w0, odd ones on w1
+  ASSERT_TRUE(step());
+  ASSERT_EQ(worker(0).frames.size(), 1u);
+  ASSERT_EQ(worker(1).frames.size(), 1u);
+
+  const auto pairs = [](const DispatchView& d) {
+    std::vector<std::array<int, 3>> list;
+    for (const DispatchPair& p : d.pairs) list.push_back({static_cast<int>(p.row), p.expert, p.gate_rank});
+    return list;
+  };
+  const auto tokens = [](const DispatchView& d) {
+    std::vector<float> first;
+    for (size_t i = 0; i < d.header.num_rows; ++i) first.push_back(element(Codec::f32, d.row(i), 0));
+    return first;
+  };
+  using P = std::array<int, 3>;
+  const DispatchView to_w0 = worker(0).received(0), to_w1 = worker(1).received(0);
+  EXPECT_THAT(tokens(to_w0), ElementsAre(1, 3));
+  EXPECT_THAT(pairs(to_w0), ElementsAre(P{0, 0, 0}, P{0, 2, 1}, P{1, 4, 0}, P{1, 0, 2}));
+  EXPECT_THAT(tokens(to_w1), ElementsAre(1, 2, 3));
+  EXPECT_THAT(pairs(to_w1), ElementsAre(P{0, 1, 2}, P{1, 5, 0}, P{1, 3, 1}, P{1, 1, 2}, P{2, 5, 1}));
+  EXPECT_EQ(to_w0.pairs[1].weight, weights()(0, 1));
+  EXPECT_EQ(to_w1.pairs[0].weight, weights()(0, 2));
+}
+
+TEST_F(DispatcherTest, StampsGenerationLayerPlacementAndAGrowingStep) {
+  make({});
+  choose({{0, 1}});
+  ASSERT_TRUE(step());
+  ASSERT_TRUE(step());
+  const FrameHeader first = worker(1).received(0).header, second = worker(1).received(1).header;
+  EXPECT_EQ(first.generation, generation(1));
+  EXPECT_EQ(first.layer, kLayer);
+  EXPECT_EQ(first.placement_version, 3u);
+  EXPECT_EQ(worker(0).received(0).header.step_id, first.step_id);
+  EXPECT_GT(second.step_id, first.step_id);
+}
+
+TEST_F(DispatcherTest, SendsNothingToAWorkerWithoutRows) {
+  make({.num_workers = 3});
+  choose({{0, 3}, {3, 0}});  // all on w0
+  expect_a_good_step();
+  EXPECT_EQ(worker(0).frames.size(), 1u);
+  EXPECT_THAT(worker(1).frames, IsEmpty());
+  EXPECT_THAT(worker(2).frames, IsEmpty());
+}
+
+TEST_F(DispatcherTest, ADispatchOfNoTokensSendsNothingAndIsDone) {
+  make({});
+  choose({});
+  ASSERT_TRUE(step());
+  EXPECT_THAT(worker(0).frames, IsEmpty());
+  EXPECT_THAT(worker(1).frames, IsEmpty());
+  choose({{0, 1}});
+  expect_a_good_step();
+}
+
+TEST_F(DispatcherTest, CountsPairsExpertsAndBytes) {
+  make({});
+  choose({{0, 1}, {1, 0}, {0, 2}});
+  ASSERT_TRUE(step());
+  const DispatchCounters& counters = dispatcher_->counters();
+  EXPECT_EQ(counters.dispatches, 1);
+  EXPECT_EQ(counters.pairs, 6);
+  EXPECT_EQ(counters.experts_touched, 3);
+  EXPECT_EQ(counters.bytes_sent,
+            static_cast<int64_t>(worker(0).frames[0].size() + worker(1).frames[0].size()));
+  EXPECT_GT(counters.bytes_received, 0);
+  EXPECT_EQ(counters.stale_frames, 0);
+}
+
+struct Arrangement {
+  int num_workers;
+  Codec codec;
+};
+class DispatcherSums : public DispatcherTest, public ::testing::WithParamInterface<Arrangement> {};
+
+TEST_P(DispatcherSums, InGateOrderWhereverTheExpertsLive) {
+  make({.num_workers = GetParam().num_workers, .num_experts = 11, .top_k = 5, .hidden = 7, .max_tokens = 64,
+        .codec = GetParam().codec});
+  for (const int64_t num_tokens : {1, 3, 64}) {
+    choose_randomly(num_tokens, static_cast<uint64_t>(num_tokens));
+    expect_a_good_step();
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(WorkersAndCodecs, DispatcherSums,
+                         ::testing::Values(Arrangement{1, Codec::f32}, Arrangement{2, Codec::f32},
+                                           Arrangement{5, Codec::f32}, Arrangement{11, Codec::f32},
+                                           Arrangement{1, Codec::bf16}, Arrangement{3, Codec::bf16}),
+                         [](const auto& info) {
+                           return std::to_string(info.param.num_workers) +
+                                  (info.param.codec == Codec::f32 ? "_f32" : "_bf16");
+                         });
+
+TEST_F(DispatcherTest, AnswersInAnyOrderGiveTheSameSum) {
+  make({.num_workers = 3, .num_experts = 9, .top_k = 4});
+  choose_randomly(6, 1);
+  std::vector<std::function<void()>> held;
+  for (int w = 0; w < 3; ++w)
+    worker(w).serve = [&, w](const DispatchView& d) {
+      held.push_back([&, w, bytes = worker(w).combine_frame(d, ScriptedWorker::fields_of(d.header))] {
+        worker(w).send(bytes);
+      });
+      if (held.size() == 3)
+        for (auto answer = held.rbegin(); answer != held.rend(); ++answer) (*answer)();
+    };
+  expect_a_good_step();
+}
+
+TEST_F(DispatcherTest, IsAttachedWhenEveryWorkerOfThePlacementIs) {
+  make({});
+  EXPECT_TRUE(dispatcher_->all_attached());
+  dispatcher_->detach(0);
+  EXPECT_FALSE(dispatcher_->all_attached());
+  EXPECT_THAT(dispatcher_->take_lost(), IsEmpty());  // by our own will
+  reattach(0);
+  EXPECT_TRUE(dispatcher_->all_attached());
+  Dispatcher without_placement({.hidden = 4, .top_k = 2, .max_tokens = 8}, *router_end_);
+  EXPECT_FALSE(without_placement.all_attached());
+}
+
+}  // namespace
+}  // namespace guildhall
