@@ -38,23 +38,32 @@ void LoadDisplay::show(const RouterHealth& health) {
 
 std::string LoadDisplay::line(const RouterHealth& health) const {
   int64_t done = health.bytes_done, total = health.bytes_total;
-  std::string parts = fmt::format("router {}", share(done, total));
+  std::string parts = health.state.empty() ? "" : fmt::format("router {}", share(done, total));  // empty: not here
   for (const WorkerHealth& w : health.workers) {
     done += w.bytes_done, total += w.bytes_total;
-    parts += fmt::format(", {} {}", w.name, w.state == "loading" ? share(w.bytes_done, w.bytes_total) : w.state);
+    parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", w.name,
+                         w.state == "loading" ? share(w.bytes_done, w.bytes_total) : w.state);
   }
+  if (total == 0) return fmt::format("loading ({})", parts);
   const double seconds = std::chrono::duration<double>(Clock::now() - started_).count();
   const double rate = seconds > 0 ? static_cast<double>(done) / seconds : 0;
   std::string eta = "-";
   if (rate > 0 && total > done)
     eta = format_duration(std::chrono::nanoseconds(static_cast<int64_t>(static_cast<double>(total - done) / rate * 1e9)));
-  return fmt::format("loading {} of {}, {}/s, ETA {}  ({})", format_bytes(done), format_bytes(total),
+  return fmt::format("loading {} of {}, {}/s, ETA {} ({})", format_bytes(done), format_bytes(total),
                      format_bytes(static_cast<int64_t>(rate)), eta, parts);
 }
 
+namespace {
 void print_worker(const WorkerHealth& w) {
   fmt::print("  {:<8} {:<22} {:>5} experts  {:>10}  {}\n", w.name, w.address, w.num_experts,
              format_bytes(w.resident_bytes), w.transport);
+}
+}  // namespace
+
+void print_workers(const RouterHealth& health) {
+  for (const WorkerHealth& w : health.workers) print_worker(w);
+  fmt::print("\nReady for the router until Ctrl-C.\n");
   std::fflush(stdout);
 }
 

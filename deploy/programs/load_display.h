@@ -26,6 +26,7 @@ class LoadDisplay {
 
 // One line per worker, KV capacity, the URL and a curl line.
 void print_summary(const RouterHealth& health, const std::string& url, const std::string& model);
-void print_worker(const WorkerHealth& worker);
+// For a host without the router: one line per worker.
+void print_workers(const RouterHealth& health);
 
 }  // namespace guildhall

@@ -50,6 +50,15 @@ HostPort reachable(HostPort listen) {
   return listen;
 }
 
+// Where others reach the router: its host's name, when it listens on every address of that host.
+HostPort advertised(const config::Config& config) {
+  const HostPort listen = *parse_host_port(config.router().http().listen());
+  const std::string& host = config.router().host();
+  const HostPort here = reachable(listen);
+  const bool named = here.host != listen.host && !host.empty() && host != listen.host;
+  return named ? HostPort{host, listen.port} : here;
+}
+
 // One look at whether everything on this host serves. Without a router here: whether our workers hold their experts.
 class ReadyCheck {
  public:
@@ -82,7 +91,7 @@ class ReadyCheck {
     shown.num_experts = status->load().num_experts();
     shown.resident_bytes = status->load().resident_bytes();
     const bool ready = status->load().state() == control::LoadStatus::READY;
-    shown.state = ready ? "ready" : status->num_routers() == 0 ? "waiting for a router" : "loading";
+    shown.state = ready ? "ready" : status->num_routers() == 0 ? "waiting for the router" : "loading";
     display_.show(health_);
     return ready;
   }
@@ -108,10 +117,8 @@ Result<bool> wait_until_ready(const config::Config& config, const HostPlan& plan
     GH_TRY(fleet.watch(/*serving=*/false));
     GH_ASSIGN(const bool ready, check.look());
     if (ready) {
-      if (plan.router) print_summary(check.health(), "http://" + to_string(reachable(*parse_host_port(
-                                                                     config.router().http().listen()))),
-                                     config.model().name());
-      else for (const WorkerHealth& w : check.health().workers) print_worker(w);
+      if (plan.router) print_summary(check.health(), "http://" + to_string(advertised(config)), config.model().name());
+      else print_workers(check.health());
       return true;
     }
     if (signals.wait(kLook)) return false;
