@@ -155,11 +155,24 @@ void RouterProcess::stop() {
   if (engine_) engine_->drain();
   if (http_) http_->stop(kDrainLimit);
   if (engine_) engine_->stop();
-  if (engine_thread_.joinable()) engine_thread_.join();
+  if (engine_thread_.joinable()) {
+    engine_thread_.join();
+    report_service();
+  }
   if (cluster_) cluster_->close();
   control_.stop();
   http_.reset();
   cluster_.reset();
+}
+
+// Where the steps' time went; what is neither kernels nor exchange is our own overhead.
+void RouterProcess::report_service() const {
+  const EngineCounters c = engine_->counters();
+  const double total = static_cast<double>(std::max<int64_t>(1, c.step_ns));
+  log_info("served", "steps={} prompt_tokens={} generated_tokens={} kernels={:.1f}% exchange={:.1f}% other={:.1f}%",
+           c.steps, c.prompt_tokens, c.generated_tokens, 100 * static_cast<double>(c.kernel_ns) / total,
+           100 * static_cast<double>(c.exchange_ns) / total,
+           100 * static_cast<double>(c.step_ns - c.kernel_ns - c.exchange_ns) / total);
 }
 
 ServingStatus RouterProcess::serving_status() const {

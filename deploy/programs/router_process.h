@@ -36,6 +36,7 @@ class RouterProcess final : public StatusSource {
   Result<void> load();
   void start_engine();
   void stop();
+  void report_service() const;
   void on_signal();
   void cancel_load();
   ClusterEvents cluster_events();
