@@ -11,6 +11,7 @@
 #include "deploy/programs/fleet.h"
 #include "deploy/programs/health_client.h"
 #include "deploy/programs/hosts.h"
+#include "deploy/programs/listen_check.h"
 #include "deploy/programs/load_display.h"
 #include "proto/config_yaml.h"
 #include "proto/control.pb.h"
@@ -133,12 +134,21 @@ Result<void> serve(const config::Config& config, const HostPlan& plan, Fleet& fl
   return {};
 }
 
+Result<void> check_addresses(const config::Config& config, const HostPlan& plan) {
+  for (const int worker : plan.workers)
+    GH_TRY(check_can_listen(fmt::format("experts.workers[{}].address", worker),
+                            config.experts().workers(worker).address()));
+  if (plan.router) GH_TRY(check_can_listen("router.http.listen", config.router().http().listen()));
+  return {};
+}
+
 }  // namespace
 
 Result<void> run_up(const UpOptions& options) {
   GH_ASSIGN(const config::Config config, read_config(options.config_file));
   init_log("up", config.log().level());
   GH_ASSIGN(const HostPlan plan, plan_for_host(config, options.host));
+  GH_TRY(check_addresses(config, plan));
   Signals signals;
   Fleet fleet(options.config_file, options.program_dir);
   Result<void> served = fleet.start(config, plan);
