@@ -24,14 +24,22 @@ struct LinkTag {
 template <class Frame>
 class InboundLinks {
  public:
+  struct Owner {
+    PeerId peer;
+    bool starts_link;  // the first frame of the link now taken for the peer's
+  };
+
   // The peer this frame is from; none when it is to be held or dropped.
-  std::optional<PeerId> owner_of(LinkTag tag) {
+  std::optional<Owner> owner_of(LinkTag tag) {
     auto found = senders_.find(tag.instance);
     if (found == senders_.end() || !found->second.peer) return std::nullopt;
     Sender& sender = found->second;
-    if (sender.link == 0 && tag.link > sender.retired_link) sender.link = tag.link;
+    const bool first = sender.link == 0 && tag.link > sender.retired_link;
+    const bool corrects = sender.link != 0 && tag.link > sender.link && sender.num_unheard > 0;
+    if (corrects) --sender.num_unheard;  // what was taken for this link was the end of one before
+    if (first || corrects) sender.link = tag.link;
     if (sender.link != tag.link) return std::nullopt;
-    return sender.peer;
+    return Owner{sender.peer, first || corrects};
   }
 
   // True when a connect() to come may still claim it.
@@ -85,6 +93,7 @@ class InboundLinks {
   // The peer is disconnected or lost: its link's frames are refused from here on.
   void retire(uint64_t instance) {
     Sender& sender = senders_[instance];
+    if (sender.peer && sender.link == 0) ++sender.num_unheard;
     sender.retired_link = sender.link > sender.retired_link ? sender.link : sender.retired_link;
     sender.peer = 0;
     sender.link = 0;
@@ -106,6 +115,7 @@ class InboundLinks {
     PeerId peer = 0;
     uint32_t link = 0;          // the peer's; 0 until its first frame
     uint32_t retired_link = 0;  // newest that is over
+    uint32_t num_unheard = 0;   // links that were over before their first frame came: it may still come
     bool overrun = false;
     bool lost_frames = false;
     std::vector<std::pair<uint32_t, Frame>> held;

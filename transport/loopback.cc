@@ -192,7 +192,7 @@ void LoopbackEnd::admit(LoopbackArrival arrival, ExchangeHandler& handler) {
     }
     return;
   }
-  const std::optional<PeerId> owner = links_.owner_of(arrival.tag);
+  const auto owner = links_.owner_of(arrival.tag);
   if (!owner) {
     if (links_.can_hold(arrival.tag) && links_.hold(arrival.tag, arrival)) return;
     fabric_->give(std::move(arrival.buffer));
@@ -200,11 +200,11 @@ void LoopbackEnd::admit(LoopbackArrival arrival, ExchangeHandler& handler) {
     ++fabric_->counters.unclaimed_dropped;
     return;
   }
-  Peer& peer = peers_.at(*owner);
+  Peer& peer = peers_.at(owner->peer);
   uint64_t due_poll = poll_idx_ + arrival.delay_polls;
   if (!arrival.overtakable) due_poll = peer.last_due_poll = std::max(peer.last_due_poll, due_poll);
-  if (due_poll <= poll_idx_) return deliver(*owner, std::move(arrival), handler);
-  delay(due_poll, *owner, std::move(arrival));
+  if (due_poll <= poll_idx_) return deliver(owner->peer, std::move(arrival), handler);
+  delay(due_poll, owner->peer, std::move(arrival));
 }
 
 void LoopbackEnd::delay(uint64_t due_poll, PeerId peer, LoopbackArrival arrival) {

@@ -131,6 +131,7 @@ class UcxExchange final : public Exchange {
   void sent(Send* send, ucs_status_t status);
   void recycle(Send* send);
   bool accept(PeerId id, Arrival& arrival);  // false: refused, and still the caller's
+  void start_order(PeerId id);
   bool start_receive(PeerId id, Arrival& arrival);
   void received(Receive* receive, ucs_status_t status);
   void arrived(PeerId id, Arrival arrival);

@@ -98,11 +98,21 @@ ucs_status_t UcxExchange::on_active_message(void* self, const void* header, size
   Arrival arrival{.sequence = tag.sequence, .bytes = bytes, .held = data,
                   .rendezvous = (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0};
   const LinkTag link{tag.instance, tag.link};
-  if (const std::optional<PeerId> owner = exchange.links_.owner_of(link))
-    return exchange.accept(*owner, arrival) ? UCS_INPROGRESS : UCS_OK;
+  if (const auto owner = exchange.links_.owner_of(link)) {
+    if (owner->starts_link) exchange.start_order(owner->peer);
+    return exchange.accept(owner->peer, arrival) ? UCS_INPROGRESS : UCS_OK;
+  }
   if (exchange.links_.can_hold(link) && exchange.links_.hold(link, arrival)) return UCS_INPROGRESS;
   ++exchange.counters_.unknown_dropped;
   return UCS_OK;
+}
+
+// Each link counts its frames from 0.
+void UcxExchange::start_order(PeerId id) {
+  Peer& peer = peers_.at(id);
+  peer.next_in = 0;
+  for (Arrival& arrival : peer.early) release(arrival);
+  peer.early.clear();
 }
 
 bool UcxExchange::accept(PeerId id, Arrival& arrival) {
