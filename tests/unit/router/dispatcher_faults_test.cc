@@ -219,29 +219,44 @@ TEST_F(DispatcherFaults, EachLateWorkerIsNamed) {
   EXPECT_THAT(lost[1].second.message, StartsWith("worker=w2: no answer"));
 }
 
-TEST_F(DispatcherFaults, ALateFrameHasNoEffectOnTheNextDispatch) {
+// A worker that was late, with its late frame on the link that was given up before or after it is attached again, or
+// on its new link.
+struct Lateness {
+  int num_steps_before;  // 0: the frame is the first that its link ever carried
+  enum { before_reattach, after_reattach, on_new_link } comes;
+};
+class DispatcherLate : public DispatcherTest, public ::testing::WithParamInterface<Lateness> {};
+
+TEST_P(DispatcherLate, FramesHaveNoEffectOnTheNextDispatches) {
   make({.deadline = std::chrono::milliseconds(30)});
   choose({{0, 1}, {2, 3}});
-  expect_a_good_step();
-  std::vector<std::byte> late;
-  worker(1).serve = [&](const DispatchView& d) {
-    late = worker(1).combine_frame(d, ScriptedWorker::fields_of(d.header));
-    std::fill(late.begin() + sizeof(FrameHeader), late.end(), std::byte{0x41});
-  };
-  ASSERT_TRUE(step().has_error());
-  worker(1).send(late);  // on the link that was given up
-  dispatcher_->poll();
-  const auto lost = dispatcher_->take_lost();
-  ASSERT_EQ(lost.size(), 1u);
-  reattach(1);
-  worker(1).serve = [&](const DispatchView& d) {
-    worker(1).send(late);  // and once more on the new one
-    worker(1).answer(d);
-  };
-  expect_a_good_step();
-  EXPECT_EQ(dispatcher_->counters().stale_frames, 1);
-  EXPECT_THAT(dispatcher_->take_lost(), IsEmpty());
+  for (int i = 0; i < GetParam().num_steps_before; ++i) expect_a_good_step();
+  for (int round = 0; round < 3; ++round) {
+    std::vector<std::byte> late;
+    worker(1).serve = [&](const DispatchView& d) {
+      late = worker(1).combine_frame(d, ScriptedWorker::fields_of(d.header));
+      std::fill(late.begin() + sizeof(FrameHeader), late.end(), std::byte{0x41});
+    };
+    ASSERT_TRUE(step().has_error());
+    EXPECT_EQ(dispatcher_->take_lost().size(), 1u);
+    if (GetParam().comes != Lateness::on_new_link) worker(1).send(late);
+    if (GetParam().comes == Lateness::before_reattach) dispatcher_->poll();
+    reattach(1);
+    worker(1).serve = [&](const DispatchView& d) {
+      if (GetParam().comes == Lateness::on_new_link) worker(1).send(late);
+      worker(1).answer(d);
+    };
+    expect_a_good_step();
+    worker(1).serve = [&](const DispatchView& d) { worker(1).answer(d); };
+    expect_a_good_step();
+    EXPECT_THAT(dispatcher_->take_lost(), IsEmpty());
+  }
 }
+
+INSTANTIATE_TEST_SUITE_P(Orders, DispatcherLate,
+                         ::testing::Values(Lateness{0, Lateness::before_reattach}, Lateness{2, Lateness::before_reattach},
+                                           Lateness{0, Lateness::after_reattach}, Lateness{2, Lateness::after_reattach},
+                                           Lateness{0, Lateness::on_new_link}, Lateness{2, Lateness::on_new_link}));
 
 // ---- death
 
