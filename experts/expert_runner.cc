@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <cstring>
+#include <algorithm>
 
 #include "kernels/convert.h"
 #include "kernels/expert_ffn.h"
@@ -69,7 +69,7 @@ View2<float> ExpertRunner::Buffer::view(int64_t rows, int64_t cols) {
 
 void ExpertRunner::decode_rows(const DispatchView& dispatch, View2<float> x_th) const {
   if (static_cast<Codec>(dispatch.header.codec) == Codec::bf16) from_bf16_cpu(rows_as<bf16>(dispatch), x_th.data);
-  else std::memcpy(x_th.data, dispatch.rows.data(), dispatch.rows.size());
+  else std::ranges::copy(rows_as<float>(dispatch), x_th.data);
 }
 
 void ExpertRunner::encode_rows(const DispatchView& dispatch, View2<const float> grouped_ph,
