@@ -6,16 +6,26 @@ namespace guildhall {
 
 std::string_view to_string(Code code) {
   switch (code) {
-    case Code::invalid_argument: return "invalid_argument";
-    case Code::not_found: return "not_found";
-    case Code::unsupported: return "unsupported";
-    case Code::data_loss: return "data_loss";
-    case Code::resource_exhausted: return "resource_exhausted";
-    case Code::unavailable: return "unavailable";
-    case Code::deadline_exceeded: return "deadline_exceeded";
-    case Code::peer_lost: return "peer_lost";
-    case Code::cancelled: return "cancelled";
-    case Code::internal: return "internal";
+    case Code::invalid_argument:
+      return "invalid_argument";
+    case Code::not_found:
+      return "not_found";
+    case Code::unsupported:
+      return "unsupported";
+    case Code::data_loss:
+      return "data_loss";
+    case Code::resource_exhausted:
+      return "resource_exhausted";
+    case Code::unavailable:
+      return "unavailable";
+    case Code::deadline_exceeded:
+      return "deadline_exceeded";
+    case Code::peer_lost:
+      return "peer_lost";
+    case Code::cancelled:
+      return "cancelled";
+    case Code::internal:
+      return "internal";
   }
   return "unknown";
 }

@@ -40,8 +40,8 @@ using Result = boost::system::result<T, Status>;
 }  // namespace guildhall
 
 // Returns the error of `expr` (a Result) from the enclosing function.
-#define GH_TRY(expr)                                        \
-  do {                                                      \
+#define GH_TRY(expr)                                                                         \
+  do {                                                                                       \
     if (auto gh_result = (expr); gh_result.has_error()) return std::move(gh_result).error(); \
   } while (false)
 
@@ -50,7 +50,7 @@ using Result = boost::system::result<T, Status>;
 
 // GH_ASSIGN(auto spec, read_spec(path)): declares `spec`, or returns the error.
 #define GH_ASSIGN(declaration, expr) GH_ASSIGN_INNER(GH_CONCAT(gh_result_, __LINE__), declaration, expr)
-#define GH_ASSIGN_INNER(result, declaration, expr)      \
-  auto result = (expr);                                 \
+#define GH_ASSIGN_INNER(result, declaration, expr)          \
+  auto result = (expr);                                     \
   if (result.has_error()) return std::move(result).error(); \
   declaration = *std::move(result)

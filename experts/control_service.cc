@@ -29,8 +29,9 @@ Result<ExpertsOfLayer> read_placement(const control::Placement& message, const M
     auto& layer = experts[entry.layer()];
     for (const uint32_t expert : entry.experts()) {
       if (expert >= spec.moe.num_experts || (!layer.empty() && static_cast<int32_t>(expert) <= layer.back()))
-        return Status{Code::invalid_argument,
-                      fmt::format("placement: layer {}: expert {} is out of order or range", entry.layer(), expert)};
+        return Status{
+            Code::invalid_argument,
+            fmt::format("placement: layer {}: expert {} is out of order or range", entry.layer(), expert)};
       layer.push_back(static_cast<int32_t>(expert));
     }
   }
@@ -48,7 +49,12 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
 
   Impl(boost::asio::io_context& io, ControlServiceOptions options, const ModelSpec& spec, Worker& worker,
        std::function<void()> on_drain)
-      : io(io), options(std::move(options)), spec(spec), worker(worker), on_drain(std::move(on_drain)), timer(io) {}
+      : io(io),
+        options(std::move(options)),
+        spec(spec),
+        worker(worker),
+        on_drain(std::move(on_drain)),
+        timer(io) {}
 
   Result<void> listen() {
     ServerOptions server_options{.name = "worker=" + options.worker_name};
@@ -67,21 +73,26 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
 
   void on_message(const LinkPtr& link, const control::Envelope& message) {
     switch (message.body_case()) {
-      case control::Envelope::kHello: return on_hello(link, message.hello(), message.id());
-      case control::Envelope::kPlacement: return on_placement(link, message.placement(), message.id());
-      case control::Envelope::kStatusRequest: return on_status_request(link, message.id());
+      case control::Envelope::kHello:
+        return on_hello(link, message.hello(), message.id());
+      case control::Envelope::kPlacement:
+        return on_placement(link, message.placement(), message.id());
+      case control::Envelope::kStatusRequest:
+        return on_status_request(link, message.id());
       case control::Envelope::kDrain:
         log_info("drain", "asked_by=\"{}\"", link->peer());
         draining = true;
         return on_drain();
-      default: return;  // a newer minor version's message
+      default:
+        return;  // a newer minor version's message
     }
   }
 
   void on_hello(const LinkPtr& link, const control::Hello& hello, uint64_t id) {
     const Result<void> acceptable = check_hello(hello);
     if (acceptable.has_error()) return refuse(link, acceptable.error(), id);
-    if (routers.count(link) > 0) return refuse(link, {Code::invalid_argument, "a second hello on one link"}, id);
+    if (routers.count(link) > 0)
+      return refuse(link, {Code::invalid_argument, "a second hello on one link"}, id);
     routers[link] = {hello.router_name(), hello.generation()};
     // Weak: the worker may outlive the io_context, and with it keep this should it never come to attach.
     const std::weak_ptr<Impl> weak = weak_from_this();
@@ -109,7 +120,8 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
                     fmt::format("{} serves another {} checkpoint than the one at {}", who, hello.model_type(),
                                 options.model_path.string())};
     if (hello.codec() > static_cast<uint32_t>(Codec::bf16))
-      return Status{Code::unsupported, fmt::format("{} asks for codec {}, which this version lacks", who, hello.codec())};
+      return Status{Code::unsupported,
+                    fmt::format("{} asks for codec {}, which this version lacks", who, hello.codec())};
     return {};
   }
 
@@ -129,15 +141,19 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
 
   void on_placement(const LinkPtr& link, const control::Placement& message, uint64_t id) {
     const auto router = routers.find(link);
-    if (router == routers.end()) return refuse(link, {Code::invalid_argument, "a placement before a hello"}, id);
+    if (router == routers.end())
+      return refuse(link, {Code::invalid_argument, "a placement before a hello"}, id);
     Result<ExpertsOfLayer> experts = read_placement(message, spec);
     if (experts.has_error()) return refuse(link, experts.error(), id);
     const bool same = loader && loader->experts() == *experts && state != control::LoadStatus::FAILED;
     if (!same) {
       for (const auto& [other, entry] : routers)
         if (other != link && entry.placed)
-          return refuse(link, {Code::invalid_argument, fmt::format("router {} placed other experts here than router {}",
-                                                                   entry.name, router->second.name)}, id);
+          return refuse(
+              link,
+              {Code::invalid_argument, fmt::format("router {} placed other experts here than router {}",
+                                                   entry.name, router->second.name)},
+              id);
       load(std::move(*experts), message.version());
     }
     router->second.placed = true;
@@ -263,8 +279,9 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
 };
 
 Result<std::unique_ptr<ControlService>> ControlService::start(boost::asio::io_context& io,
-                                                              ControlServiceOptions options, const ModelSpec& spec,
-                                                              Worker& worker, std::function<void()> on_drain) {
+                                                              ControlServiceOptions options,
+                                                              const ModelSpec& spec, Worker& worker,
+                                                              std::function<void()> on_drain) {
   auto impl = std::make_shared<Impl>(io, std::move(options), spec, worker, std::move(on_drain));
   GH_TRY(impl->listen());
   return std::unique_ptr<ControlService>(new ControlService(std::move(impl)));

@@ -1,5 +1,5 @@
-// control_service.h: a worker's side of the control plane: answers hellos, loads the experts a router places here,
-// reports progress and status, drains. Owner: the io thread; loading runs on a thread of its own.
+// control_service.h: a worker's side of the control plane: answers hellos, loads the experts a router places
+// here, reports progress and status, drains. Owner: the io thread; loading runs on a thread of its own.
 #pragma once
 
 #include <filesystem>
@@ -20,11 +20,11 @@ namespace guildhall {
 
 struct ControlServiceOptions {
   std::string worker_name;
-  std::string listen;             // host:port
+  std::string listen;  // host:port
   std::string exchange_kind, exchange_address;
   std::filesystem::path model_path;
   LoadMode load_mode = LoadMode::checkpoint;
-  int64_t memory_limit = 0;       // bytes of experts; 0: none
+  int64_t memory_limit = 0;  // bytes of experts; 0: none
   std::string isa;
   std::chrono::nanoseconds heartbeat{};
 };
@@ -32,9 +32,9 @@ struct ControlServiceOptions {
 class ControlService {
  public:
   // `spec` and `worker` are borrowed. `on_drain` is called on the io thread when a peer asks to drain.
-  static Result<std::unique_ptr<ControlService>> start(boost::asio::io_context& io, ControlServiceOptions options,
-                                                       const ModelSpec& spec, Worker& worker,
-                                                       std::function<void()> on_drain);
+  static Result<std::unique_ptr<ControlService>> start(boost::asio::io_context& io,
+                                                       ControlServiceOptions options, const ModelSpec& spec,
+                                                       Worker& worker, std::function<void()> on_drain);
   ~ControlService();  // cancels a load under way
 
   std::string local_address() const;

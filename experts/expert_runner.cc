@@ -31,8 +31,8 @@ Result<void> ExpertRunner::check(const DispatchView& dispatch) const {
   if (header.layer >= experts_le_.size() || experts_le_[header.layer].empty())
     return Status{Code::not_found, fmt::format("layer {} has no experts here", header.layer)};
   if (header.hidden != spec_.hidden)
-    return Status{Code::invalid_argument,
-                  fmt::format("rows of {} elements; the model's hidden size is {}", header.hidden, spec_.hidden)};
+    return Status{Code::invalid_argument, fmt::format("rows of {} elements; the model's hidden size is {}",
+                                                      header.hidden, spec_.hidden)};
   const auto& experts_e = experts_le_[header.layer];
   for (const DispatchPair& pair : dispatch.pairs)
     if (pair.expert >= experts_e.size() || experts_e[pair.expert].gate_fh.empty())
@@ -68,16 +68,18 @@ View2<float> ExpertRunner::Buffer::view(int64_t rows, int64_t cols) {
 }
 
 void ExpertRunner::decode_rows(const DispatchView& dispatch, View2<float> x_th) const {
-  if (static_cast<Codec>(dispatch.header.codec) == Codec::bf16) from_bf16_cpu(rows_as<bf16>(dispatch), x_th.data);
-  else std::ranges::copy(rows_as<float>(dispatch), x_th.data);
+  if (static_cast<Codec>(dispatch.header.codec) == Codec::bf16)
+    from_bf16_cpu(rows_as<bf16>(dispatch), x_th.data);
+  else
+    std::ranges::copy(rows_as<float>(dispatch), x_th.data);
 }
 
 void ExpertRunner::encode_rows(const DispatchView& dispatch, View2<const float> grouped_ph,
                                std::span<std::byte> rows_out) {
-  const View2<float> ordered_ph = static_cast<Codec>(dispatch.header.codec) == Codec::f32
-                                      ? View2<float>(reinterpret_cast<float*>(rows_out.data()), grouped_ph.rows,
-                                                     grouped_ph.cols)
-                                      : ordered_.view(grouped_ph.rows, grouped_ph.cols);
+  const View2<float> ordered_ph =
+      static_cast<Codec>(dispatch.header.codec) == Codec::f32
+          ? View2<float>(reinterpret_cast<float*>(rows_out.data()), grouped_ph.rows, grouped_ph.cols)
+          : ordered_.view(grouped_ph.rows, grouped_ph.cols);
   unpermute_cpu(grouped_ph, position_p_, ordered_ph);
   if (static_cast<Codec>(dispatch.header.codec) == Codec::bf16)
     to_bf16_cpu({ordered_ph.data, static_cast<size_t>(ordered_ph.rows * ordered_ph.cols)},

@@ -35,14 +35,15 @@ class ExpertRunner {
     View2<float> view(int64_t rows, int64_t cols);
   };
   void decode_rows(const DispatchView& dispatch, View2<float> x_th) const;
-  void encode_rows(const DispatchView& dispatch, View2<const float> grouped_ph, std::span<std::byte> rows_out);
+  void encode_rows(const DispatchView& dispatch, View2<const float> grouped_ph,
+                   std::span<std::byte> rows_out);
 
   const ModelSpec& spec_;
   Team& team_;
   std::shared_ptr<const ExpertStore> store_;
   std::vector<std::vector<ExpertWeightView>> experts_le_;  // [L][E]; empty views: not held
   std::vector<int32_t> expert_p_, row_p_, position_p_, offset_e_;
-  Buffer x_, grouped_, hidden_, result_, ordered_;         // grow to their largest shape once
+  Buffer x_, grouped_, hidden_, result_, ordered_;  // grow to their largest shape once
 };
 
 }  // namespace guildhall

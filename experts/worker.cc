@@ -23,7 +23,8 @@ FrameFields reply_fields(const FrameHeader& request) {
 Worker::Worker(const ModelSpec& spec, Exchange& exchange, TeamOptions team)
     : exchange_(exchange), team_(team), runner_(spec, team_) {}
 
-// ---- any thread ---------------------------------------------------------------------------------------------
+// ---- any thread
+// ---------------------------------------------------------------------------------------------
 
 void Worker::set_store(std::shared_ptr<const ExpertStore> store) {
   post([this, store = std::move(store)]() mutable { runner_.set_store(std::move(store)); });
@@ -43,7 +44,9 @@ void Worker::attach_router(std::string name, std::string exchange_address, uint6
 }
 
 void Worker::detach_router(const std::string& name, uint64_t generation) {
-  post([=, this] { detach_if([&](const Router& r) { return r.name == name && r.generation == generation; }); });
+  post([=, this] {
+    detach_if([&](const Router& r) { return r.name == name && r.generation == generation; });
+  });
 }
 
 void Worker::stop() {
@@ -64,7 +67,8 @@ WorkerCounters Worker::counters() const {
   return {frames_served_.load(), rows_served_.load(), frames_refused_.load(), compute_ns_.load()};
 }
 
-// ---- the serve thread ---------------------------------------------------------------------------------------
+// ---- the serve thread
+// ---------------------------------------------------------------------------------------
 
 void Worker::run() {
   while (!stopping_)

@@ -1,7 +1,7 @@
-// worker.h: serves dispatches: receive, run the experts, reply. Knows routers as links with a generation; frames of
-// another generation are dropped, a bad frame drops that link only.
-// Thread: poll() and run() belong to the serve thread (in a router process with local experts, the engine thread);
-// everything else is for any thread and takes effect at the next poll().
+// worker.h: serves dispatches: receive, run the experts, reply. Knows routers as links with a generation;
+// frames of another generation are dropped, a bad frame drops that link only. Thread: poll() and run() belong
+// to the serve thread (in a router process with local experts, the engine thread); everything else is for any
+// thread and takes effect at the next poll().
 #pragma once
 
 #include <atomic>

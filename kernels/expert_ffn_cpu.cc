@@ -1,6 +1,6 @@
-// expert_ffn_cpu.cc: two passes over the team, one task per (expert, part of its columns): first gate, up and SwiGLU
-// into hidden, then down. A task holds one piece of gate at a time, so gate and up are never written out, and all
-// of an expert's rows meet a weight while it is in the cache.
+// expert_ffn_cpu.cc: two passes over the team, one task per (expert, part of its columns): first gate, up and
+// SwiGLU into hidden, then down. A task holds one piece of gate at a time, so gate and up are never written
+// out, and all of an expert's rows meet a weight while it is in the cache.
 #include <algorithm>
 #include <vector>
 
@@ -44,9 +44,8 @@ int64_t lay_out(std::vector<ActiveExpert>& active, int num_threads, Shape shape)
 }
 
 const ActiveExpert& owner_of(const std::vector<ActiveExpert>& active, int64_t task) {
-  return *std::prev(std::upper_bound(active.begin(), active.end(), task, [](int64_t i, const ActiveExpert& a) {
-    return i < a.first_task;
-  }));
+  return *std::prev(std::upper_bound(active.begin(), active.end(), task,
+                                     [](int64_t i, const ActiveExpert& a) { return i < a.first_task; }));
 }
 
 Part part_of(const ActiveExpert& a, int64_t task, int64_t num_n) {
@@ -56,14 +55,20 @@ Part part_of(const ActiveExpert& a, int64_t task, int64_t num_n) {
 }
 
 LinearBlock block_for(View2<const float> x, const WeightView& w, const Part& p, float* scratch) {
-  return {.x = x.row(p.row_begin), .x_stride = x.stride, .w = w.row(p.n_begin), .w_is_bf16 = w.dtype == DType::bf16,
-          .num_t = p.num_rows, .num_n = p.num_n, .k = w.cols, .scratch = scratch};
+  return {.x = x.row(p.row_begin),
+          .x_stride = x.stride,
+          .w = w.row(p.n_begin),
+          .w_is_bf16 = w.dtype == DType::bf16,
+          .num_t = p.num_rows,
+          .num_n = p.num_n,
+          .k = w.cols,
+          .scratch = scratch};
 }
 
 // hidden[rows, n] = silu(gate x) * up x for the part, one kBlockT x kBlockN piece at a time.
 template <class RunBlock, class SwigluRow>
-void gate_up_part(RunBlock run_block, SwigluRow swiglu_row, View2<const float> x_rh, const ExpertWeightView& weights,
-                  const Part& part, View2<float> hidden_rf) {
+void gate_up_part(RunBlock run_block, SwigluRow swiglu_row, View2<const float> x_rh,
+                  const ExpertWeightView& weights, const Part& part, View2<float> hidden_rf) {
   float* const scratch = thread_scratch(kLinearScratchFloats + kBlockT * kBlockN);
   float* const gate_piece = scratch + kLinearScratchFloats;
   for (int64_t r = 0; r < part.num_rows; r += kBlockT) {

@@ -1,4 +1,5 @@
-// gate_topk.h: pick K experts per token. logits [T,E]; outputs [T,K], best first; K <= E; ties: lowest expert.
+// gate_topk.h: pick K experts per token. logits [T,E]; outputs [T,K], best first; K <= E; ties: lowest
+// expert.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +9,7 @@
 
 namespace guildhall {
 
-enum class GateScoring { softmax, sigmoid };   // sigmoid: DeepSeek-V3, GLM-4.5
+enum class GateScoring { softmax, sigmoid };    // sigmoid: DeepSeek-V3, GLM-4.5
 enum class GroupScore { none, max, sum_top2 };  // max: DeepSeek-V2; sum_top2: DeepSeek-V3 (noaux_tc)
 
 struct GateRule {

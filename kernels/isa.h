@@ -17,7 +17,8 @@ std::optional<Isa> parse_isa(std::string_view name);
 Isa detect_isa();
 
 // The one in use: detect_isa() until set. A row's bits depend on it, so processes that must agree on bits
-// must agree on it. set_isa is called before any kernel runs (main, or a test); it must not exceed detect_isa().
+// must agree on it. set_isa is called before any kernel runs (main, or a test); it must not exceed
+// detect_isa().
 Isa current_isa();
 void set_isa(Isa isa);
 

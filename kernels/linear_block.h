@@ -1,5 +1,5 @@
-// linear_block.h: the piece of a linear layer one task computes. Plain data, shared with the *_simd.cc files, so
-// it has no functions (see simd.h on the one-definition rule).
+// linear_block.h: the piece of a linear layer one task computes. Plain data, shared with the *_simd.cc files,
+// so it has no functions (see simd.h on the one-definition rule).
 #pragma once
 
 #include <cstdint>
@@ -21,8 +21,8 @@ struct LinearBlock {
 };
 
 // Rows of x and of W that one packed block holds, and the elements of K at a time.
-// Packed W (fp32) kBlockN x kBlockK = 264 KiB and the accumulators of kBlockT x kBlockN elements (16 lanes each)
-// = 384 KiB; with the kBlockT x kBlockK piece of x (384 KiB) they fit a 2 MiB L2.
+// Packed W (fp32) kBlockN x kBlockK = 264 KiB and the accumulators of kBlockT x kBlockN elements (16 lanes
+// each) = 384 KiB; with the kBlockT x kBlockK piece of x (384 KiB) they fit a 2 MiB L2.
 inline constexpr int64_t kBlockT = 96, kBlockN = 64, kBlockK = 1024;
 // Rows of packed W are this much longer than kBlockK, so that they do not all map to the same cache set.
 inline constexpr int64_t kPackedStride = kBlockK + 16;

@@ -33,11 +33,17 @@ void linear_cpu(Team& team, View2<const float> x_tk, WeightView w_nk, const Line
   GH_CHECK(x_tk.cols == w_nk.cols && y_tn.cols == w_nk.rows && x_tk.rows == y_tn.rows);
   GH_CHECK(options.bias_n.empty() || static_cast<int64_t>(options.bias_n.size()) == w_nk.rows);
   const auto run_block = GH_PICK(linear_block);
-  const LinearBlock whole = {.x = x_tk.data, .x_stride = x_tk.stride, .w = w_nk.data,
+  const LinearBlock whole = {.x = x_tk.data,
+                             .x_stride = x_tk.stride,
+                             .w = w_nk.data,
                              .w_is_bf16 = w_nk.dtype == DType::bf16,
                              .bias = options.bias_n.empty() ? nullptr : options.bias_n.data(),
-                             .accumulate = options.accumulate, .y = y_tn.data, .y_stride = y_tn.stride,
-                             .num_t = x_tk.rows, .num_n = w_nk.rows, .k = w_nk.cols};
+                             .accumulate = options.accumulate,
+                             .y = y_tn.data,
+                             .y_stride = y_tn.stride,
+                             .num_t = x_tk.rows,
+                             .num_n = w_nk.rows,
+                             .k = w_nk.cols};
   const LinearPlan plan = plan_linear({x_tk.rows, w_nk.rows, w_nk.cols}, team.num_threads(), 1);
   team.parallel_for(plan.num_tasks(), [&](int64_t task) { run_block(part_of(whole, plan, task)); });
 }
@@ -52,9 +58,15 @@ void linear_heads_cpu(Team& team, View3<const float> x_thk, WeightView w_hnk, Vi
   const int64_t per_head = plan.num_tasks();
   team.parallel_for(num_heads * per_head, [&](int64_t task) {
     const int64_t h = task / per_head;
-    const LinearBlock whole = {.x = x_thk.at(0, h), .x_stride = x_thk.stride0, .w = w_hnk.row(h * num_n),
-                               .w_is_bf16 = w_hnk.dtype == DType::bf16, .y = y_thn.at(0, h),
-                               .y_stride = y_thn.stride0, .num_t = x_thk.dim0, .num_n = num_n, .k = k};
+    const LinearBlock whole = {.x = x_thk.at(0, h),
+                               .x_stride = x_thk.stride0,
+                               .w = w_hnk.row(h * num_n),
+                               .w_is_bf16 = w_hnk.dtype == DType::bf16,
+                               .y = y_thn.at(0, h),
+                               .y_stride = y_thn.stride0,
+                               .num_t = x_thk.dim0,
+                               .num_n = num_n,
+                               .k = k};
     run_block(part_of(whole, plan, task % per_head));
   });
 }

@@ -6,13 +6,13 @@
 
 namespace guildhall {
 
-// Below this many multiply-adds (each weight counted at least four times: reading it costs that much) a task does
-// not repay handing it to another thread, half a microsecond.
+// Below this many multiply-adds (each weight counted at least four times: reading it costs that much) a task
+// does not repay handing it to another thread, half a microsecond.
 inline constexpr int64_t kMinTaskWork = 128 * 1024;
 // Tasks per thread: enough that a thread which is held up leaves its share to the others.
 inline constexpr int64_t kTasksPerThread = 8;
-// W is converted once per part, so a part takes many rows of x: this many at least where there are that many, and
-// at least this many rows of W.
+// W is converted once per part, so a part takes many rows of x: this many at least where there are that many,
+// and at least this many rows of W.
 inline constexpr int64_t kMinPartT = 96, kMinPartN = 64;
 
 struct LinearShape {

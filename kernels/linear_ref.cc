@@ -1,4 +1,5 @@
-// linear_ref.cc: the definition of linear, in double and rounded once, so that it is the better answer of the two.
+// linear_ref.cc: the definition of linear, in double and rounded once, so that it is the better answer of the
+// two.
 #include "base/check.h"
 #include "kernels/linear.h"
 

@@ -1,14 +1,16 @@
-// linear_simd.cc: a block of linear from register tiles. Few rows of x: straight along W, whose reading bounds the
-// time. Many: W is converted to fp32 once per block, and K is cut so that a tile's rows of x stay in L1.
-// Measured with AVX-512 in cache: 70% of the register-only fma peak from 96 rows on, 50 to 60% from 6 rows.
+// linear_simd.cc: a block of linear from register tiles. Few rows of x: straight along W, whose reading
+// bounds the time. Many: W is converted to fp32 once per block, and K is cut so that a tile's rows of x stay
+// in L1. Measured with AVX-512 in cache: 70% of the register-only fma peak from 96 rows on, 50 to 60% from 6
+// rows.
 #include "kernels/linear_block.h"
 #include "kernels/linear_tile.h"
 
 namespace guildhall::GH_ISA_NS {
 namespace {
 
-// From this many rows on, W is converted once per block instead of once per tile of kTileT rows. Measured with
-// AVX-512, packed against direct: 45 to 51% of peak against 57% at 13 rows, 58 against 59% at 24, 63 against 59% at 32.
+// From this many rows on, W is converted once per block instead of once per tile of kTileT rows. Measured
+// with AVX-512, packed against direct: 45 to 51% of peak against 57% at 13 rows, 58 against 59% at 24, 63
+// against 59% at 32.
 constexpr int64_t kMinPackedRows = 4 * kTileT + 1;
 
 // Calls f with the compile-time constant nearest below; 1 <= rows <= kTileT.
@@ -24,8 +26,8 @@ GH_INLINE void with_rows(int64_t rows, F f) {
   }
 }
 
-// The size of the next part when `left` is split into the fewest parts of at most `most`, as even as can be: a
-// lone row would leave the multipliers waiting.
+// The size of the next part when `left` is split into the fewest parts of at most `most`, as even as can be:
+// a lone row would leave the multipliers waiting.
 GH_INLINE int64_t even_part(int64_t left, int64_t most) {
   const int64_t parts = (left + most - 1) / most;
   return (left + parts - 1) / parts;
@@ -127,12 +129,13 @@ bool line_aligned(const float* p, int64_t stride) {
   return reinterpret_cast<uintptr_t>(p) % 64 == 0 && stride % 16 == 0;
 }
 
-// A tile's rows of x, copied where each vector is one cache line: loads that straddle two took linear from 66% of
-// peak to 50%, and a copy is used kBlockN times.
+// A tile's rows of x, copied where each vector is one cache line: loads that straddle two took linear from
+// 66% of peak to 50%, and a copy is used kBlockN times.
 const float* align_x(const float* x, int64_t x_stride, int64_t rows, int64_t num_k, float* aligned) {
   for (int64_t t = 0; t < rows; ++t) {
     int64_t i = 0;
-    for (; i + kLanes <= num_k; i += kLanes) store(aligned + t * kPackedStride + i, load(x + t * x_stride + i));
+    for (; i + kLanes <= num_k; i += kLanes)
+      store(aligned + t * kPackedStride + i, load(x + t * x_stride + i));
     if (i < num_k)
       store_n(aligned + t * kPackedStride + i, load_n(x + t * x_stride + i, num_k - i), num_k - i);
   }
@@ -157,9 +160,15 @@ void packed_rect(const LinearBlock& b, const Rect& r) {
       const int64_t x_stride = is_aligned ? b.x_stride : kPackedStride;
       for (int64_t n = 0; n < r.num_n;) {
         const bool full = n + kTileN <= r.num_n;
-        const Share share = {x, x_stride, packed + n * kPackedStride, num_k, k == 0, last,
-                             acc_memory + (t * kBlockN + n * rows) * kLanes,
-                             last ? ahead_at<W>(b, r.n + kBlockN + n, 0) : ahead_at<W>(b, r.n + n, k + kBlockK)};
+        const Share share = {
+            x,
+            x_stride,
+            packed + n * kPackedStride,
+            num_k,
+            k == 0,
+            last,
+            acc_memory + (t * kBlockN + n * rows) * kLanes,
+            last ? ahead_at<W>(b, r.n + kBlockN + n, 0) : ahead_at<W>(b, r.n + n, k + kBlockK)};
         const Output out = output_at(b, r.t + t, r.n + n);
         with_rows(rows, [&]<int TR>() {
           if (!full)

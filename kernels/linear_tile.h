@@ -1,19 +1,19 @@
 // linear_tile.h: the register tile of linear: TR rows of x against NR rows of W.
-// Row rule: lane j of element (t,n)'s one vector accumulator adds x[t,k] W[n,k] for k = j, j + lanes, ... in order,
-// by fma from zero; past the end of K it adds 0 * 0; then the lanes are summed by halves. Every tile shape,
-// blocking and element type does exactly that, so none of them shows in the bits.
+// Row rule: lane j of element (t,n)'s one vector accumulator adds x[t,k] W[n,k] for k = j, j + lanes, ... in
+// order, by fma from zero; past the end of K it adds 0 * 0; then the lanes are summed by halves. Every tile
+// shape, blocking and element type does exactly that, so none of them shows in the bits.
 //
-// bf16 weights are widened and multiplied in fp32, with AVX512-BF16 too: its dot product would need x split in two
-// bf16 halves to keep x's precision, flushes denormals, and measured 27 products/ns that way against 109 for fma
-// (Xeon with both, 2.3 GHz).
+// bf16 weights are widened and multiplied in fp32, with AVX512-BF16 too: its dot product would need x split
+// in two bf16 halves to keep x's precision, flushes denormals, and measured 27 products/ns that way against
+// 109 for fma (Xeon with both, 2.3 GHz).
 #pragma once
 
 #include "kernels/simd.h"
 
 namespace guildhall::GH_ISA_NS {
 
-// Accumulators must fit the registers beside NR weights and one x: 24 of 32, 12 of 16, 8 of 16 (no fma: it needs
-// temporaries).
+// Accumulators must fit the registers beside NR weights and one x: 24 of 32, 12 of 16, 8 of 16 (no fma: it
+// needs temporaries).
 constexpr int kTileN = 4;
 #if defined(__AVX512F__)
 constexpr int kTileT = 6;

@@ -22,10 +22,10 @@ struct RopeParams {
   double theta = 10000;
   RopeScaling scaling = RopeScaling::none;
   double factor = 1;
-  int64_t original_max_position = 0;             // yarn, llama3
-  double beta_fast = 32, beta_slow = 1;          // yarn
-  bool truncate = true;                          // yarn: floor/ceil of the ramp's ends
-  double attention_factor = 1;                   // yarn: multiplies cos and sin (already resolved)
+  int64_t original_max_position = 0;                 // yarn, llama3
+  double beta_fast = 32, beta_slow = 1;              // yarn
+  bool truncate = true;                              // yarn: floor/ceil of the ramp's ends
+  double attention_factor = 1;                       // yarn: multiplies cos and sin (already resolved)
   double low_freq_factor = 1, high_freq_factor = 4;  // llama3
 };
 
@@ -39,8 +39,8 @@ struct RopeTable {
 };
 RopeTable make_rope_table(const RopeParams& params, int64_t num_positions);
 
-// Rotates x [T, heads, d] in place by positions_t (each < num_positions). The pairing says which elements pair;
-// the result stays in the same layout.
+// Rotates x [T, heads, d] in place by positions_t (each < num_positions). The pairing says which elements
+// pair; the result stays in the same layout.
 void rope_ref(const RopeTable& table, RopePairing pairing, std::span<const int32_t> positions_t,
               View3<float> x_thd);
 void rope_cpu(Team& team, const RopeTable& table, RopePairing pairing, std::span<const int32_t> positions_t,

@@ -1,14 +1,16 @@
 // simd.h: one vector of floats, Vf, in the instruction set this file is being compiled for.
-// Included only by *_simd.cc and their *_simd.h, which CMake compiles once per instruction set, each time with
-// other flags and with GH_ISA_NS naming another namespace (see kernels/CMakeLists.txt for how to add an op).
+// Included only by *_simd.cc and their *_simd.h, which CMake compiles once per instruction set, each time
+// with other flags and with GH_ISA_NS naming another namespace (see kernels/CMakeLists.txt for how to add an
+// op).
 //
-// One-definition rule: an inline function or template that two of these compilations share would be merged by the
-// linker, and the portable path could end up running AVX code. So these files include nothing but this header,
-// <cstdint> and each other, keep everything inside GH_ISA_NS, and take raw pointers (no std::, no views).
+// One-definition rule: an inline function or template that two of these compilations share would be merged by
+// the linker, and the portable path could end up running AVX code. So these files include nothing but this
+// header, <cstdint> and each other, keep everything inside GH_ISA_NS, and take raw pointers (no std::, no
+// views).
 //
-// Rounding: kernels are compiled with -ffp-contract=off; only fma() fuses (and portable has none: it multiplies,
-// rounds and adds). Every function here does the same operations in the same order on every call, so the bits of
-// a result depend on its inputs and on the instruction set only.
+// Rounding: kernels are compiled with -ffp-contract=off; only fma() fuses (and portable has none: it
+// multiplies, rounds and adds). Every function here does the same operations in the same order on every call,
+// so the bits of a result depend on its inputs and on the instruction set only.
 #pragma once
 
 #include <cstdint>
@@ -72,10 +74,11 @@ GH_INLINE void store_n(float* p, Vf v, int64_t n) {
 // bf16, exact: a bfloat16 is the upper half of a float32.
 GH_INLINE Vf bf16_to_vf(Vh h) {
 #if defined(__AVX512BW__)
-  // Each 16 bits straight to the upper half of its lane: one instruction where widening and shifting are two, which
-  // is a fifth of linear's time at 4 rows.
-  const __m512i to_upper = _mm512_set_epi32(15 << 16, 14 << 16, 13 << 16, 12 << 16, 11 << 16, 10 << 16, 9 << 16,
-                                            8 << 16, 7 << 16, 6 << 16, 5 << 16, 4 << 16, 3 << 16, 2 << 16, 1 << 16, 0);
+  // Each 16 bits straight to the upper half of its lane: one instruction where widening and shifting are two,
+  // which is a fifth of linear's time at 4 rows.
+  const __m512i to_upper =
+      _mm512_set_epi32(15 << 16, 14 << 16, 13 << 16, 12 << 16, 11 << 16, 10 << 16, 9 << 16, 8 << 16, 7 << 16,
+                       6 << 16, 5 << 16, 4 << 16, 3 << 16, 2 << 16, 1 << 16, 0);
   return reinterpret_cast<Vf>(_mm512_maskz_permutexvar_epi16(
       0xaaaaaaaau, to_upper, _mm512_castsi256_si512(reinterpret_cast<__m256i>(h))));
 #else

@@ -1,11 +1,11 @@
 // team.cc: members enter a job through one word, claim its tasks through another, and are never waited for
 // unless they entered.
 //
-// state_ packs the job's number (high 32 bits), whether it is open, and how many members are inside. A member that
-// was asleep or descheduled enters late or not at all: the owner then simply runs every task itself, which is what
-// lets several teams share too few cores. Sleeping uses futex-backed atomic waits on epoch counters; each sleeper
-// announces itself before it looks at state_ one last time, so no wake-up is lost (both sides sequentially
-// consistent).
+// state_ packs the job's number (high 32 bits), whether it is open, and how many members are inside. A member
+// that was asleep or descheduled enters late or not at all: the owner then simply runs every task itself,
+// which is what lets several teams share too few cores. Sleeping uses futex-backed atomic waits on epoch
+// counters; each sleeper announces itself before it looks at state_ one last time, so no wake-up is lost
+// (both sides sequentially consistent).
 #include "kernels/team.h"
 
 #include <algorithm>

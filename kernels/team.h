@@ -9,8 +9,8 @@
 namespace guildhall {
 
 struct TeamOptions {
-  int num_threads = 1;        // including the caller
-  int64_t spin_ns = 20'000;   // how long an idle member spins before it sleeps; 0 on crowded machines
+  int num_threads = 1;       // including the caller
+  int64_t spin_ns = 20'000;  // how long an idle member spins before it sleeps; 0 on crowded machines
 };
 
 class Team {

@@ -26,7 +26,8 @@ std::optional<int64_t> available_memory_bytes() {
 }
 
 Status out_of_memory(int64_t bytes, std::string_view reason) {
-  return {Code::resource_exhausted, fmt::format("weights need {} of memory: {}", format_bytes(bytes), reason)};
+  return {Code::resource_exhausted,
+          fmt::format("weights need {} of memory: {}", format_bytes(bytes), reason)};
 }
 
 }  // namespace
@@ -36,9 +37,11 @@ Result<Arena> Arena::allocate(int64_t bytes) {
   if (bytes == 0) return arena;
   // The kernel hands out more than it has and kills later; a refusal now can be read.
   if (const std::optional<int64_t> available = available_memory_bytes(); available && bytes > *available)
-    return out_of_memory(bytes, fmt::format("this machine has {} available; hold fewer experts here or add memory",
-                                            format_bytes(*available)));
-  void* data = ::mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return out_of_memory(bytes,
+                         fmt::format("this machine has {} available; hold fewer experts here or add memory",
+                                     format_bytes(*available)));
+  void* data =
+      ::mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) return out_of_memory(bytes, std::strerror(errno));
   // Advice only: without huge pages everything works, with more TLB misses.
   ::madvise(data, static_cast<size_t>(bytes), MADV_HUGEPAGE);

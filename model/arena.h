@@ -20,7 +20,8 @@ class Arena {
   // resource_exhausted, with both numbers, when the machine has not that much memory available.
   static Result<Arena> allocate(int64_t bytes);
   ~Arena();
-  Arena(Arena&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  Arena(Arena&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
   Arena& operator=(Arena&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);

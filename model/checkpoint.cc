@@ -27,14 +27,17 @@ Result<std::string> only_safetensors_file(const std::filesystem::path& dir) {
   for (std::filesystem::directory_iterator it(dir, error), end; !error && it != end; it.increment(error)) {
     if (it->path().extension() == ".safetensors") found.push_back(it->path().filename().string());
   }
-  if (error) return Status{Code::not_found, fmt::format("{}: cannot be listed: {}", dir.string(), error.message())};
+  if (error)
+    return Status{Code::not_found, fmt::format("{}: cannot be listed: {}", dir.string(), error.message())};
   if (found.empty())
-    return Status{Code::not_found, fmt::format("{}: no weights: neither {} nor {} nor another *.safetensors file",
-                                               dir.string(), kSingleFile, kIndexFile)};
+    return Status{Code::not_found,
+                  fmt::format("{}: no weights: neither {} nor {} nor another *.safetensors file",
+                              dir.string(), kSingleFile, kIndexFile)};
   std::sort(found.begin(), found.end());
   if (found.size() > 1)
-    return Status{Code::not_found, fmt::format("{}: several weight files ({}, {}, ...) but no {} to say what is where",
-                                               dir.string(), found[0], found[1], kIndexFile)};
+    return Status{Code::not_found,
+                  fmt::format("{}: several weight files ({}, {}, ...) but no {} to say what is where",
+                              dir.string(), found[0], found[1], kIndexFile)};
   return found.front();
 }
 
@@ -49,8 +52,9 @@ Result<ShardMap> parse_checkpoint_index(std::string_view index_json, std::string
   for (const auto& item : weight_map->raw()) {
     GH_ASSIGN(std::string shard, weight_map->text(item.key()));
     if (!is_plain_file_name(shard))
-      return weight_map->error(Code::invalid_argument, item.key(),
-                               fmt::format("'{}' is not a plain file name; shards must lie beside the index", shard));
+      return weight_map->error(
+          Code::invalid_argument, item.key(),
+          fmt::format("'{}' is not a plain file name; shards must lie beside the index", shard));
     shards.emplace(item.key(), std::move(shard));
   }
   return shards;
@@ -86,7 +90,8 @@ Result<TensorRef> Checkpoint::find(std::string_view name, std::span<const int64_
   if (single_.empty()) {
     const auto it = shard_of_tensor_.find(name);
     if (it == shard_of_tensor_.end())
-      return Status{Code::not_found, fmt::format("{}: tensor {} is not listed", (dir_ / kIndexFile).string(), name)};
+      return Status{Code::not_found,
+                    fmt::format("{}: tensor {} is not listed", (dir_ / kIndexFile).string(), name)};
     file_name = it->second;
   }
   Result<const SafetensorsFile*> file = shard(file_name);
@@ -101,8 +106,8 @@ Result<TensorRef> Checkpoint::find(std::string_view name, std::span<const int64_
   const std::vector<int64_t>& found = it->second.shape;
   if (!std::equal(found.begin(), found.end(), shape.begin(), shape.end()))
     return Status{Code::invalid_argument,
-                  fmt::format("{}: tensor {} has shape [{}], but config.json asks for [{}]", (*file)->path(), name,
-                              fmt::join(found, ","), fmt::join(shape, ","))};
+                  fmt::format("{}: tensor {} has shape [{}], but config.json asks for [{}]", (*file)->path(),
+                              name, fmt::join(found, ","), fmt::join(shape, ","))};
   return TensorRef{it->first, *file, &it->second};
 }
 

@@ -1,5 +1,5 @@
-// checkpoint.h: a folder of weight files as one map from tensor name to bytes. Only the shards that hold a tensor
-// someone asked for are opened.
+// checkpoint.h: a folder of weight files as one map from tensor name to bytes. Only the shards that hold a
+// tensor someone asked for are opened.
 #pragma once
 
 #include <cstdint>

@@ -7,7 +7,8 @@
 namespace guildhall {
 namespace {
 
-Result<void> plan_gqa(LoadPlan& plan, const std::string& at, int64_t hidden, const GqaSpec& spec, GqaWeights& out) {
+Result<void> plan_gqa(LoadPlan& plan, const std::string& at, int64_t hidden, const GqaSpec& spec,
+                      GqaWeights& out) {
   const int64_t q_rows = spec.num_heads * spec.head_dim, kv_rows = spec.num_kv_heads * spec.head_dim;
   GH_TRY(plan.add_matrix(&out.q, at + "q_proj.weight", q_rows, hidden));
   GH_TRY(plan.add_matrix(&out.k, at + "k_proj.weight", kv_rows, hidden));
@@ -26,7 +27,8 @@ Result<void> plan_gqa(LoadPlan& plan, const std::string& at, int64_t hidden, con
   return {};
 }
 
-Result<void> plan_mla(LoadPlan& plan, const std::string& at, int64_t hidden, const MlaSpec& spec, MlaWeights& out) {
+Result<void> plan_mla(LoadPlan& plan, const std::string& at, int64_t hidden, const MlaSpec& spec,
+                      MlaWeights& out) {
   const int64_t q_rows = spec.num_heads * (spec.qk_nope_head_dim + spec.qk_rope_head_dim);
   const int64_t kv_rows = spec.kv_lora_rank + spec.qk_rope_head_dim;
   if (spec.q_lora_rank == 0) {
@@ -61,10 +63,12 @@ Result<void> plan_mlp(LoadPlan& plan, const std::string& at, int64_t hidden, int
   return plan.add_matrix(&out.down, at + "down_proj.weight", hidden, width);
 }
 
-Result<void> plan_moe(LoadPlan& plan, const std::string& at, int64_t hidden, const MoeSpec& spec, MoeWeights& out) {
+Result<void> plan_moe(LoadPlan& plan, const std::string& at, int64_t hidden, const MoeSpec& spec,
+                      MoeWeights& out) {
   GH_TRY(plan.add_f32_matrix(&out.gate_eh, at + "gate.weight", spec.num_experts, hidden));
   if (spec.gate_bias)
-    GH_TRY(plan.add_vector(&out.gate_bias_e, at + "gate.e_score_correction_bias", spec.num_experts, DummyFill::zeros));
+    GH_TRY(plan.add_vector(&out.gate_bias_e, at + "gate.e_score_correction_bias", spec.num_experts,
+                           DummyFill::zeros));
   if (spec.shared_width == 0) return {};
   return plan_mlp(plan, at + "shared_experts.", hidden, spec.shared_width, out.shared.emplace());
 }
@@ -80,17 +84,19 @@ Result<void> plan_layer(LoadPlan& plan, const ModelSpec& spec, size_t layer, Lay
     GH_TRY(plan_gqa(plan, at + "self_attn.", spec.hidden, std::get<GqaSpec>(spec.attention),
                     out.attention.emplace<GqaWeights>()));
   }
-  if (spec.is_moe_layer[layer]) return plan_moe(plan, at + "mlp.", spec.hidden, spec.moe, out.mlp.emplace<MoeWeights>());
+  if (spec.is_moe_layer[layer])
+    return plan_moe(plan, at + "mlp.", spec.hidden, spec.moe, out.mlp.emplace<MoeWeights>());
   return plan_mlp(plan, at + "mlp.", spec.hidden, spec.dense_width, out.mlp.emplace<MlpWeights>());
 }
 
 Result<void> plan_lm_head(LoadPlan& plan, const ModelSpec& spec, WeightView* out) {
   Result<void> planned = plan.add_matrix(out, "lm_head.weight", spec.vocab_size, spec.hidden);
   if (planned.has_error() && planned.error().code == Code::not_found) {
-    return Status{Code::not_found,
-                  fmt::format("{}; config.json's tie_word_embeddings is not true, so the output layer needs its own "
-                              "weights",
-                              planned.error().message)};
+    return Status{
+        Code::not_found,
+        fmt::format("{}; config.json's tie_word_embeddings is not true, so the output layer needs its own "
+                    "weights",
+                    planned.error().message)};
   }
   return planned;
 }
@@ -105,8 +111,9 @@ DenseWeights::DenseWeights() : storage_(std::make_unique<Storage>()) {}
 DenseWeights::~DenseWeights() = default;
 int64_t DenseWeights::bytes() const { return storage_->arena.bytes(); }
 
-Result<std::unique_ptr<DenseWeights>> DenseWeights::load(const std::filesystem::path& dir, const ModelSpec& spec,
-                                                         LoadMode mode, LoadProgress& progress) {
+Result<std::unique_ptr<DenseWeights>> DenseWeights::load(const std::filesystem::path& dir,
+                                                         const ModelSpec& spec, LoadMode mode,
+                                                         LoadProgress& progress) {
   GH_ASSIGN(const std::unique_ptr<TensorSource> source, open_tensor_source(dir, spec, mode));
   std::unique_ptr<DenseWeights> weights(new DenseWeights());
   LoadPlan plan(*source);

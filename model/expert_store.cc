@@ -9,7 +9,8 @@
 namespace guildhall {
 namespace {
 
-Result<void> plan_expert(LoadPlan& plan, const ModelSpec& spec, size_t layer, int32_t expert, ExpertWeightView* out) {
+Result<void> plan_expert(LoadPlan& plan, const ModelSpec& spec, size_t layer, int32_t expert,
+                         ExpertWeightView* out) {
   const std::string at = fmt::format("model.layers.{}.mlp.experts.{}.", layer, expert);
   const int64_t width = spec.moe.expert_width, hidden = spec.hidden;
   const MatrixRequest requests[] = {
@@ -27,11 +28,12 @@ Result<void> check_request(const ModelSpec& spec, const std::vector<std::vector<
   for (size_t layer = 0; layer < experts_of_layer.size(); ++layer) {
     const std::vector<int32_t>& experts = experts_of_layer[layer];
     if (!experts.empty() && !spec.is_moe_layer[layer])
-      return Status{Code::invalid_argument, fmt::format("layer {} has no experts, but some were asked for", layer)};
+      return Status{Code::invalid_argument,
+                    fmt::format("layer {} has no experts, but some were asked for", layer)};
     for (size_t i = 0; i < experts.size(); ++i) {
       if (experts[i] < 0 || experts[i] >= spec.moe.num_experts)
-        return Status{Code::invalid_argument,
-                      fmt::format("layer {} has no expert {}: there are {}", layer, experts[i], spec.moe.num_experts)};
+        return Status{Code::invalid_argument, fmt::format("layer {} has no expert {}: there are {}", layer,
+                                                          experts[i], spec.moe.num_experts)};
       if (i > 0 && experts[i] <= experts[i - 1])
         return Status{Code::invalid_argument,
                       fmt::format("layer {}: experts must be listed once each, in order", layer)};
@@ -44,8 +46,9 @@ Result<void> check_request(const ModelSpec& spec, const std::vector<std::vector<
 
 struct ExpertStore::Storage {
   Arena arena;
-  std::vector<ExpertWeightView> experts;         // those held, by layer, then by expert
-  std::vector<std::vector<int32_t>> index_le;    // [layer][expert] -> into experts; -1: not held; empty: no experts
+  std::vector<ExpertWeightView> experts;  // those held, by layer, then by expert
+  std::vector<std::vector<int32_t>>
+      index_le;  // [layer][expert] -> into experts; -1: not held; empty: no experts
 };
 
 ExpertStore::ExpertStore() : storage_(std::make_unique<Storage>()) {}
@@ -61,10 +64,9 @@ const ExpertWeightView* ExpertStore::find(int64_t layer, int64_t expert) const {
   return index < 0 ? nullptr : &storage_->experts[static_cast<size_t>(index)];
 }
 
-Result<std::unique_ptr<ExpertStore>> ExpertStore::load(const std::filesystem::path& dir, const ModelSpec& spec,
-                                                       LoadMode mode,
-                                                       const std::vector<std::vector<int32_t>>& experts_of_layer,
-                                                       LoadProgress& progress) {
+Result<std::unique_ptr<ExpertStore>> ExpertStore::load(
+    const std::filesystem::path& dir, const ModelSpec& spec, LoadMode mode,
+    const std::vector<std::vector<int32_t>>& experts_of_layer, LoadProgress& progress) {
   GH_TRY(check_request(spec, experts_of_layer));
   GH_ASSIGN(const std::unique_ptr<TensorSource> source, open_tensor_source(dir, spec, mode));
   std::unique_ptr<ExpertStore> store(new ExpertStore());

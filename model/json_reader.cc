@@ -43,7 +43,8 @@ Result<json::value> parse_json(std::string_view text, std::string_view file) {
   options.max_depth = kMaxDepth;
   boost::system::error_code error;
   json::value value = json::parse(text, error, {}, options);
-  if (error) return Status{Code::invalid_argument, fmt::format("{}: not valid JSON: {}", file, error.message())};
+  if (error)
+    return Status{Code::invalid_argument, fmt::format("{}: not valid JSON: {}", file, error.message())};
   return value;
 }
 
@@ -68,8 +69,9 @@ Result<std::string> read_text_file(const std::filesystem::path& path, int64_t ma
   while (in.read(chunk.data(), static_cast<std::streamsize>(chunk.size())), in.gcount() > 0) {
     text.append(chunk.data(), static_cast<size_t>(in.gcount()));
     if (static_cast<int64_t>(text.size()) > max_bytes)
-      return Status{Code::invalid_argument,
-                    fmt::format("{}: larger than {} bytes, the most such a file may have", path.string(), max_bytes)};
+      return Status{
+          Code::invalid_argument,
+          fmt::format("{}: larger than {} bytes, the most such a file may have", path.string(), max_bytes)};
   }
   if (in.bad()) return Status{Code::data_loss, fmt::format("{}: reading failed", path.string())};
   return text;
@@ -164,8 +166,8 @@ Result<std::vector<int64_t>> JsonObject::integers(std::string_view key, IntRange
   }
   if (!good)
     return error(Code::invalid_argument, key,
-                 fmt::format("{} is not an integer, or a list of integers, from {} to {}", shown(*value), range.min,
-                             range.max));
+                 fmt::format("{} is not an integer, or a list of integers, from {} to {}", shown(*value),
+                             range.min, range.max));
   return numbers;
 }
 

@@ -1,5 +1,5 @@
-// json_reader.h: JSON that someone else wrote, read with types and bounds; every error names the file and the key,
-// as in "config.json: rope_scaling.type: ...". A key whose value is null counts as absent.
+// json_reader.h: JSON that someone else wrote, read with types and bounds; every error names the file and the
+// key, as in "config.json: rope_scaling.type: ...". A key whose value is null counts as absent.
 #pragma once
 
 #include <boost/json/object.hpp>
@@ -36,7 +36,8 @@ struct RealRange {
 class JsonObject {
  public:
   // `where` is what stands before a key: "config.json: " or "config.json: rope_scaling.".
-  JsonObject(const boost::json::object& object, std::string where) : object_(&object), where_(std::move(where)) {}
+  JsonObject(const boost::json::object& object, std::string where)
+      : object_(&object), where_(std::move(where)) {}
 
   bool has(std::string_view key) const { return find(key) != nullptr; }
   // The first of the names that is present; the first name when none is.

@@ -31,7 +31,8 @@ void widen(SourceType type, const std::byte* stored, int64_t count, float* out) 
 }
 
 bool stored_as(SourceType type, DType dtype) {
-  return (type == SourceType::f32 && dtype == DType::f32) || (type == SourceType::bf16 && dtype == DType::bf16);
+  return (type == SourceType::f32 && dtype == DType::f32) ||
+         (type == SourceType::bf16 && dtype == DType::bf16);
 }
 
 template <class T>
@@ -89,7 +90,8 @@ Result<void> LoadPlan::add_f32_matrix(WeightView* out, std::string name, int64_t
   return {};
 }
 
-Result<void> LoadPlan::add_vector(std::span<const float>* out, std::string name, int64_t size, DummyFill fill) {
+Result<void> LoadPlan::add_vector(std::span<const float>* out, std::string name, int64_t size,
+                                  DummyFill fill) {
   GH_ASSIGN(const SourceTensor tensor, source_->find(name, {&size, 1}, fill));
   push({.out = out, .rows = 1, .cols = size, .pieces = {{.tensor = tensor, .rows = 1, .cols = size}}});
   return {};
@@ -100,22 +102,31 @@ Result<void> LoadPlan::add_kv_up(const KvUpRequest& request) {
   const std::array<int64_t, 2> shape{request.heads * head_rows, request.rank};
   GH_ASSIGN(const SourceTensor tensor, source_->find(request.name, shape, DummyFill::random));
   const DType dtype = tensor.type == SourceType::bf16 ? DType::bf16 : DType::f32;
-  Item keys{.out = request.k_up_hrn, .dtype = dtype, .rows = request.heads * request.rank, .cols = request.nope_dim};
-  Item values{.out = request.v_up_hdr, .dtype = dtype, .rows = request.heads * request.value_dim, .cols = request.rank};
+  Item keys{.out = request.k_up_hrn,
+            .dtype = dtype,
+            .rows = request.heads * request.rank,
+            .cols = request.nope_dim};
+  Item values{.out = request.v_up_hdr,
+              .dtype = dtype,
+              .rows = request.heads * request.value_dim,
+              .cols = request.rank};
   for (int64_t head = 0; head < request.heads; ++head) {
     const int64_t source = head * head_rows * request.rank;
-    keys.pieces.push_back({tensor, source, head * request.rank * request.nope_dim, request.nope_dim, request.rank, true});
-    values.pieces.push_back({tensor, source + request.nope_dim * request.rank, head * request.value_dim * request.rank,
-                             request.value_dim, request.rank, false});
+    keys.pieces.push_back(
+        {tensor, source, head * request.rank * request.nope_dim, request.nope_dim, request.rank, true});
+    values.pieces.push_back({tensor, source + request.nope_dim * request.rank,
+                             head * request.value_dim * request.rank, request.value_dim, request.rank,
+                             false});
   }
   push(std::move(keys));
   push(std::move(values));
   return {};
 }
 
-Result<void> LoadPlan::read_chunk(const Piece& piece, int64_t first, int64_t count, DType dtype, std::byte* target,
-                                  LoadProgress& progress) {
-  if (progress.cancel.load(std::memory_order_relaxed)) return Status{Code::cancelled, "loading weights was cancelled"};
+Result<void> LoadPlan::read_chunk(const Piece& piece, int64_t first, int64_t count, DType dtype,
+                                  std::byte* target, LoadProgress& progress) {
+  if (progress.cancel.load(std::memory_order_relaxed))
+    return Status{Code::cancelled, "loading weights was cancelled"};
   const int64_t element_bytes = source_type_bytes(piece.tensor.type);
   const int64_t offset = (piece.source_element + first) * element_bytes;
   const size_t bytes = static_cast<size_t>(count * element_bytes);
@@ -139,7 +150,8 @@ Result<void> LoadPlan::copy(const Piece& piece, DType dtype, std::byte* target, 
   return {};
 }
 
-Result<void> LoadPlan::copy_transposed(const Piece& piece, DType dtype, std::byte* target, LoadProgress& progress) {
+Result<void> LoadPlan::copy_transposed(const Piece& piece, DType dtype, std::byte* target,
+                                       LoadProgress& progress) {
   transposing_.resize(static_cast<size_t>(piece.rows * piece.cols * dtype_bytes(dtype)));
   GH_TRY(copy(piece, dtype, transposing_.data(), progress));
   if (dtype == DType::f32) {

@@ -1,5 +1,5 @@
-// load_plan.h: what to load and where it goes. The plan is made whole (names, shapes and dtypes checked, bytes
-// counted) before a byte of a tensor is read; then one pass fills one arena.
+// load_plan.h: what to load and where it goes. The plan is made whole (names, shapes and dtypes checked,
+// bytes counted) before a byte of a tensor is read; then one pass fills one arena.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,8 @@
 
 namespace guildhall {
 
-// A matrix [names.size() * rows, cols]: tensors of [rows, cols] stacked by rows. `out` is set by LoadPlan::run and
-// must stay where it is until then; so in all of LoadPlan.
+// A matrix [names.size() * rows, cols]: tensors of [rows, cols] stacked by rows. `out` is set by
+// LoadPlan::run and must stay where it is until then; so in all of LoadPlan.
 struct MatrixRequest {
   WeightView* out = nullptr;
   std::vector<std::string> names;

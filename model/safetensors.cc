@@ -21,11 +21,10 @@ struct DtypeBits {
 };
 
 // Every dtype of the format: a tensor we do not need may have any of them.
-constexpr std::array<DtypeBits, 20> kDtypes{{{"F64", 64},     {"F32", 32},     {"F16", 16},     {"BF16", 16},
-                                             {"I64", 64},     {"I32", 32},     {"I16", 16},     {"I8", 8},
-                                             {"U64", 64},     {"U32", 32},     {"U16", 16},     {"U8", 8},
-                                             {"BOOL", 8},     {"F8_E4M3", 8},  {"F8_E5M2", 8},  {"F8_E8M0", 8},
-                                             {"F6_E2M3", 6},  {"F6_E3M2", 6},  {"F4", 4},       {"C64", 64}}};
+constexpr std::array<DtypeBits, 20> kDtypes{
+    {{"F64", 64},    {"F32", 32},    {"F16", 16},    {"BF16", 16},   {"I64", 64}, {"I32", 32}, {"I16", 16},
+     {"I8", 8},      {"U64", 64},    {"U32", 32},    {"U16", 16},    {"U8", 8},   {"BOOL", 8}, {"F8_E4M3", 8},
+     {"F8_E5M2", 8}, {"F8_E8M0", 8}, {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F4", 4},   {"C64", 64}}};
 
 Status bad_tensor(std::string_view file, std::string_view tensor, std::string_view problem) {
   return {Code::data_loss, fmt::format("{}: tensor {}: {}", file, tensor, problem)};
@@ -49,7 +48,8 @@ std::optional<int64_t> shape_bytes(const std::vector<int64_t>& shape, int64_t bi
 }
 
 // A list of non-negative integers, at most `max_size` of them.
-std::optional<std::vector<int64_t>> read_list(const boost::json::object& entry, std::string_view key, size_t max_size) {
+std::optional<std::vector<int64_t>> read_list(const boost::json::object& entry, std::string_view key,
+                                              size_t max_size) {
   const boost::json::value* value = entry.if_contains(key);
   if (value == nullptr || !value->is_array() || value->get_array().size() > max_size) return std::nullopt;
   std::vector<int64_t> numbers;
@@ -67,13 +67,15 @@ Result<TensorInfo> read_tensor(std::string_view name, const boost::json::value& 
   const boost::json::object& entry = value.get_object();
   TensorInfo info;
   const boost::json::value* dtype = entry.if_contains("dtype");
-  if (dtype == nullptr || !dtype->is_string()) return bad_tensor(file, name, "dtype is missing or not a string");
+  if (dtype == nullptr || !dtype->is_string())
+    return bad_tensor(file, name, "dtype is missing or not a string");
   info.dtype = std::string_view(dtype->get_string());
   const std::optional<int64_t> bits = dtype_bits(info.dtype);
   if (!bits) return bad_tensor(file, name, fmt::format("dtype '{}' is unknown", info.dtype));
 
   std::optional<std::vector<int64_t>> shape = read_list(entry, "shape", kMaxTensorRank);
-  if (!shape) return bad_tensor(file, name, fmt::format("shape is not a list of at most {} sizes", kMaxTensorRank));
+  if (!shape)
+    return bad_tensor(file, name, fmt::format("shape is not a list of at most {} sizes", kMaxTensorRank));
   info.shape = *std::move(shape);
   const std::optional<std::vector<int64_t>> offsets = read_list(entry, "data_offsets", 2);
   if (!offsets || offsets->size() != 2 || (*offsets)[0] > (*offsets)[1])
@@ -81,13 +83,15 @@ Result<TensorInfo> read_tensor(std::string_view name, const boost::json::value& 
   const int64_t begin = (*offsets)[0], end = (*offsets)[1];
   const int64_t data_bytes = file_bytes - data_start;
   if (end > data_bytes)
-    return bad_tensor(file, name, fmt::format("its data ends at byte {} of {} that the file holds after its header; "
-                                              "the file is truncated or its header is wrong",
-                                              end, data_bytes));
+    return bad_tensor(file, name,
+                      fmt::format("its data ends at byte {} of {} that the file holds after its header; "
+                                  "the file is truncated or its header is wrong",
+                                  end, data_bytes));
   const std::optional<int64_t> expected = shape_bytes(info.shape, *bits);
   if (!expected || *expected != end - begin)
-    return bad_tensor(file, name, fmt::format("data_offsets hold {} bytes, which is not what its dtype and shape say",
-                                              end - begin));
+    return bad_tensor(
+        file, name,
+        fmt::format("data_offsets hold {} bytes, which is not what its dtype and shape say", end - begin));
   info.begin = data_start + begin;
   info.end = data_start + end;
   return info;
@@ -101,7 +105,8 @@ Result<void> check_overlap(const TensorMap& tensors, std::string_view file) {
   std::sort(order.begin(), order.end(), [](auto* a, auto* b) { return a->second.begin < b->second.begin; });
   for (size_t i = 1; i < order.size(); ++i) {
     if (order[i]->second.begin < order[i - 1]->second.end)
-      return bad_tensor(file, order[i]->first, fmt::format("its data overlaps that of tensor {}", order[i - 1]->first));
+      return bad_tensor(file, order[i]->first,
+                        fmt::format("its data overlaps that of tensor {}", order[i - 1]->first));
   }
   return {};
 }
@@ -129,16 +134,19 @@ Result<int64_t> safetensors_header_bytes(std::span<const std::byte, 8> prefix, i
   uint64_t length = 0;
   for (size_t i = 0; i < 8; ++i) length |= static_cast<uint64_t>(prefix[i]) << (8 * i);
   if (length > static_cast<uint64_t>(kMaxSafetensorsHeaderBytes))
-    return Status{Code::data_loss, fmt::format("{}: header length {} exceeds {}; not a safetensors file, or corrupt",
-                                               file, length, kMaxSafetensorsHeaderBytes)};
+    return Status{Code::data_loss,
+                  fmt::format("{}: header length {} exceeds {}; not a safetensors file, or corrupt", file,
+                              length, kMaxSafetensorsHeaderBytes)};
   if (static_cast<int64_t>(length) > file_bytes - 8)
-    return Status{Code::data_loss, fmt::format("{}: header length {} exceeds the file's {} bytes; the file is "
-                                               "truncated or corrupt",
-                                               file, length, file_bytes)};
+    return Status{Code::data_loss,
+                  fmt::format("{}: header length {} exceeds the file's {} bytes; the file is "
+                              "truncated or corrupt",
+                              file, length, file_bytes)};
   return static_cast<int64_t>(length);
 }
 
-Result<TensorMap> parse_safetensors_header(std::string_view header, int64_t file_bytes, std::string_view file) {
+Result<TensorMap> parse_safetensors_header(std::string_view header, int64_t file_bytes,
+                                           std::string_view file) {
   GH_ASSIGN(const boost::json::object root, parse_json_object(header, fmt::format("{}: header", file)));
   const int64_t data_start = 8 + static_cast<int64_t>(header.size());
   TensorMap tensors;
@@ -170,8 +178,9 @@ Result<void> SafetensorsFile::read_header() {
   const int64_t file_bytes = status.st_size;
   std::array<std::byte, 8> prefix{};
   if (read_fully(fd_, prefix.data(), prefix.size(), 0) != 8)
-    return Status{Code::data_loss, fmt::format("{}: {} bytes is too short for a safetensors file; it is truncated",
-                                               path_, file_bytes)};
+    return Status{
+        Code::data_loss,
+        fmt::format("{}: {} bytes is too short for a safetensors file; it is truncated", path_, file_bytes)};
   GH_ASSIGN(const int64_t header_bytes, safetensors_header_bytes(prefix, file_bytes, path_));
   std::string header(static_cast<size_t>(header_bytes), '\0');
   if (read_fully(fd_, reinterpret_cast<std::byte*>(header.data()), header.size(), 8) != header_bytes)
@@ -187,7 +196,8 @@ Result<void> SafetensorsFile::read(std::string_view tensor, const TensorInfo& in
     return Status{Code::data_loss,
                   fmt::format("{}: tensor {}: reading failed: {}", path_, tensor, std::strerror(errno))};
   if (static_cast<size_t>(n) != out.size())
-    return Status{Code::data_loss, fmt::format("{}: tensor {}: the file ended while it was read", path_, tensor)};
+    return Status{Code::data_loss,
+                  fmt::format("{}: tensor {}: the file ended while it was read", path_, tensor)};
   return {};
 }
 

@@ -1,5 +1,5 @@
-// safetensors.h: one weight file. 8 bytes little-endian header length, a JSON header (name -> dtype, shape, byte
-// range), then the tensors' bytes. The header is parsed and checked whole before any tensor is believed.
+// safetensors.h: one weight file. 8 bytes little-endian header length, a JSON header (name -> dtype, shape,
+// byte range), then the tensors' bytes. The header is parsed and checked whole before any tensor is believed.
 #pragma once
 
 #include <array>
@@ -33,9 +33,10 @@ using TensorMap = std::map<std::string, TensorInfo, std::less<>>;
 Result<int64_t> safetensors_header_bytes(std::span<const std::byte, 8> prefix, int64_t file_bytes,
                                          std::string_view file);
 
-// The header's JSON text to tensors. Each has a known dtype, a byte range inside the file whose length is what
-// dtype and shape say, and shares no byte with another.
-Result<TensorMap> parse_safetensors_header(std::string_view header, int64_t file_bytes, std::string_view file);
+// The header's JSON text to tensors. Each has a known dtype, a byte range inside the file whose length is
+// what dtype and shape say, and shares no byte with another.
+Result<TensorMap> parse_safetensors_header(std::string_view header, int64_t file_bytes,
+                                           std::string_view file);
 
 // An open file and its tensors. Any thread may read.
 class SafetensorsFile {
@@ -48,9 +49,10 @@ class SafetensorsFile {
   const TensorMap& tensors() const { return tensors_; }
   const std::string& path() const { return path_; }
 
-  // Fills `out` from byte `offset` of the tensor. Reads with pread, so that a file that shrinks meanwhile is an
-  // error and not a SIGBUS.
-  Result<void> read(std::string_view tensor, const TensorInfo& info, int64_t offset, std::span<std::byte> out) const;
+  // Fills `out` from byte `offset` of the tensor. Reads with pread, so that a file that shrinks meanwhile is
+  // an error and not a SIGBUS.
+  Result<void> read(std::string_view tensor, const TensorInfo& info, int64_t offset,
+                    std::span<std::byte> out) const;
 
  private:
   SafetensorsFile(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}

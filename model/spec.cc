@@ -48,10 +48,11 @@ Result<void> refuse_quantized(const JsonObject& config) {
   GH_ASSIGN(const std::optional<JsonObject> block, config.object("quantization_config"));
   if (!block) return {};
   GH_ASSIGN(const std::string method, block->text_or("quant_method", "unnamed"));
-  return config.error(Code::unsupported, "quantization_config",
-                      fmt::format("quantised checkpoints (here: {}) are not supported yet; use one with bfloat16, "
-                                  "float16 or float32 weights",
-                                  method));
+  return config.error(
+      Code::unsupported, "quantization_config",
+      fmt::format("quantised checkpoints (here: {}) are not supported yet; use one with bfloat16, "
+                  "float16 or float32 weights",
+                  method));
 }
 
 Result<void> read_common(const JsonObject& config, ModelSpec& spec) {
@@ -70,7 +71,8 @@ Result<void> read_common(const JsonObject& config, ModelSpec& spec) {
   return {};
 }
 
-// Ids outside the vocabulary can never be produced; files do contain them, so they are dropped with one warning.
+// Ids outside the vocabulary can never be produced; files do contain them, so they are dropped with one
+// warning.
 Result<void> read_stop_ids(const JsonObject& config, ModelSpec& spec) {
   GH_ASSIGN(const std::vector<int64_t> ids, config.integers("eos_token_id", {INT32_MIN, INT32_MAX}));
   int64_t num_dropped = 0;
@@ -78,7 +80,8 @@ Result<void> read_stop_ids(const JsonObject& config, ModelSpec& spec) {
     if (id < 0 || id >= spec.vocab_size) {
       ++num_dropped;
     } else if (const int32_t eos = static_cast<int32_t>(id);
-               std::find(spec.eos_token_ids.begin(), spec.eos_token_ids.end(), eos) == spec.eos_token_ids.end()) {
+               std::find(spec.eos_token_ids.begin(), spec.eos_token_ids.end(), eos) ==
+               spec.eos_token_ids.end()) {
       spec.eos_token_ids.push_back(eos);
     }
   }
@@ -132,15 +135,18 @@ Result<ModelSpec> parse_model_spec(std::string_view config_json, std::string_vie
   spec.model_type = family->model_type;
   GH_TRY(read_common(config, spec));
   GH_TRY(family->spec(config, spec));
-  const bool any_dense = std::find(spec.is_moe_layer.begin(), spec.is_moe_layer.end(), false) != spec.is_moe_layer.end();
+  const bool any_dense =
+      std::find(spec.is_moe_layer.begin(), spec.is_moe_layer.end(), false) != spec.is_moe_layer.end();
   if (any_dense && spec.dense_width == 0)
-    return config.error(Code::invalid_argument, "intermediate_size", "is missing, and some layers have no experts");
+    return config.error(Code::invalid_argument, "intermediate_size",
+                        "is missing, and some layers have no experts");
 
   GH_TRY(read_bos_id(config, spec));
   GH_TRY(read_stop_ids(config, spec));
   if (!generation_config_json.empty()) {
     const std::string generation_file = (dir / "generation_config.json").string();
-    GH_ASSIGN(const boost::json::object generation, parse_json_object(generation_config_json, generation_file));
+    GH_ASSIGN(const boost::json::object generation,
+              parse_json_object(generation_config_json, generation_file));
     GH_TRY(read_stop_ids(JsonObject(generation, generation_file + ": "), spec));
   }
   return spec;
@@ -157,7 +163,8 @@ Result<ModelSpec> read_model_spec(const std::filesystem::path& dir) {
 }
 
 int64_t kv_elements_per_token_layer(const ModelSpec& spec) {
-  if (const auto* mla = std::get_if<MlaSpec>(&spec.attention)) return mla->kv_lora_rank + mla->qk_rope_head_dim;
+  if (const auto* mla = std::get_if<MlaSpec>(&spec.attention))
+    return mla->kv_lora_rank + mla->qk_rope_head_dim;
   const auto& gqa = std::get<GqaSpec>(spec.attention);
   return 2 * gqa.num_kv_heads * gqa.head_dim;
 }

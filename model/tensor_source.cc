@@ -24,8 +24,9 @@ class CheckpointSource final : public TensorSource {
     } else if (dtype == "F16") {
       tensor.type = SourceType::f16;
     } else if (dtype != "F32") {
-      return Status{Code::unsupported, fmt::format("{}: tensor {} has dtype {}, but weights must be BF16, F16 or F32",
-                                                   ref.file->path(), name, dtype)};
+      return Status{Code::unsupported,
+                    fmt::format("{}: tensor {} has dtype {}, but weights must be BF16, F16 or F32",
+                                ref.file->path(), name, dtype)};
     }
     refs_.push_back(ref);
     return tensor;
@@ -48,11 +49,13 @@ uint64_t split_mix(uint64_t state) {
   return state ^ (state >> 31);
 }
 
-// Random weights of magnitude in [2^-7, 2^-5), either sign; standard deviation 0.019, near the usual initial one.
-// Only the sign and the lowest exponent and mantissa bits are random, so a word of bits is a word of weights.
+// Random weights of magnitude in [2^-7, 2^-5), either sign; standard deviation 0.019, near the usual initial
+// one. Only the sign and the lowest exponent and mantissa bits are random, so a word of bits is a word of
+// weights.
 class DummySource final : public TensorSource {
  public:
-  explicit DummySource(DType matrix_dtype) : matrix_type_(matrix_dtype == DType::f32 ? SourceType::f32 : SourceType::bf16) {}
+  explicit DummySource(DType matrix_dtype)
+      : matrix_type_(matrix_dtype == DType::f32 ? SourceType::f32 : SourceType::bf16) {}
 
   Result<SourceTensor> find(std::string_view name, std::span<const int64_t>, DummyFill fill) override {
     uint64_t seed = 0xcbf29ce484222325ULL;  // FNV-1a of the name
@@ -107,8 +110,8 @@ class DummySource final : public TensorSource {
 
 }  // namespace
 
-Result<std::unique_ptr<TensorSource>> open_tensor_source(const std::filesystem::path& dir, const ModelSpec& spec,
-                                                         LoadMode mode) {
+Result<std::unique_ptr<TensorSource>> open_tensor_source(const std::filesystem::path& dir,
+                                                         const ModelSpec& spec, LoadMode mode) {
   if (mode == LoadMode::dummy) return std::unique_ptr<TensorSource>(new DummySource(spec.weight_dtype));
   GH_ASSIGN(std::unique_ptr<Checkpoint> checkpoint, Checkpoint::open(dir));
   return std::unique_ptr<TensorSource>(new CheckpointSource(std::move(checkpoint)));

@@ -30,12 +30,13 @@ class TensorSource {
  public:
   virtual ~TensorSource() = default;
   // Errors name the tensor: absent, of another shape, of a dtype that is not a float's.
-  virtual Result<SourceTensor> find(std::string_view name, std::span<const int64_t> shape, DummyFill fill) = 0;
+  virtual Result<SourceTensor> find(std::string_view name, std::span<const int64_t> shape,
+                                    DummyFill fill) = 0;
   // Bytes [offset, offset + out.size()) of the tensor, as it is stored.
   virtual Result<void> read(const SourceTensor& tensor, int64_t offset, std::span<std::byte> out) = 0;
 };
 
-Result<std::unique_ptr<TensorSource>> open_tensor_source(const std::filesystem::path& dir, const ModelSpec& spec,
-                                                         LoadMode mode);
+Result<std::unique_ptr<TensorSource>> open_tensor_source(const std::filesystem::path& dir,
+                                                         const ModelSpec& spec, LoadMode mode);
 
 }  // namespace guildhall

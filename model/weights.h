@@ -1,5 +1,5 @@
-// weights.h: a model's weights as typed views, and their loading. The router holds DenseWeights (everything but
-// the routed experts); an expert worker holds an ExpertStore with the experts it was given.
+// weights.h: a model's weights as typed views, and their loading. The router holds DenseWeights (everything
+// but the routed experts); an expert worker holds an ExpertStore with the experts it was given.
 #pragma once
 
 #include <atomic>
@@ -31,31 +31,31 @@ enum class LoadMode {
 };
 
 struct GqaWeights {
-  WeightView q, k, v, o;                      // [H*D,hid] [KV*D,hid] [KV*D,hid] [hid,H*D]
+  WeightView q, k, v, o;                                  // [H*D,hid] [KV*D,hid] [KV*D,hid] [hid,H*D]
   std::span<const float> q_bias, k_bias, v_bias, o_bias;  // empty: none
-  std::span<const float> q_norm, k_norm;      // [D]; empty: none
+  std::span<const float> q_norm, k_norm;                  // [D]; empty: none
 };
 
 struct MlaWeights {
-  WeightView q;                               // [H(dn+dr),hid]; empty when q_a is used
-  WeightView q_a, q_b;                        // [q_lora,hid] [H(dn+dr),q_lora]
-  std::span<const float> q_a_norm, q_a_bias;  // [q_lora]
-  WeightView kv_a;                            // [r+dr,hid]
+  WeightView q;                                 // [H(dn+dr),hid]; empty when q_a is used
+  WeightView q_a, q_b;                          // [q_lora,hid] [H(dn+dr),q_lora]
+  std::span<const float> q_a_norm, q_a_bias;    // [q_lora]
+  WeightView kv_a;                              // [r+dr,hid]
   std::span<const float> kv_a_norm, kv_a_bias;  // [r] [r+dr]
-  WeightView k_up_hrn;                        // absorbed W_UKᵀ: H blocks of [r,dn], transposed at load
-  WeightView v_up_hdr;                        // W_UV: H blocks of [dv,r]
-  WeightView o;                               // [hid,H*dv]
+  WeightView k_up_hrn;                          // absorbed W_UKᵀ: H blocks of [r,dn], transposed at load
+  WeightView v_up_hdr;                          // W_UV: H blocks of [dv,r]
+  WeightView o;                                 // [hid,H*dv]
   std::span<const float> o_bias;
 };
 
 struct MlpWeights {
-  WeightView gate_up;                         // [2F,hid]: gate rows, then up rows
-  WeightView down;                            // [hid,F]
+  WeightView gate_up;  // [2F,hid]: gate rows, then up rows
+  WeightView down;     // [hid,F]
 };
 
 struct MoeWeights {
-  WeightView gate_eh;                         // [E,hid], always f32
-  std::span<const float> gate_bias_e;         // [E]; empty: none
+  WeightView gate_eh;                  // [E,hid], always f32
+  std::span<const float> gate_bias_e;  // [E]; empty: none
   std::optional<MlpWeights> shared;
 };
 
@@ -71,9 +71,9 @@ class DenseWeights {
   static Result<std::unique_ptr<DenseWeights>> load(const std::filesystem::path& dir, const ModelSpec& spec,
                                                     LoadMode mode, LoadProgress& progress);
   ~DenseWeights();
-  WeightView embed_vh;                        // [V,hid]
-  WeightView lm_head_vh;                      // == embed_vh when tied
-  std::span<const float> final_norm;          // [hid]
+  WeightView embed_vh;                // [V,hid]
+  WeightView lm_head_vh;              // == embed_vh when tied
+  std::span<const float> final_norm;  // [hid]
   std::vector<LayerWeights> layers;
   int64_t bytes() const;
 
@@ -83,7 +83,8 @@ class DenseWeights {
   std::unique_ptr<Storage> storage_;
 };
 
-// The experts one worker holds: layer x expert -> weights, or none. Immutable after loading; any thread may read.
+// The experts one worker holds: layer x expert -> weights, or none. Immutable after loading; any thread may
+// read.
 class ExpertStore {
  public:
   // experts_of_layer[layer] lists the expert indices to load, sorted; layers without experts are empty.
@@ -95,7 +96,7 @@ class ExpertStore {
   // nullptr: not held here.
   const ExpertWeightView* find(int64_t layer, int64_t expert) const;
   int64_t bytes() const;
-  int64_t num_experts() const;                // over all layers
+  int64_t num_experts() const;  // over all layers
 
  private:
   ExpertStore();

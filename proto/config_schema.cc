@@ -84,7 +84,8 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      1 << 16,
      1ll << 50},
     {"router.kv_cache.dtype", "f32",
-     "Element type of keys and values. `bf16` takes half the memory; log-probabilities then move (README, Precision).",
+     "Element type of keys and values. `bf16` takes half the memory; log-probabilities then move (README, "
+     "Precision).",
      "f32 | bf16"},
 
     {"router.batching.max_sequences", "64", "Sequences that run at once.", {}, 1, kMaxRows},
@@ -119,7 +120,8 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      "What carries tokens to the experts. `loopback`: the workers live in the router's process.",
      "ucx | loopback"},
     {"transport.codec", "f32",
-     "Element type of rows on the wire. `bf16` takes half the bytes; log-probabilities then move (README, Precision).",
+     "Element type of rows on the wire. `bf16` takes half the bytes; log-probabilities then move (README, "
+     "Precision).",
      "f32 | bf16"},
     {"transport.combine", "exact",
      "`exact`: one row per (token, expert) comes back, and the router sums in gate order.", "exact"},

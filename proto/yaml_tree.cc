@@ -126,7 +126,8 @@ Result<YamlNode> parse_yaml(std::string_view text, std::string_view filename) {
     return Status{Code::invalid_argument, fmt::format("{}:{}: {}", filename, line, why)};
   };
   if (const size_t valid = valid_utf8_prefix(text); valid < text.size())
-    return at_line(1 + static_cast<int>(std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(valid), '\n')),
+    return at_line(1 + static_cast<int>(
+                           std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(valid), '\n')),
                    "not valid UTF-8");
   try {
     std::istringstream stream{std::string(text)};

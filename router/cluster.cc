@@ -36,7 +36,8 @@ control::Envelope placement_message(const Placement& placement, int32_t worker) 
 
 }  // namespace
 
-// One worker's link, from dialling to ready and back. Lives on the io thread; `mutex_` guards what status() reads.
+// One worker's link, from dialling to ready and back. Lives on the io thread; `mutex_` guards what status()
+// reads.
 class Cluster::Peer : public std::enable_shared_from_this<Cluster::Peer> {
  public:
   Peer(boost::asio::io_context& io, std::shared_ptr<const ClusterOptions> options, WorkerAddress address,
@@ -58,7 +59,8 @@ class Cluster::Peer : public std::enable_shared_from_this<Cluster::Peer> {
     if (closed_) return;
     generation_ = static_cast<uint64_t>(now_ns());
     set_state("connecting");
-    DialOptions dial{.name = address_.name, .address = address_.address, .timeout = options_->startup_timeout};
+    DialOptions dial{
+        .name = address_.name, .address = address_.address, .timeout = options_->startup_timeout};
     dial.link.heartbeat = options_->heartbeat;
     const std::weak_ptr<Peer> weak = weak_from_this();
     LinkHandlers handlers;
@@ -126,8 +128,8 @@ class Cluster::Peer : public std::enable_shared_from_this<Cluster::Peer> {
     const control::HelloReply& reply = dialed->reply->hello_reply();
     exchange_address_ = reply.exchange_address();
     if (reply.isa() != options_->isa)
-      log_warn("isa_differs", "worker={} isa={} router={}: bits may depend on which process ran a row", address_.name,
-               reply.isa(), options_->isa);
+      log_warn("isa_differs", "worker={} isa={} router={}: bits may depend on which process ran a row",
+               address_.name, reply.isa(), options_->isa);
     set_state("loading");
     const Result<void> sent = link_->send(placement_message(placement_, worker_));
     if (sent.has_error()) link_->close(sent.error());
@@ -213,8 +215,8 @@ Cluster::Cluster(boost::asio::io_context& io, ClusterOptions options, std::vecto
                  Placement placement, ClusterEvents events) {
   const auto shared = share(std::move(options));
   for (size_t i = 0; i < workers.size(); ++i)
-    peers_.push_back(
-        std::make_shared<Peer>(io, shared, std::move(workers[i]), static_cast<int32_t>(i), placement, events));
+    peers_.push_back(std::make_shared<Peer>(io, shared, std::move(workers[i]), static_cast<int32_t>(i),
+                                            placement, events));
 }
 
 Cluster::~Cluster() = default;

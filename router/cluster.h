@@ -1,5 +1,5 @@
-// cluster.h: the router's control links to its workers: greets each one, sends it its placement, follows its loading,
-// and dials again when it is lost. Owner: the io thread; status() and drop() are for any thread.
+// cluster.h: the router's control links to its workers: greets each one, sends it its placement, follows its
+// loading, and dials again when it is lost. Owner: the io thread; status() and drop() are for any thread.
 #pragma once
 
 #include <chrono>
@@ -45,8 +45,8 @@ struct ClusterEvents {
 
 class Cluster {
  public:
-  Cluster(boost::asio::io_context& io, ClusterOptions options, std::vector<WorkerAddress> workers, Placement placement,
-          ClusterEvents events);
+  Cluster(boost::asio::io_context& io, ClusterOptions options, std::vector<WorkerAddress> workers,
+          Placement placement, ClusterEvents events);
   ~Cluster();
 
   void start();

@@ -19,14 +19,18 @@ namespace {
 constexpr std::chrono::milliseconds kWaitSlice{20};  // between looks at the deadline
 
 void encode_row(Codec codec, std::span<const float> row, std::byte* out) {
-  if (codec == Codec::bf16) to_bf16_cpu(row, reinterpret_cast<bf16*>(out));
-  else std::memcpy(out, row.data(), row.size_bytes());
+  if (codec == Codec::bf16)
+    to_bf16_cpu(row, reinterpret_cast<bf16*>(out));
+  else
+    std::memcpy(out, row.data(), row.size_bytes());
 }
 
 // All rows of a combine, into fp32.
 void decode_rows(const CombineView& view, float* out) {
-  if (static_cast<Codec>(view.header.codec) == Codec::bf16) from_bf16_cpu(rows_as<bf16>(view), out);
-  else std::memcpy(out, view.rows.data(), view.rows.size());
+  if (static_cast<Codec>(view.header.codec) == Codec::bf16)
+    from_bf16_cpu(rows_as<bf16>(view), out);
+  else
+    std::memcpy(out, view.rows.data(), view.rows.size());
 }
 
 }  // namespace
@@ -120,8 +124,7 @@ void Dispatcher::route(View2<const int32_t> expert_tk, View2<const float> weight
 }
 
 Result<size_t> Dispatcher::pack(Worker& worker, int64_t layer, View2<const float> x_th) {
-  if (!worker.peer)
-    return Status{Code::peer_lost, fmt::format("worker={}: not connected", worker.name)};
+  if (!worker.peer) return Status{Code::peer_lost, fmt::format("worker={}: not connected", worker.name)};
   const FrameShape shape{.num_rows = static_cast<uint32_t>(worker.row_token.size()),
                          .num_pairs = static_cast<uint32_t>(worker.pairs.size()),
                          .hidden = static_cast<uint32_t>(options_.hidden),
@@ -139,7 +142,8 @@ Result<size_t> Dispatcher::pack(Worker& worker, int64_t layer, View2<const float
   const FrameSections sections = begin_dispatch(fields, shape, *region);
   std::copy(worker.pairs.begin(), worker.pairs.end(), sections.pairs.begin());
   for (size_t i = 0; i < worker.row_token.size(); ++i)
-    encode_row(options_.codec, {x_th.row(worker.row_token[i]), static_cast<size_t>(options_.hidden)}, sections.row(i));
+    encode_row(options_.codec, {x_th.row(worker.row_token[i]), static_cast<size_t>(options_.hidden)},
+               sections.row(i));
   return sections.total_bytes;
 }
 
@@ -147,7 +151,8 @@ Result<void> Dispatcher::combine(View2<float> y_th) {
   GH_TRY(wait_for_answers());
   for (const Worker& w : workers_)
     for (size_t i = 0; i < w.pair_slot.size(); ++i)
-      index_tk_[static_cast<size_t>(w.pair_slot[i])] = static_cast<int32_t>(w.first_pair + static_cast<int64_t>(i));
+      index_tk_[static_cast<size_t>(w.pair_slot[i])] =
+          static_cast<int32_t>(w.first_pair + static_cast<int64_t>(i));
   combine_cpu({rows_ph_.data(), expert_tk_.rows * expert_tk_.cols, options_.hidden},
               {index_tk_.data(), expert_tk_.rows, expert_tk_.cols}, weight_tk_, y_th);
   return {};
@@ -160,8 +165,10 @@ Result<void> Dispatcher::wait_for_answers() {
     if (exchange_.poll(*this) > 0 || local_work) continue;
     if (options_.while_waiting) options_.while_waiting();
     if (failure_) break;
-    if (Clock::now() > deadline) give_up_late_workers();
-    else exchange_.wait(kWaitSlice);
+    if (Clock::now() > deadline)
+      give_up_late_workers();
+    else
+      exchange_.wait(kWaitSlice);
   }
   if (failure_) return *failure_;
   return {};
@@ -220,8 +227,9 @@ void Dispatcher::on_frame(PeerId peer, std::span<const std::byte> bytes) {
   const Result<CombineView> answer = decode_combine(bytes);
   if (answer.has_error()) return drop_link(*w, answer.error());
   if (answer->header.num_rows != w->pairs.size() || answer->header.hidden != options_.hidden)
-    return drop_link(*w, {Code::data_loss, fmt::format("answered {} rows of {} for {} of {}", answer->header.num_rows,
-                                                       answer->header.hidden, w->pairs.size(), options_.hidden)});
+    return drop_link(
+        *w, {Code::data_loss, fmt::format("answered {} rows of {} for {} of {}", answer->header.num_rows,
+                                          answer->header.hidden, w->pairs.size(), options_.hidden)});
   decode_rows(*answer, rows_ph_.data() + w->first_pair * options_.hidden);
   w->awaited = false;
   --num_awaited_;

@@ -1,5 +1,5 @@
-// engine.h: the seam between HTTP and the engine. HTTP threads submit and cancel; the engine thread runs steps and
-// calls each request's sink. Text lives on the HTTP side: the engine knows token ids only.
+// engine.h: the seam between HTTP and the engine. HTTP threads submit and cancel; the engine thread runs
+// steps and calls each request's sink. Text lives on the HTTP side: the engine knows token ids only.
 #pragma once
 
 #include <cstdint>
@@ -29,12 +29,13 @@ struct PositionLogprobs {
 
 // One sequence to generate. `n > 1` and lists of prompts are several requests.
 struct EngineRequest {
-  std::vector<int32_t> prompt_ids;    // 1 .. max_model_len-1 tokens
+  std::vector<int32_t> prompt_ids;  // 1 .. max_model_len-1 tokens
   SamplingRule sampling;
   uint64_t seed = 0;
-  int32_t max_tokens = 16;            // 0: score the prompt only
+  int32_t max_tokens = 16;              // 0: score the prompt only
   std::vector<int32_t> stop_token_ids;  // eos ids unless ignored; the stop token is reported, then the end
-  std::optional<int> num_logprobs;    // set: report generated tokens' logprobs with this many alternatives (0..20)
+  std::optional<int>
+      num_logprobs;  // set: report generated tokens' logprobs with this many alternatives (0..20)
   std::optional<int> num_prompt_logprobs;  // set: report the prompt's
 };
 
@@ -43,10 +44,10 @@ enum class FinishReason { stop, length, cancelled, error };
 struct EngineEvent {
   // Prompt positions 1..len-1, in order, over one or more events (position 0 has no logprob).
   std::vector<PositionLogprobs> prompt_logprobs;
-  std::vector<int32_t> tokens;                 // generated since the last event
-  std::vector<PositionLogprobs> logprobs;      // parallel to tokens when asked for
-  std::optional<FinishReason> finish;          // set on the last event
-  std::optional<Status> error;                 // with FinishReason::error
+  std::vector<int32_t> tokens;             // generated since the last event
+  std::vector<PositionLogprobs> logprobs;  // parallel to tokens when asked for
+  std::optional<FinishReason> finish;      // set on the last event
+  std::optional<Status> error;             // with FinishReason::error
 };
 
 // Called on the engine thread; must not block. No call follows the one with `finish`.

@@ -37,7 +37,8 @@ DispatcherOptions Engine::dispatcher_options() {
   return options;
 }
 
-// ---- any thread ---------------------------------------------------------------------------------------------
+// ---- any thread
+// ---------------------------------------------------------------------------------------------
 
 Result<RequestId> Engine::submit(EngineRequest request, EventSink sink) {
   GH_TRY(check(request));
@@ -53,8 +54,9 @@ Result<RequestId> Engine::submit(EngineRequest request, EventSink sink) {
     std::lock_guard lock(mutex_);
     if (ended_) return unavailable("the router is shutting down");
     if (num_submitted_ + num_waiting_ >= options_.max_waiting)
-      return Status{Code::resource_exhausted,
-                    fmt::format("{} requests are waiting (router.batching.max_waiting)", options_.max_waiting)};
+      return Status{
+          Code::resource_exhausted,
+          fmt::format("{} requests are waiting (router.batching.max_waiting)", options_.max_waiting)};
     ++num_submitted_;
     commands_.push_back([this, s = std::make_shared<std::unique_ptr<Sequence>>(std::move(sequence))] {
       scheduler_.add(std::move(*s));
@@ -69,12 +71,14 @@ Result<void> Engine::check(const EngineRequest& request) const {
   if (prompt_len == 0) return Status{Code::invalid_argument, "the prompt is empty"};
   if (request.max_tokens < 0) return Status{Code::invalid_argument, "max_tokens is negative"};
   if (prompt_len + std::min<int64_t>(request.max_tokens, 1) > options_.max_model_len)
-    return Status{Code::invalid_argument,
-                  fmt::format("the prompt has {} tokens; the largest prompt that leaves room for one more is {}",
-                              prompt_len, options_.max_model_len - 1)};
+    return Status{
+        Code::invalid_argument,
+        fmt::format("the prompt has {} tokens; the largest prompt that leaves room for one more is {}",
+                    prompt_len, options_.max_model_len - 1)};
   for (const int32_t id : request.prompt_ids)
     if (id < 0 || id >= spec_.vocab_size)
-      return Status{Code::invalid_argument, fmt::format("token id {} is outside [0, {})", id, spec_.vocab_size)};
+      return Status{Code::invalid_argument,
+                    fmt::format("token id {} is outside [0, {})", id, spec_.vocab_size)};
   return {};
 }
 
@@ -91,7 +95,8 @@ void Engine::set_placement(Placement placement) {
   post([this, p = std::move(placement)]() mutable { dispatcher_.set_placement(std::move(p)); });
 }
 
-void Engine::attach_worker(int32_t worker, std::string name, std::string exchange_address, uint64_t generation) {
+void Engine::attach_worker(int32_t worker, std::string name, std::string exchange_address,
+                           uint64_t generation) {
   post_link_change([=, this] {
     const Result<PeerId> peer = exchange_.connect(name, exchange_address);
     if (peer.has_error()) {
@@ -136,7 +141,8 @@ void Engine::post_link_change(std::function<void()> change) {
   exchange_.wake();
 }
 
-// ---- the engine thread --------------------------------------------------------------------------------------
+// ---- the engine thread
+// --------------------------------------------------------------------------------------
 
 void Engine::run() {
   while (!stopping_) {
@@ -144,8 +150,10 @@ void Engine::run() {
     collect_lost_workers();
     update_serving();
     if (draining_ && scheduler_.idle()) break;
-    if (serving() && !scheduler_.idle()) step();
-    else if (!had_commands) wait_for_work();
+    if (serving() && !scheduler_.idle())
+      step();
+    else if (!had_commands)
+      wait_for_work();
     publish_counters();
   }
   serving_ = false;
@@ -188,8 +196,10 @@ void Engine::wait_for_work() {
 
 void Engine::update_serving() {
   serving_.store(dispatcher_.all_attached(), std::memory_order_release);
-  if (scheduler_.idle()) paused_since_.reset();
-  else if (!serving()) await_workers();
+  if (scheduler_.idle())
+    paused_since_.reset();
+  else if (!serving())
+    await_workers();
 }
 
 // Workers that come back only to be lost again do not count as back: a step must succeed.
@@ -222,8 +232,10 @@ void Engine::pause(const Status& why) {
   scheduler_.preempt_all();
   collect_lost_workers();
   const bool lost = why.code == Code::peer_lost || !dispatcher_.all_attached();
-  if (lost) await_workers();
-  else fail_all(why);  // trying again would fail again
+  if (lost)
+    await_workers();
+  else
+    fail_all(why);  // trying again would fail again
 }
 
 void Engine::collect_lost_workers() {

@@ -1,7 +1,7 @@
 // engine_loop.h: the engine of one replica: takes requests, runs steps, reports tokens.
 // Lifecycle: made, then run() on the engine thread until drain() or stop(). All else is for any thread.
-// A lost worker pauses the engine: its sequences are preempted and recomputed when the worker is back (the same
-// tokens come out, by the row rule), or failed when it is not back within recovery_timeout.
+// A lost worker pauses the engine: its sequences are preempted and recomputed when the worker is back (the
+// same tokens come out, by the row rule), or failed when it is not back within recovery_timeout.
 #pragma once
 
 #include <atomic>
@@ -44,8 +44,8 @@ class Engine final : public EngineClient {
   EngineCounters counters() const override;
 
   void set_placement(Placement placement);
-  // A worker holds its experts and may be sent to: connects to it. Neither waits for the step under way, which ends
-  // at once if it awaits a worker that is detached.
+  // A worker holds its experts and may be sent to: connects to it. Neither waits for the step under way,
+  // which ends at once if it awaits a worker that is detached.
   void attach_worker(int32_t worker, std::string name, std::string exchange_address, uint64_t generation);
   void detach_worker(int32_t worker);
 
@@ -58,13 +58,13 @@ class Engine final : public EngineClient {
   bool serving() const { return serving_.load(std::memory_order_acquire); }
 
  private:
-  struct RowResult {                         // what one logits row came to
+  struct RowResult {  // what one logits row came to
     int32_t token = 0;
     PositionLogprobs logprobs;
   };
-  struct LogitRow {                          // what one logits row is for
+  struct LogitRow {  // what one logits row is for
     const ScheduledChunk* chunk;
-    int64_t position;                        // of the token it stands on
+    int64_t position;  // of the token it stands on
     bool sampled;
   };
 
@@ -103,12 +103,12 @@ class Engine final : public EngineClient {
   std::vector<RowResult> results_;
   std::optional<Clock::time_point> paused_since_;  // no step has succeeded since
 
-  std::mutex mutex_;                         // guards the next four
+  std::mutex mutex_;  // guards the next four
   std::vector<std::function<void()>> commands_;
   std::vector<std::function<void()>> link_changes_;  // run at any time; commands only between steps
-  int64_t num_submitted_ = 0;                // of commands_
-  bool ended_ = false;                       // run() takes no more of them
-  std::atomic<int64_t> num_waiting_{0};      // in the scheduler, not running yet
+  int64_t num_submitted_ = 0;                        // of commands_
+  bool ended_ = false;                               // run() takes no more of them
+  std::atomic<int64_t> num_waiting_{0};              // in the scheduler, not running yet
   std::atomic<bool> has_link_changes_{false}, serving_{false}, draining_{false}, stopping_{false};
   std::atomic<RequestId> next_id_{1};
   mutable std::mutex counters_mutex_;

@@ -28,8 +28,8 @@ View2<float> head_rows(View2<float> x, int64_t num_heads) {
 
 }  // namespace
 
-Forward::Forward(const ModelSpec& spec, const DenseWeights& weights, KvCache& cache, Dispatcher& dispatcher, Team& team,
-                 StepClock& clock, int64_t max_tokens, int64_t max_position)
+Forward::Forward(const ModelSpec& spec, const DenseWeights& weights, KvCache& cache, Dispatcher& dispatcher,
+                 Team& team, StepClock& clock, int64_t max_tokens, int64_t max_position)
     : spec_(spec),
       weights_(weights),
       cache_(cache),
@@ -85,8 +85,10 @@ void Forward::attention(int64_t layer, const StepBatch& batch, View2<float> x_th
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
   const View2<float> h_th = h_.view(x_th.rows, spec_.hidden);
   rmsnorm_cpu(team_, x_th, w.input_norm, spec_.rms_eps, h_th);
-  if (std::holds_alternative<GqaSpec>(spec_.attention)) gqa(layer, batch, h_th, x_th);
-  else mla(layer, batch, h_th, x_th);
+  if (std::holds_alternative<GqaSpec>(spec_.attention))
+    gqa(layer, batch, h_th, x_th);
+  else
+    mla(layer, batch, h_th, x_th);
 }
 
 void Forward::gqa(int64_t layer, const StepBatch& batch, View2<const float> h_th, View2<float> x_th) {
@@ -109,7 +111,8 @@ void Forward::gqa(int64_t layer, const StepBatch& batch, View2<const float> h_th
   const KvPages pages = cache_.layer(layer);
   kv_write_cpu(team_, heads(k, a.num_kv_heads), heads(v, a.num_kv_heads), batch.attention(), pages);
   const View2<float> attended = attended_.view(t, a.num_heads * a.head_dim);
-  paged_attention_cpu(team_, heads(q, a.num_heads), batch.attention(), pages, a.scale, heads(attended, a.num_heads));
+  paged_attention_cpu(team_, heads(q, a.num_heads), batch.attention(), pages, a.scale,
+                      heads(attended, a.num_heads));
   linear_cpu(team_, attended, w.o, {.bias_n = w.o_bias, .accumulate = true}, x_th);
 }
 
@@ -129,7 +132,8 @@ void Forward::mla(int64_t layer, const StepBatch& batch, View2<const float> h_th
 
   const View2<const float> q = mla_queries(a, w, h_th);
   const View2<float> absorbed = absorbed_.view(t, a.num_heads * (r + dr));
-  linear_heads_cpu(team_, heads(q, a.num_heads).sub2(0, dn), w.k_up_hrn, heads(absorbed, a.num_heads).sub2(0, r));
+  linear_heads_cpu(team_, heads(q, a.num_heads).sub2(0, dn), w.k_up_hrn,
+                   heads(absorbed, a.num_heads).sub2(0, r));
   const View3<const float> q_rope = heads(q, a.num_heads).sub2(dn, dr);
   const View3<float> absorbed_rope = heads(absorbed, a.num_heads).sub2(r, dr);
   for (int64_t i = 0; i < t; ++i)
@@ -141,7 +145,8 @@ void Forward::mla(int64_t layer, const StepBatch& batch, View2<const float> h_th
   paged_attention_cpu(team_, heads(absorbed, a.num_heads), batch.attention(), pages, a.scale,
                       heads(context, a.num_heads));
   const View2<float> attended = attended_.view(t, a.num_heads * a.v_head_dim);
-  linear_heads_cpu(team_, heads(View2<const float>(context), a.num_heads), w.v_up_hdr, heads(attended, a.num_heads));
+  linear_heads_cpu(team_, heads(View2<const float>(context), a.num_heads), w.v_up_hdr,
+                   heads(attended, a.num_heads));
   linear_cpu(team_, attended, w.o, {.bias_n = w.o_bias, .accumulate = true}, x_th);
 }
 
@@ -170,7 +175,8 @@ Result<void> Forward::feed_forward(int64_t layer, View2<float> x_th) {
   return {};
 }
 
-Result<void> Forward::experts(int64_t layer, const MoeWeights& w, View2<const float> h_th, View2<float> x_th) {
+Result<void> Forward::experts(int64_t layer, const MoeWeights& w, View2<const float> h_th,
+                              View2<float> x_th) {
   const int64_t t = x_th.rows;
   const View2<int32_t> expert_tk(expert_.data(), t, spec_.moe.top_k);
   const View2<float> weight_tk = weight_.view(t, spec_.moe.top_k);

@@ -1,5 +1,6 @@
-// forward.h: one step of the model, top-down: embed, then per layer attention and MLP or experts, then the final
-// norm. Routed experts are reached through the Dispatcher; everything else runs here. Owner: the engine thread.
+// forward.h: one step of the model, top-down: embed, then per layer attention and MLP or experts, then the
+// final norm. Routed experts are reached through the Dispatcher; everything else runs here. Owner: the engine
+// thread.
 #pragma once
 
 #include <cstdint>
@@ -19,11 +20,11 @@ namespace guildhall {
 class Forward {
  public:
   // All are borrowed and outlive this. Workspace for max_tokens is allocated here; steps allocate nothing.
-  Forward(const ModelSpec& spec, const DenseWeights& weights, KvCache& cache, Dispatcher& dispatcher, Team& team,
-          StepClock& clock, int64_t max_tokens, int64_t max_position);
+  Forward(const ModelSpec& spec, const DenseWeights& weights, KvCache& cache, Dispatcher& dispatcher,
+          Team& team, StepClock& clock, int64_t max_tokens, int64_t max_position);
 
-  // Runs the batch and returns the final-normed hidden rows [R,H] of batch.logit_rows, valid until the next call.
-  // An error (a worker was lost, a deadline passed) leaves the cache of this step's tokens undefined.
+  // Runs the batch and returns the final-normed hidden rows [R,H] of batch.logit_rows, valid until the next
+  // call. An error (a worker was lost, a deadline passed) leaves the cache of this step's tokens undefined.
   Result<View2<const float>> run(const StepBatch& batch);
 
   // Logits [R,V] of some of those rows; R <= kLogitTile. Valid until the next call.
@@ -54,8 +55,8 @@ class Forward {
   Team& team_;
   StepClock& clock_;
   RopeTable rope_;
-  Buffer x_, h_, q_, q_low_, k_, v_, latent_, absorbed_, context_, attended_, gate_up_, act_, gate_logits_, weight_,
-      final_, logits_;
+  Buffer x_, h_, q_, q_low_, k_, v_, latent_, absorbed_, context_, attended_, gate_up_, act_, gate_logits_,
+      weight_, final_, logits_;
   std::vector<int32_t> expert_;  // [T,K]
 };
 

@@ -27,7 +27,8 @@ KvPages page_shape(const ModelSpec& spec, const KvCacheOptions& options) {
 }
 
 int64_t bytes_per_page(const ModelSpec& spec, const KvCacheOptions& options) {
-  return kv_elements_per_token_layer(spec) * spec.num_layers * options.block_size * dtype_bytes(options.dtype);
+  return kv_elements_per_token_layer(spec) * spec.num_layers * options.block_size *
+         dtype_bytes(options.dtype);
 }
 
 }  // namespace
@@ -38,12 +39,13 @@ Result<std::unique_ptr<KvCache>> KvCache::create(const ModelSpec& spec, const Kv
   const int64_t num_pages = std::min(options.memory_bytes / page_bytes, useful);
   const int64_t capacity = num_pages * options.block_size;
   if (capacity < options.max_model_len)
-    return Status{Code::resource_exhausted,
-                  fmt::format("router.kv_cache.memory: {} holds {} tokens, model.max_model_len is {}; largest context "
-                              "that fits: {}; memory that would do: {}",
-                              format_bytes(options.memory_bytes), capacity, options.max_model_len, capacity,
-                              format_bytes(page_bytes *
-                                           ((options.max_model_len + options.block_size - 1) / options.block_size)))};
+    return Status{
+        Code::resource_exhausted,
+        fmt::format("router.kv_cache.memory: {} holds {} tokens, model.max_model_len is {}; largest context "
+                    "that fits: {}; memory that would do: {}",
+                    format_bytes(options.memory_bytes), capacity, options.max_model_len, capacity,
+                    format_bytes(page_bytes *
+                                 ((options.max_model_len + options.block_size - 1) / options.block_size)))};
   auto cache = std::unique_ptr<KvCache>(new KvCache(spec, options, num_pages));
   if (cache->memory_ == nullptr)
     return Status{Code::resource_exhausted, fmt::format("router.kv_cache.memory: the system refused {}",
@@ -54,7 +56,8 @@ Result<std::unique_ptr<KvCache>> KvCache::create(const ModelSpec& spec, const Kv
 KvCache::KvCache(const ModelSpec& spec, const KvCacheOptions& options, int64_t num_pages)
     : options_(options), num_pages_(num_pages) {
   memory_size_ = static_cast<size_t>(num_pages * bytes_per_page(spec, options));
-  void* memory = mmap(nullptr, memory_size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory =
+      mmap(nullptr, memory_size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) return;
   memory_ = memory;
   madvise(memory_, memory_size_, MADV_HUGEPAGE);

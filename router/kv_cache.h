@@ -14,11 +14,11 @@
 namespace guildhall {
 
 struct KvCacheOptions {
-  int64_t block_size = 16;      // tokens per page
-  int64_t memory_bytes = 0;     // for all layers together
+  int64_t block_size = 16;   // tokens per page
+  int64_t memory_bytes = 0;  // for all layers together
   DType dtype = DType::bf16;
-  int64_t max_model_len = 0;    // one sequence of this length must fit
-  int64_t max_tokens = 0;       // what all sequences together can ever use; more pages are not made
+  int64_t max_model_len = 0;  // one sequence of this length must fit
+  int64_t max_tokens = 0;     // what all sequences together can ever use; more pages are not made
 };
 
 class KvCache {
@@ -44,10 +44,10 @@ class KvCache {
   KvCache(const ModelSpec& spec, const KvCacheOptions& options, int64_t num_pages);
   KvCacheOptions options_;
   int64_t num_pages_ = 0;
-  void* memory_ = nullptr;      // mmapped: pages that were never used take no memory
+  void* memory_ = nullptr;  // mmapped: pages that were never used take no memory
   size_t memory_size_ = 0;
-  std::vector<KvPages> layers_; // [L]
-  std::vector<int32_t> free_;   // a stack: recently used pages are reused first
+  std::vector<KvPages> layers_;  // [L]
+  std::vector<int32_t> free_;    // a stack: recently used pages are reused first
 };
 
 }  // namespace guildhall

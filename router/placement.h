@@ -1,4 +1,5 @@
-// placement.h: which worker holds which expert: an immutable, versioned table. Made by the router, sent to workers.
+// placement.h: which worker holds which expert: an immutable, versioned table. Made by the router, sent to
+// workers.
 #pragma once
 
 #include <cstdint>

@@ -90,7 +90,8 @@ void Scheduler::preempt_all() {
   while (!running_.empty()) preempt_youngest();
 }
 
-// First come, first served: the head of the queue waits until all its tokens fit, so that it is never overtaken.
+// First come, first served: the head of the queue waits until all its tokens fit, so that it is never
+// overtaken.
 void Scheduler::admit_waiting(int64_t& budget) {
   while (!waiting_.empty() && budget > 0 && num_running() < options_.max_sequences) {
     Sequence& s = *waiting_.front();
@@ -111,7 +112,8 @@ void Scheduler::fill(StepBatch& batch) {
   batch.num_sequences = static_cast<int64_t>(chunks_.size());
   batch.blocks_per_sequence = 1;
   for (const ScheduledChunk& c : chunks_)
-    batch.blocks_per_sequence = std::max(batch.blocks_per_sequence, static_cast<int64_t>(c.sequence->pages.size()));
+    batch.blocks_per_sequence =
+        std::max(batch.blocks_per_sequence, static_cast<int64_t>(c.sequence->pages.size()));
   batch.block_table_sb.assign(static_cast<size_t>(batch.num_sequences * batch.blocks_per_sequence), 0);
 
   for (int64_t i = 0; i < batch.num_sequences; ++i) {
@@ -127,7 +129,8 @@ void Scheduler::fill(StepBatch& batch) {
     }
     c.first_logit = static_cast<int64_t>(batch.logit_rows.size());
     const PositionRange scored = unscored_prompt(s, begin, end);
-    for (int64_t p = scored.begin; p < scored.end; ++p) batch.logit_rows.push_back(static_cast<int32_t>(row0 + p));
+    for (int64_t p = scored.begin; p < scored.end; ++p)
+      batch.logit_rows.push_back(static_cast<int32_t>(row0 + p));
     const bool last = end == static_cast<int64_t>(s.tokens.size());
     if (last && s.request.max_tokens > 0) batch.logit_rows.push_back(static_cast<int32_t>(row0 + end - 1));
     c.num_logits = static_cast<int64_t>(batch.logit_rows.size()) - c.first_logit;

@@ -1,6 +1,6 @@
-// scheduler.h: continuous batching. Sequences join and leave between steps; a step takes every decoding sequence
-// first, then prefill chunks up to the token budget. Memory is KV pages: a sequence is admitted when its tokens
-// fit, and the youngest running one is preempted (recomputed later) when a decode finds no page.
+// scheduler.h: continuous batching. Sequences join and leave between steps; a step takes every decoding
+// sequence first, then prefill chunks up to the token budget. Memory is KV pages: a sequence is admitted when
+// its tokens fit, and the youngest running one is preempted (recomputed later) when a decode finds no page.
 // Owner: the engine thread.
 #pragma once
 
@@ -23,8 +23,8 @@ struct SchedulerOptions {
 // A sequence's share of one step.
 struct ScheduledChunk {
   Sequence* sequence = nullptr;
-  int64_t num_tokens = 0;       // from sequence->num_computed on
-  int64_t first_logit = 0;      // range in StepBatch::logit_rows
+  int64_t num_tokens = 0;   // from sequence->num_computed on
+  int64_t first_logit = 0;  // range in StepBatch::logit_rows
   int64_t num_logits = 0;
 };
 
@@ -32,7 +32,7 @@ class Scheduler {
  public:
   Scheduler(SchedulerOptions options, KvCache& cache);
 
-  void add(std::unique_ptr<Sequence> sequence);       // to the end of the queue
+  void add(std::unique_ptr<Sequence> sequence);  // to the end of the queue
   // Takes the sequence out, its pages returned; nullptr when unknown.
   std::unique_ptr<Sequence> remove(RequestId id);
   std::vector<std::unique_ptr<Sequence>> remove_all();

@@ -1,4 +1,5 @@
-// sequence.h: one request inside the engine: its tokens, its pages, and how far it got. Owner: the engine thread.
+// sequence.h: one request inside the engine: its tokens, its pages, and how far it got. Owner: the engine
+// thread.
 #pragma once
 
 #include <cstdint>
@@ -13,10 +14,10 @@ struct Sequence {
   EngineRequest request;
   EventSink sink;
 
-  std::vector<int32_t> tokens;       // prompt, then generated
-  int64_t num_computed = 0;          // leading tokens whose keys and values are in the cache
-  int64_t num_prompt_scored = 0;     // prompt positions whose log-probabilities were reported
-  std::vector<int32_t> pages;        // the block table
+  std::vector<int32_t> tokens;    // prompt, then generated
+  int64_t num_computed = 0;       // leading tokens whose keys and values are in the cache
+  int64_t num_prompt_scored = 0;  // prompt positions whose log-probabilities were reported
+  std::vector<int32_t> pages;     // the block table
 
   int64_t prompt_len() const { return static_cast<int64_t>(request.prompt_ids.size()); }
   int64_t num_generated() const { return static_cast<int64_t>(tokens.size()) - prompt_len(); }

@@ -1,5 +1,5 @@
-// status_board.h: what /health and /v1/models tell: loading progress and readiness. Written by start-up and the
-// cluster link, read by HTTP threads.
+// status_board.h: what /health and /v1/models tell: loading progress and readiness. Written by start-up and
+// the cluster link, read by HTTP threads.
 #pragma once
 
 #include <cstdint>
@@ -12,16 +12,16 @@ enum class ServingState { loading, ready, degraded, draining, failed };
 
 struct WorkerStatus {
   std::string name, address;
-  std::string state;         // connecting, loading, ready, lost, failed
+  std::string state;  // connecting, loading, ready, lost, failed
   int64_t bytes_done = 0, bytes_total = 0;
   int64_t num_experts = 0, resident_bytes = 0;
-  std::string transport;     // what carries frames: "ucx tcp lo"
+  std::string transport;  // what carries frames: "ucx tcp lo"
   std::string error;
 };
 
 struct ServingStatus {
   ServingState state = ServingState::loading;
-  std::string message;       // why not ready
+  std::string message;  // why not ready
   int64_t router_bytes_done = 0, router_bytes_total = 0;
   std::vector<WorkerStatus> workers;
   int64_t kv_capacity_tokens = 0;

@@ -13,7 +13,7 @@ struct StepBatch {
   std::vector<int32_t> ids_t, position_t, sequence_t;  // sequence_t: row of the block table
   std::vector<int32_t> block_table_sb;                 // [S, blocks_per_sequence], row-major
   int64_t num_sequences = 0, blocks_per_sequence = 0;
-  std::vector<int32_t> logit_rows;                     // token rows whose logits are wanted, ascending
+  std::vector<int32_t> logit_rows;  // token rows whose logits are wanted, ascending
 
   int64_t num_tokens() const { return static_cast<int64_t>(ids_t.size()); }
 

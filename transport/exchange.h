@@ -1,9 +1,9 @@
-// exchange.h: one process's end of the data plane. Frames go to peers and come from them; what is in a frame is
-// proto/exchange.h's business. Implementations: loopback (in-process, seeded faults), ucx, later nccl.
+// exchange.h: one process's end of the data plane. Frames go to peers and come from them; what is in a frame
+// is proto/exchange.h's business. Implementations: loopback (in-process, seeded faults), ucx, later nccl.
 //
 // Thread: one owner thread calls everything but wake() and local_address(). Nothing blocks but wait().
-// Loss: a frame is delivered whole or not at all, in order per peer. A peer that fails is reported once through
-// on_peer_lost, after which its id is dead and frames to it are refused with Code::peer_lost.
+// Loss: a frame is delivered whole or not at all, in order per peer. A peer that fails is reported once
+// through on_peer_lost, after which its id is dead and frames to it are refused with Code::peer_lost.
 #pragma once
 
 #include <chrono>
@@ -39,23 +39,23 @@ class Exchange {
   virtual Result<PeerId> connect(std::string_view name, std::string_view address) = 0;
   virtual void disconnect(PeerId peer) = 0;
 
-  // Memory to pack the next frame for `peer` into: at least `bytes` long, 64-byte aligned, owned by the exchange.
-  // Posting it gives it back. At most one is acquired per peer at a time.
+  // Memory to pack the next frame for `peer` into: at least `bytes` long, 64-byte aligned, owned by the
+  // exchange. Posting it gives it back. At most one is acquired per peer at a time.
   virtual Result<std::span<std::byte>> acquire(PeerId peer, size_t bytes) = 0;
 
   struct Outgoing {
     PeerId peer;
     size_t bytes;  // of the acquired region
   };
-  // Sends acquired regions, all destinations of one step together. A destination that fails is reported through
-  // on_peer_lost at the next poll, not here.
+  // Sends acquired regions, all destinations of one step together. A destination that fails is reported
+  // through on_peer_lost at the next poll, not here.
   virtual void post(std::span<const Outgoing> frames) = 0;
 
   // Makes progress and delivers what has arrived. Returns the number of callbacks made.
   virtual size_t poll(ExchangeHandler& handler) = 0;
 
-  // Sleeps until poll() may have work, wake() was called, or the time is over. How eagerly it spins first is the
-  // implementation's option (transport.wait in the configuration).
+  // Sleeps until poll() may have work, wake() was called, or the time is over. How eagerly it spins first is
+  // the implementation's option (transport.wait in the configuration).
   virtual void wait(std::chrono::nanoseconds timeout) = 0;
   virtual void wake() = 0;  // any thread
 
@@ -63,6 +63,7 @@ class Exchange {
   virtual std::string describe(PeerId peer) const = 0;
 };
 
-inline constexpr size_t kMaxUnclaimedFrames = 64;  // a hello overtaken by its peer's first frames; more is a fault
+inline constexpr size_t kMaxUnclaimedFrames =
+    64;  // a hello overtaken by its peer's first frames; more is a fault
 
 }  // namespace guildhall

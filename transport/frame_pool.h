@@ -1,7 +1,7 @@
 // frame_pool.h: reusable, 64-byte aligned memory for frames, so that steady state allocates nothing.
 //
-// Not locked: one thread, or its owner's lock. Sizes are rounded up to powers of two; the tail of a large buffer
-// that no frame reaches is never touched, so the rounding costs address space, not memory.
+// Not locked: one thread, or its owner's lock. Sizes are rounded up to powers of two; the tail of a large
+// buffer that no frame reaches is never touched, so the rounding costs address space, not memory.
 #pragma once
 
 #include <array>
@@ -21,8 +21,8 @@ class FrameBuffer {
   FrameBuffer() = default;
   // Empty when there is no memory.
   explicit FrameBuffer(size_t capacity)
-      : data_(static_cast<std::byte*>(
-            ::operator new[](capacity, std::align_val_t{kAlignment}, std::nothrow))),
+      : data_(
+            static_cast<std::byte*>(::operator new[](capacity, std::align_val_t{kAlignment}, std::nothrow))),
         capacity_(data_ ? capacity : 0) {}
 
   explicit operator bool() const { return data_ != nullptr; }

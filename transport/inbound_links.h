@@ -1,8 +1,8 @@
-// inbound_links.h: whose frame is this? Maps what a frame says of its sender to the peer that connect() named,
-// holds frames that overtook their connect(), and refuses those of links that are over.
+// inbound_links.h: whose frame is this? Maps what a frame says of its sender to the peer that connect()
+// named, holds frames that overtook their connect(), and refuses those of links that are over.
 //
-// A sender is an instance (random, one per exchange) and a link (counts up each time it connects to us), so that
-// frames of a connection from before a reconnect cannot pass for the new one's. One thread.
+// A sender is an instance (random, one per exchange) and a link (counts up each time it connects to us), so
+// that frames of a connection from before a reconnect cannot pass for the new one's. One thread.
 #pragma once
 
 #include <cstdint>
@@ -125,7 +125,8 @@ class InboundLinks {
   static constexpr size_t kMaxSenders = 4096;
   void forget_idle_senders() {
     if (senders_.size() < kMaxSenders) return;
-    std::erase_if(senders_, [](const auto& entry) { return !entry.second.peer && entry.second.held.empty(); });
+    std::erase_if(senders_,
+                  [](const auto& entry) { return !entry.second.peer && entry.second.held.empty(); });
   }
 
   std::unordered_map<uint64_t, Sender> senders_;

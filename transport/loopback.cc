@@ -82,13 +82,15 @@ Result<PeerId> LoopbackEnd::connect(std::string_view name, std::string_view addr
     std::lock_guard lock(fabric_->mutex);
     auto found = fabric_->ends.find(instance);
     if (found == fabric_->ends.end())
-      return Status{Code::not_found, fmt::format("peer {}: no live loopback end has address {}", name, address)};
+      return Status{Code::not_found,
+                    fmt::format("peer {}: no live loopback end has address {}", name, address)};
     peer.mailbox = found->second;
     peer.link = ++fabric_->last_link;
   }
   const PeerId id = next_peer_id();
   auto claimed = links_.claim(instance, id);
-  if (!claimed) return Status{claimed.error().code, fmt::format("peer {}: {}", name, claimed.error().message)};
+  if (!claimed)
+    return Status{claimed.error().code, fmt::format("peer {}: {}", name, claimed.error().message)};
   for (auto& arrival : claimed->stale) fabric_->give(std::move(arrival.buffer));
   if (links_.lost_frames(instance)) mailbox_->put({.tag = {.instance = instance, .link = 0}, .lost = true});
   if (!claimed->frames.empty()) peer.last_due_poll = poll_idx_ + 1;  // later frames do not overtake these
@@ -108,16 +110,17 @@ void LoopbackEnd::disconnect(PeerId id) {
 Result<std::span<std::byte>> LoopbackEnd::acquire(PeerId id, size_t bytes) {
   auto found = peers_.find(id);
   if (found == peers_.end() || found->second.lost)
-    return Status{Code::peer_lost, fmt::format("peer {} is lost or disconnected",
-                                               found == peers_.end() ? fmt::format("id {}", id) : found->second.name)};
+    return Status{Code::peer_lost,
+                  fmt::format("peer {} is lost or disconnected",
+                              found == peers_.end() ? fmt::format("id {}", id) : found->second.name)};
   if (bytes > kMaxFrameBytes)
     return Status{Code::invalid_argument, fmt::format("peer {}: a frame of {} bytes exceeds the limit of {}",
                                                       found->second.name, bytes, kMaxFrameBytes)};
   GH_CHECK(!found->second.acquired);
   found->second.acquired = fabric_->take(bytes);
   if (!found->second.acquired)
-    return Status{Code::resource_exhausted, fmt::format("peer {}: no memory for a frame of {} bytes",
-                                                        found->second.name, bytes)};
+    return Status{Code::resource_exhausted,
+                  fmt::format("peer {}: no memory for a frame of {} bytes", found->second.name, bytes)};
   return std::span(found->second.acquired.data(), bytes);
 }
 
@@ -145,8 +148,11 @@ void LoopbackEnd::send(Peer& peer, size_t bytes) {
     arrival.delay_polls = fate.delay_polls;
     arrival.overtakable = fate.overtakable;
     if (fate.duplicate) {
-      LoopbackArrival copy{.tag = arrival.tag, .buffer = fabric_->take(arrival.bytes), .bytes = arrival.bytes,
-                           .delay_polls = arrival.delay_polls, .overtakable = arrival.overtakable};
+      LoopbackArrival copy{.tag = arrival.tag,
+                           .buffer = fabric_->take(arrival.bytes),
+                           .bytes = arrival.bytes,
+                           .delay_polls = arrival.delay_polls,
+                           .overtakable = arrival.overtakable};
       if (copy.buffer) {
         std::copy_n(arrival.buffer.data(), arrival.bytes, copy.buffer.data());
         peer.mailbox->put(std::move(copy));
@@ -187,7 +193,8 @@ void LoopbackEnd::admit(LoopbackArrival arrival, ExchangeHandler& handler) {
       links_.retire(peer.instance);
       fabric_->give(std::move(peer.acquired));
       ++num_callbacks_;
-      handler.on_peer_lost(id, {Code::peer_lost, fmt::format("peer {}: its loopback end is gone", peer.name)});
+      handler.on_peer_lost(id,
+                           {Code::peer_lost, fmt::format("peer {}: its loopback end is gone", peer.name)});
       return;  // the callback may have changed peers_
     }
     return;
@@ -226,7 +233,8 @@ void LoopbackEnd::wait(std::chrono::nanoseconds timeout) {
   if (!delayed_.empty()) return;  // only polls bring them nearer
   const auto deadline = Clock::now() + std::min<std::chrono::nanoseconds>(timeout, kLongestWait);
   const WaitOptions& options = fabric_->wait;
-  const auto spin_until = options.mode == WaitMode::spin ? deadline : std::min(deadline, Clock::now() + options.spin);
+  const auto spin_until =
+      options.mode == WaitMode::spin ? deadline : std::min(deadline, Clock::now() + options.spin);
   while (!mailbox_->something.load(std::memory_order_acquire) && Clock::now() < spin_until) {
     if (options.mode == WaitMode::adaptive) std::this_thread::yield();  // the sender may need this core
   }

@@ -49,7 +49,8 @@ void LoopbackMailbox::kill() {
 }
 
 LoopbackFabric::Shared::Link& LoopbackFabric::Shared::link(const LinkName& name) {
-  return links.try_emplace(name, fnv1a(fnv1a(seed ^ 0xcbf29ce484222325, name.first), name.second)).first->second;
+  return links.try_emplace(name, fnv1a(fnv1a(seed ^ 0xcbf29ce484222325, name.first), name.second))
+      .first->second;
 }
 
 LoopbackFate LoopbackFabric::Shared::draw(const LinkName& name, std::byte* data, size_t& bytes) {
@@ -104,7 +105,8 @@ void LoopbackFabric::Shared::give(FrameBuffer buffer) {
   pool.give(std::move(buffer));
 }
 
-LoopbackFabric::LoopbackFabric(uint64_t seed, WaitOptions wait) : shared_(std::make_shared<Shared>(seed, wait)) {}
+LoopbackFabric::LoopbackFabric(uint64_t seed, WaitOptions wait)
+    : shared_(std::make_shared<Shared>(seed, wait)) {}
 
 void LoopbackFabric::set_faults(std::string_view from, std::string_view to, const Faults& faults) {
   GH_CHECK(faults.min_delay_polls <= faults.max_delay_polls);

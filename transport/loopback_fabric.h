@@ -69,7 +69,7 @@ struct LoopbackFabric::Shared {
 
   const uint64_t seed;
   const WaitOptions wait;
-  std::mutex mutex;  // everything below
+  std::mutex mutex;                                           // everything below
   std::map<uint64_t, std::shared_ptr<LoopbackMailbox>> ends;  // by instance
   uint64_t last_instance = 0;
   uint32_t last_link = 0;

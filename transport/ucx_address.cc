@@ -33,15 +33,17 @@ std::string encode(const UcxAddress& address) {
 
 Result<UcxAddress> decode_ucx_address(std::string_view bytes) {
   if (bytes.size() <= sizeof(Header) || bytes.size() > kMaxUcxAddressBytes)
-    return Status{Code::invalid_argument, fmt::format("a UCX address of {} bytes; {} to {} are possible", bytes.size(),
-                                                      sizeof(Header) + 1, kMaxUcxAddressBytes)};
+    return Status{Code::invalid_argument, fmt::format("a UCX address of {} bytes; {} to {} are possible",
+                                                      bytes.size(), sizeof(Header) + 1, kMaxUcxAddressBytes)};
   Header header;
   std::memcpy(&header, bytes.data(), sizeof header);
   if (header.magic != kMagic)
     return Status{Code::invalid_argument, "not a UCX address; do both ends have transport.kind: ucx?"};
   if (header.version > kVersion || header.version == 0)
-    return Status{Code::unsupported, fmt::format("UCX address of version {}; this build knows up to {}; run the same "
-                                                 "release everywhere", header.version, kVersion)};
+    return Status{Code::unsupported,
+                  fmt::format("UCX address of version {}; this build knows up to {}; run the same "
+                              "release everywhere",
+                              header.version, kVersion)};
   if (header.instance == 0) return Status{Code::invalid_argument, "a UCX address without an instance"};
   return UcxAddress{header.instance, header.network_namespace, std::string(bytes.substr(sizeof header))};
 }

@@ -27,9 +27,11 @@ Result<std::unique_ptr<UcxExchange>> UcxExchange::open(const UcxOptions& options
   handler.flags = UCP_AM_FLAG_WHOLE_MSG | UCP_AM_FLAG_PERSISTENT_DATA;
   handler.cb = on_active_message;
   handler.arg = exchange.get();
-  if (ucs_status_t status = ucp_worker_set_am_recv_handler(exchange->worker_.get(), &handler); status != UCS_OK)
-    return Status{Code::unsupported, fmt::format("transport.ucx: these transports carry no active messages: {}",
-                                                 ucs_status_string(status))};
+  if (ucs_status_t status = ucp_worker_set_am_recv_handler(exchange->worker_.get(), &handler);
+      status != UCS_OK)
+    return Status{Code::unsupported,
+                  fmt::format("transport.ucx: these transports carry no active messages: {}",
+                              ucs_status_string(status))};
   return exchange;
 }
 
@@ -66,11 +68,13 @@ UcxExchange::Peer* UcxExchange::find(PeerId id) {
 
 Result<PeerId> UcxExchange::connect(std::string_view name, std::string_view address_bytes) {
   auto address = decode_ucx_address(address_bytes);
-  if (!address) return Status{address.error().code, fmt::format("peer {}: {}", name, address.error().message)};
+  if (!address)
+    return Status{address.error().code, fmt::format("peer {}: {}", name, address.error().message)};
   Peer peer{.name = std::string(name), .instance = address->instance, .link = ++last_link_};
   const PeerId id = next_peer_id();
   auto claimed = links_.claim(peer.instance, id);
-  if (!claimed) return Status{claimed.error().code, fmt::format("peer {}: {}", name, claimed.error().message)};
+  if (!claimed)
+    return Status{claimed.error().code, fmt::format("peer {}: {}", name, claimed.error().message)};
   for (Arrival& arrival : claimed->stale) release(arrival);
 
   // Peer error handling where the transports have it. Where none has, the control plane's heartbeats must do.
@@ -89,8 +93,8 @@ Result<PeerId> UcxExchange::connect(std::string_view name, std::string_view addr
   peers_.emplace(id, std::move(peer));
 
   const std::string transports = describe(id);
-  const bool shared_memory = transports.find("posix") != std::string::npos ||
-                             transports.find("sysv") != std::string::npos;
+  const bool shared_memory =
+      transports.find("posix") != std::string::npos || transports.find("sysv") != std::string::npos;
   if (shared_memory && address->network_namespace != network_namespace_) cannot_be_woken_ = true;
   log_info("ucx_connected", "peer={} via=\"{}\" reports_loss={} wakes={}", name, transports,
            peers_.at(id).reports_errors, !cannot_be_woken_);
@@ -98,8 +102,9 @@ Result<PeerId> UcxExchange::connect(std::string_view name, std::string_view addr
   for (Arrival& arrival : claimed->frames)
     if (!accept(id, arrival)) release(arrival);
   if (lost_frames)
-    fail(id, {Code::resource_exhausted,
-              fmt::format("peer {} sent more than {} frames before it was connected", name, kMaxUnclaimedFrames)});
+    fail(id,
+         {Code::resource_exhausted, fmt::format("peer {} sent more than {} frames before it was connected",
+                                                name, kMaxUnclaimedFrames)});
   return id;
 }
 
@@ -116,8 +121,8 @@ Result<ucp_ep_h> UcxExchange::make_endpoint(const Peer& peer, const std::string&
   ucp_ep_h endpoint = nullptr;
   if (ucs_status_t status = ucp_ep_create(worker_.get(), &params, &endpoint); status != UCS_OK)
     return Status{Code::unavailable,
-                  fmt::format("peer {}: no common transport reaches it (tls=\"{}\" net_devices=\"{}\"): {}", peer.name,
-                              options_.tls, options_.net_devices, ucs_status_string(status))};
+                  fmt::format("peer {}: no common transport reaches it (tls=\"{}\" net_devices=\"{}\"): {}",
+                              peer.name, options_.tls, options_.net_devices, ucs_status_string(status))};
   return endpoint;
 }
 
@@ -136,7 +141,8 @@ void UcxExchange::on_endpoint_error(void* self, ucp_ep_h endpoint, ucs_status_t 
   auto& exchange = *static_cast<UcxExchange*>(self);
   for (auto& [id, peer] : exchange.peers_) {
     if (peer.endpoint != endpoint || peer.lost) continue;
-    return exchange.fail(id, {Code::peer_lost, fmt::format("peer {}: {}", peer.name, ucs_status_string(status))});
+    return exchange.fail(id,
+                         {Code::peer_lost, fmt::format("peer {}: {}", peer.name, ucs_status_string(status))});
   }
 }
 
@@ -156,10 +162,13 @@ void UcxExchange::abandon(Peer& peer) {
   peer.early.clear();
 }
 
-// Never called while UCX runs a callback when `flush`; without, it only notes the endpoint down, since a forced
-// close is not for callbacks.
+// Never called while UCX runs a callback when `flush`; without, it only notes the endpoint down, since a
+// forced close is not for callbacks.
 void UcxExchange::start_close(PeerId id, Peer& peer, bool flush) {
-  Closing closing{.peer = id, .endpoint = peer.endpoint, .reports_errors = peer.reports_errors, .flushing = true,
+  Closing closing{.peer = id,
+                  .endpoint = peer.endpoint,
+                  .reports_errors = peer.reports_errors,
+                  .flushing = true,
                   .deadline = Clock::now()};
   if (flush) {
     ucp_request_param_t param{};
@@ -231,8 +240,8 @@ void UcxExchange::wait(std::chrono::nanoseconds timeout) {
 }
 
 std::chrono::nanoseconds UcxExchange::longest_sleep() const {
-  // UCX's shared memory transports wake each other through abstract sockets, which end at a network namespace:
-  // between two of them frames arrive without an event.
+  // UCX's shared memory transports wake each other through abstract sockets, which end at a network
+  // namespace: between two of them frames arrive without an event.
   if (cannot_be_woken_) return std::chrono::microseconds(200);
   if (!closing_.empty()) return std::chrono::milliseconds(10);
   return kLongestWait;

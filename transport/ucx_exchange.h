@@ -1,10 +1,11 @@
 // ucx_exchange.h: the data plane over UCX active messages: RDMA, shared memory or TCP, whichever UCX finds.
 //
 // Each frame is one active message; UCX sends small ones eagerly and large ones by rendezvous straight into a
-// pooled buffer. A header names the sender, its link and the frame's number on it: rendezvous frames complete out
-// of order, so the receiver puts them back. Callbacks of UCX only queue; handlers run from poll().
+// pooled buffer. A header names the sender, its link and the frame's number on it: rendezvous frames complete
+// out of order, so the receiver puts them back. Callbacks of UCX only queue; handlers run from poll().
 //
-// Thread: one owner, but for wake() and local_address(). Files: ucx_exchange.cc (peers), ucx_frames.cc (frames).
+// Thread: one owner, but for wake() and local_address(). Files: ucx_exchange.cc (peers), ucx_frames.cc
+// (frames).
 #pragma once
 
 #include <memory>
@@ -63,7 +64,7 @@ class UcxExchange final : public Exchange {
 
   struct Send {
     UcxExchange* owner;
-    PeerId peer;  // 0: idle
+    PeerId peer;   // 0: idle
     FrameTag tag;  // UCX reads it until the send completes
     FrameBuffer buffer;
   };

@@ -12,8 +12,8 @@ namespace guildhall {
 Result<std::span<std::byte>> UcxExchange::acquire(PeerId id, size_t bytes) {
   Peer* peer = find(id);
   if (!peer || peer->lost)
-    return Status{Code::peer_lost,
-                  fmt::format("peer {} is lost or disconnected", peer ? peer->name : fmt::format("id {}", id))};
+    return Status{Code::peer_lost, fmt::format("peer {} is lost or disconnected",
+                                               peer ? peer->name : fmt::format("id {}", id))};
   if (bytes > options_.max_frame_bytes)
     return Status{Code::invalid_argument, fmt::format("peer {}: a frame of {} bytes exceeds the limit of {}",
                                                       peer->name, bytes, options_.max_frame_bytes)};
@@ -24,8 +24,8 @@ Result<std::span<std::byte>> UcxExchange::acquire(PeerId id, size_t bytes) {
   GH_CHECK(!peer->acquired);
   FrameBuffer buffer = pool_.take(bytes);
   if (!buffer)
-    return Status{Code::resource_exhausted, fmt::format("peer {}: no memory for a frame of {} bytes", peer->name,
-                                                        bytes)};
+    return Status{Code::resource_exhausted,
+                  fmt::format("peer {}: no memory for a frame of {} bytes", peer->name, bytes)};
   if (idle_sends_.empty()) {
     sends_.push_back(std::make_unique<Send>());
     idle_sends_.push_back(sends_.back().get());
@@ -52,12 +52,13 @@ void UcxExchange::send(Peer& peer, size_t bytes) {
   ++peer.num_in_flight;
   ++counters_.sent;
   ucp_request_param_t param{};
-  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
+  param.op_attr_mask =
+      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
   param.cb.send = on_sent;
   param.user_data = send;
   param.memory_type = UCS_MEMORY_TYPE_HOST;
-  void* request = ucp_am_send_nbx(peer.endpoint, kFrameAmId, &send->tag, sizeof send->tag, send->buffer.data(),
-                                  bytes, &param);
+  void* request = ucp_am_send_nbx(peer.endpoint, kFrameAmId, &send->tag, sizeof send->tag,
+                                  send->buffer.data(), bytes, &param);
   if (!UCS_PTR_IS_PTR(request)) sent(send, UCS_PTR_STATUS(request));
 }
 
@@ -74,8 +75,8 @@ void UcxExchange::sent(Send* send, ucs_status_t status) {
   if (!peer) return;
   --peer->num_in_flight;
   if (status != UCS_OK)
-    fail(id, {Code::peer_lost, fmt::format("peer {}: a frame could not be sent: {}", peer->name,
-                                           ucs_status_string(status))});
+    fail(id, {Code::peer_lost,
+              fmt::format("peer {}: a frame could not be sent: {}", peer->name, ucs_status_string(status))});
 }
 
 void UcxExchange::recycle(Send* send) {
@@ -95,7 +96,9 @@ ucs_status_t UcxExchange::on_active_message(void* self, const void* header, size
     ++exchange.counters_.malformed_dropped;
     return UCS_OK;
   }
-  Arrival arrival{.sequence = tag.sequence, .bytes = bytes, .held = data,
+  Arrival arrival{.sequence = tag.sequence,
+                  .bytes = bytes,
+                  .held = data,
                   .rendezvous = (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0};
   const LinkTag link{tag.instance, tag.link};
   if (const auto owner = exchange.links_.owner_of(link)) {
@@ -120,13 +123,13 @@ bool UcxExchange::accept(PeerId id, Arrival& arrival) {
   if (!peer || peer->lost) return false;
   if (arrival.bytes > options_.max_frame_bytes) {
     ++counters_.oversize_refused;
-    fail(id, {Code::peer_lost, fmt::format("peer {}: refused a frame of {} bytes; the limit is {}", peer->name,
-                                           arrival.bytes, options_.max_frame_bytes)});
+    fail(id, {Code::peer_lost, fmt::format("peer {}: refused a frame of {} bytes; the limit is {}",
+                                           peer->name, arrival.bytes, options_.max_frame_bytes)});
     return false;
   }
   if (arrival.sequence < peer->next_in || arrival.sequence - peer->next_in > kMaxEarlyFrames) {
-    fail(id, {Code::peer_lost, fmt::format("peer {}: frame {} came where {} was due", peer->name, arrival.sequence,
-                                           peer->next_in)});
+    fail(id, {Code::peer_lost, fmt::format("peer {}: frame {} came where {} was due", peer->name,
+                                           arrival.sequence, peer->next_in)});
     return false;
   }
   if (arrival.rendezvous) return start_receive(id, arrival);
@@ -138,8 +141,8 @@ bool UcxExchange::accept(PeerId id, Arrival& arrival) {
 bool UcxExchange::start_receive(PeerId id, Arrival& arrival) {
   FrameBuffer buffer = pool_.take(arrival.bytes);
   if (!buffer) {
-    fail(id, {Code::resource_exhausted, fmt::format("peer {}: no memory for its frame of {} bytes", find(id)->name,
-                                                    arrival.bytes)});
+    fail(id, {Code::resource_exhausted,
+              fmt::format("peer {}: no memory for its frame of {} bytes", find(id)->name, arrival.bytes)});
     return false;
   }
   if (idle_receives_.empty()) {
@@ -153,8 +156,8 @@ bool UcxExchange::start_receive(PeerId id, Arrival& arrival) {
   *receive = {.owner = this, .peer = id, .arrival = std::move(arrival)};
 
   ucp_request_param_t param{};
-  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_MEMORY_TYPE |
-                       UCP_OP_ATTR_FLAG_NO_IMM_CMPL;
+  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
+                       UCP_OP_ATTR_FIELD_MEMORY_TYPE | UCP_OP_ATTR_FLAG_NO_IMM_CMPL;
   param.cb.recv_am = on_received;
   param.user_data = receive;
   param.memory_type = UCS_MEMORY_TYPE_HOST;
@@ -187,8 +190,9 @@ void UcxExchange::arrived(PeerId id, Arrival arrival) {
   Peer* peer = find(id);
   if (!peer || peer->lost) return release(arrival);
   if (arrival.sequence != peer->next_in) {
-    auto place = std::upper_bound(peer->early.begin(), peer->early.end(), arrival.sequence,
-                                  [](uint64_t sequence, const Arrival& other) { return sequence < other.sequence; });
+    auto place =
+        std::upper_bound(peer->early.begin(), peer->early.end(), arrival.sequence,
+                         [](uint64_t sequence, const Arrival& other) { return sequence < other.sequence; });
     peer->early.insert(place, std::move(arrival));
     return;
   }

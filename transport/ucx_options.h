@@ -1,4 +1,5 @@
-// ucx_options.h: what the configuration says about UCX. Left empty, UCX decides (its UCX_* environment included).
+// ucx_options.h: what the configuration says about UCX. Left empty, UCX decides (its UCX_* environment
+// included).
 #pragma once
 
 #include <chrono>

@@ -23,7 +23,8 @@ Result<UcxWaiter> UcxWaiter::open(ucp_worker_h worker, const WaitOptions& option
                                                  ucs_status_string(status))};
   const int wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   if (wake_fd < 0)
-    return Status{Code::resource_exhausted, fmt::format("eventfd: {}; raise `ulimit -n`", std::strerror(errno))};
+    return Status{Code::resource_exhausted,
+                  fmt::format("eventfd: {}; raise `ulimit -n`", std::strerror(errno))};
   return UcxWaiter(worker, options, worker_fd, wake_fd);
 }
 

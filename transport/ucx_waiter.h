@@ -1,7 +1,7 @@
 // ucx_waiter.h: sleeping until a UCP worker has something to do, another thread wakes us, or time is up.
 //
-// One owner thread; wake() from any. UCX's rule: a worker may be slept on only after ucp_worker_arm() agreed, and
-// it refuses (UCS_ERR_BUSY) while there is progress to make.
+// One owner thread; wake() from any. UCX's rule: a worker may be slept on only after ucp_worker_arm() agreed,
+// and it refuses (UCS_ERR_BUSY) while there is progress to make.
 #pragma once
 
 #include <ucp/api/ucp.h>
@@ -34,7 +34,7 @@ class UcxWaiter {
   using Time = std::chrono::steady_clock::time_point;
   UcxWaiter(ucp_worker_h worker, const WaitOptions& options, int worker_fd, int wake_fd);
 
-  bool take_wake();                           // true once per wake()
+  bool take_wake();  // true once per wake()
   void drain_wake_fd();
   bool arm();                                 // false: progress first
   bool sleep(std::chrono::nanoseconds time);  // on both descriptors; true: woken
@@ -52,7 +52,8 @@ void UcxWaiter::wait(std::chrono::nanoseconds timeout, std::chrono::nanoseconds 
   using Clock = std::chrono::steady_clock;
   const Time start = Clock::now();
   const Time deadline = start + std::min<std::chrono::nanoseconds>(timeout, kLongestWait);
-  const Time spin_until = options_.mode == WaitMode::spin ? deadline : std::min(deadline, start + options_.spin);
+  const Time spin_until =
+      options_.mode == WaitMode::spin ? deadline : std::min(deadline, start + options_.spin);
   for (;;) {
     while (ucp_worker_progress(worker_) != 0) {
       if (ready()) break;
@@ -61,8 +62,8 @@ void UcxWaiter::wait(std::chrono::nanoseconds timeout, std::chrono::nanoseconds 
     const Time now = Clock::now();
     if (now >= deadline) return;
     if (now < spin_until) {
-      // Whoever we wait for may need this very core: measured on a full machine, spinning without this costs each
-      // frame the whole spin (27 us over tcp, 5 with it; shared memory 26 and 1).
+      // Whoever we wait for may need this very core: measured on a full machine, spinning without this costs
+      // each frame the whole spin (27 us over tcp, 5 with it; shared memory 26 and 1).
       if (options_.mode == WaitMode::adaptive) std::this_thread::yield();
       continue;
     }

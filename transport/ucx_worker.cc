@@ -1,4 +1,5 @@
-// ucx_worker.cc: opening UCX. What it logs goes through our log, so that it cannot mix with a program's output.
+// ucx_worker.cc: opening UCX. What it logs goes through our log, so that it cannot mix with a program's
+// output.
 #include "transport/ucx_worker.h"
 
 #include <fmt/format.h>
@@ -15,7 +16,8 @@
 namespace guildhall {
 namespace {
 
-// UCX_POSIX_ERROR_HANDLING and UCX_SYSV_ERROR_HANDLING: set by program, both go by the name of what they inherit.
+// UCX_POSIX_ERROR_HANDLING and UCX_SYSV_ERROR_HANDLING: set by program, both go by the name of what they
+// inherit.
 constexpr const char* kSharedMemoryErrors = "MM_ERROR_HANDLING";
 
 Status ucx_error(std::string_view what, ucs_status_t status) {
@@ -23,17 +25,22 @@ Status ucx_error(std::string_view what, ucs_status_t status) {
 }
 
 ucs_log_func_rc_t log_from_ucx(const char* file, unsigned line, const char* function, ucs_log_level_t level,
-                               const ucs_log_component_config_t* component, const char* message, va_list args) {
+                               const ucs_log_component_config_t* component, const char* message,
+                               va_list args) {
   if (level == UCS_LOG_LEVEL_FATAL)  // UCX aborts after this one: it must not depend on us
     return ucs_log_default_handler(file, line, function, level, component, message, args);
   char text[512];
   std::vsnprintf(text, sizeof text, message, args);
   // Errors of UCX are our warnings: what they mean for a peer is reported by the exchange.
   // That a setting of ours found no shared memory transport to apply to is no news.
-  const bool ours = std::string_view(text).ends_with(fmt::format("invalid configuration: {}=y", kSharedMemoryErrors));
-  if (level <= UCS_LOG_LEVEL_WARN && !ours) log_warn("ucx", "{}", text);
-  else if (level == UCS_LOG_LEVEL_INFO) log_info("ucx", "{}", text);
-  else log_debug("ucx", "{}", text);
+  const bool ours =
+      std::string_view(text).ends_with(fmt::format("invalid configuration: {}=y", kSharedMemoryErrors));
+  if (level <= UCS_LOG_LEVEL_WARN && !ours)
+    log_warn("ucx", "{}", text);
+  else if (level == UCS_LOG_LEVEL_INFO)
+    log_info("ucx", "{}", text);
+  else
+    log_debug("ucx", "{}", text);
   return UCS_LOG_FUNC_RC_STOP;
 }
 
@@ -55,8 +62,8 @@ Result<Config> make_config(const UcxOptions& options) {
   if (!options.net_devices.empty()) settings.emplace_back("NET_DEVICES", options.net_devices);
   for (const auto& [key, value] : settings)
     if (ucs_status_t status = ucp_config_modify(config.get(), key, value.c_str()); status != UCS_OK)
-      return Status{Code::invalid_argument, fmt::format("transport.ucx: UCX does not accept {}={}: {}", key, value,
-                                                        ucs_status_string(status))};
+      return Status{Code::invalid_argument, fmt::format("transport.ucx: UCX does not accept {}={}: {}", key,
+                                                        value, ucs_status_string(status))};
   return config;
 }
 
@@ -88,8 +95,9 @@ Result<UcxWorker> open_ucx_worker(const UcxOptions& options) {
   worker_params.am_alignment = 8;                             // as on_frame() promises
   ucp_worker_h worker = nullptr;
   if (ucs_status_t status = ucp_worker_create(context, &worker_params, &worker); status != UCS_OK)
-    return Status{Code::unavailable, fmt::format("transport.ucx: no worker for tls=\"{}\" net_devices=\"{}\": {}",
-                                                 options.tls, options.net_devices, ucs_status_string(status))};
+    return Status{Code::unavailable,
+                  fmt::format("transport.ucx: no worker for tls=\"{}\" net_devices=\"{}\": {}", options.tls,
+                              options.net_devices, ucs_status_string(status))};
   opened.worker.reset(worker);
   return opened;
 }
@@ -115,7 +123,8 @@ std::string transports_in_endpoint_info(std::string_view info) {
     std::string_view name = line.substr(colon + 1, line.find(' ', colon) - colon - 1);
     name = name.substr(0, name.rfind('.'));
     const size_t slash = name.find('/');
-    if (slash != std::string_view::npos && name.substr(slash).starts_with("/memory")) name = name.substr(0, slash);
+    if (slash != std::string_view::npos && name.substr(slash).starts_with("/memory"))
+      name = name.substr(0, slash);
     if (std::find(names.begin(), names.end(), name) == names.end()) names.emplace_back(name);
   }
   return fmt::format("{}", fmt::join(names, "+"));

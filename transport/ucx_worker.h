@@ -1,4 +1,5 @@
-// ucx_worker.h: a UCP context and worker, opened from options and released in order; and UCX's word for things.
+// ucx_worker.h: a UCP context and worker, opened from options and released in order; and UCX's word for
+// things.
 #pragma once
 
 #include <ucp/api/ucp.h>

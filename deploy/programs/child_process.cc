@@ -40,7 +40,8 @@ Result<ChildProcess> ChildProcess::start(std::string name, const std::vector<std
   close(report[0]);
   if (failed) {
     if (pid > 0) waitpid(pid, nullptr, 0);
-    return Status{Code::not_found, fmt::format("{}: cannot start {}: {}", name, argv[0], strerror(pid < 0 ? errno : error))};
+    return Status{Code::not_found,
+                  fmt::format("{}: cannot start {}: {}", name, argv[0], strerror(pid < 0 ? errno : error))};
   }
   return ChildProcess(std::move(name), pid);
 }

@@ -22,7 +22,8 @@ Result<void> check_workers(const config::Config& config, const ModelSpec& spec) 
       return Status{fits.error().code, fmt::format("worker {}: {}", worker.name(), fits.error().message)};
     int64_t count = 0;
     for (const auto& layer : experts) count += static_cast<int64_t>(layer.size());
-    fmt::print("# worker {}: {} experts, {}\n", worker.name(), count, format_bytes(count * expert_bytes(spec)));
+    fmt::print("# worker {}: {} experts, {}\n", worker.name(), count,
+               format_bytes(count * expert_bytes(spec)));
   }
   return {};
 }

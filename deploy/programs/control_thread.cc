@@ -32,7 +32,8 @@ struct ControlThread::Impl {
   std::thread thread;
 };
 
-ControlThread::ControlThread(std::function<void()> on_signal) : impl_(std::make_unique<Impl>(std::move(on_signal))) {
+ControlThread::ControlThread(std::function<void()> on_signal)
+    : impl_(std::make_unique<Impl>(std::move(on_signal))) {
   impl_->wait_for_signal();
 }
 

@@ -1,4 +1,5 @@
-// control_thread.h: the io_context of a process's control plane, its thread, and the signals that end the process.
+// control_thread.h: the io_context of a process's control plane, its thread, and the signals that end the
+// process.
 #pragma once
 
 #include <functional>

@@ -11,9 +11,9 @@
 namespace guildhall {
 
 struct DaemonOptions {
-  std::string program;          // "guildhall-router"
+  std::string program;  // "guildhall-router"
   std::string description;
-  bool needs_name = false;      // --name is required
+  bool needs_name = false;  // --name is required
 };
 
 int daemon_main(int argc, char** argv, const DaemonOptions& options,

@@ -45,8 +45,9 @@ ControlServiceOptions service_options(const config::Config& config, const config
 Result<void> run_expert_process(const config::Config& config, const std::string& worker_name) {
   GH_ASSIGN(const config::Worker* entry, find_worker(config, worker_name));
   if (config.transport().kind() == "loopback")
-    return Status{Code::invalid_argument,
-                  "transport.kind is loopback: the router's process holds the workers; start only guildhall-router"};
+    return Status{
+        Code::invalid_argument,
+        "transport.kind is loopback: the router's process holds the workers; start only guildhall-router"};
   GH_TRY(apply_isa(config));
   GH_ASSIGN(const ModelSpec spec, read_spec(config));
   GH_ASSIGN(const std::unique_ptr<Exchange> exchange, make_exchange(exchange_options(config, worker_name)));

@@ -1,5 +1,5 @@
-// expert_process.h: everything a guildhall-expert is made of: an exchange, the worker that serves it, and the control
-// service through which routers place experts here.
+// expert_process.h: everything a guildhall-expert is made of: an exchange, the worker that serves it, and the
+// control service through which routers place experts here.
 #pragma once
 
 #include "base/status.h"

@@ -37,7 +37,8 @@ Result<void> Fleet::watch(bool serving) {
   for (Member& member : members_) {
     const auto ended = member.process.poll_exit();
     if (!ended) continue;
-    if (!serving) return Status{Code::unavailable, fmt::format("{} {} before it was ready", member.name, *ended)};
+    if (!serving)
+      return Status{Code::unavailable, fmt::format("{} {} before it was ready", member.name, *ended)};
     GH_TRY(restart(member, *ended));
   }
   return {};
@@ -47,8 +48,9 @@ Result<void> Fleet::restart(Member& member, const std::string& how_it_ended) {
   const auto now = Clock::now();
   std::erase_if(member.restarts, [&](Clock::time_point t) { return now - t > kRestartWindow; });
   if (member.restarts.size() >= kMaxRestarts)
-    return Status{Code::unavailable, fmt::format("{} {} and was started again {} times within {}", member.name,
-                                                 how_it_ended, kMaxRestarts, format_duration(kRestartWindow))};
+    return Status{Code::unavailable,
+                  fmt::format("{} {} and was started again {} times within {}", member.name, how_it_ended,
+                              kMaxRestarts, format_duration(kRestartWindow))};
   member.restarts.push_back(now);
   log_warn("restarting", "process={} reason=\"{}\"", member.name, how_it_ended);
   GH_ASSIGN(member.process, launch(member.name, member.is_router));

@@ -1,5 +1,5 @@
-// fleet.h: the child processes of one `guildhall up`: starts them workers first, watches them, starts a lost one
-// again once it had been serving, stops the router before its workers.
+// fleet.h: the child processes of one `guildhall up`: starts them workers first, watches them, starts a lost
+// one again once it had been serving, stops the router before its workers.
 #pragma once
 
 #include <chrono>
@@ -19,8 +19,8 @@ class Fleet {
   Fleet(std::filesystem::path config_file, std::filesystem::path program_dir);
 
   Result<void> start(const config::Config& config, const HostPlan& plan);
-  // Looks at every child. Before `serving`, an end is an error; afterwards the child is started again, at most
-  // kMaxRestarts times within kRestartWindow.
+  // Looks at every child. Before `serving`, an end is an error; afterwards the child is started again, at
+  // most kMaxRestarts times within kRestartWindow.
   Result<void> watch(bool serving);
   void stop();
 

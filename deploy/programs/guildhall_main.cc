@@ -26,13 +26,15 @@ int run(int argc, char** argv) {
   std::string file;
   std::optional<std::string> host;
 
-  CLI::App* up = app.add_subcommand("up", "Start the processes of the configuration that belong on this host");
+  CLI::App* up =
+      app.add_subcommand("up", "Start the processes of the configuration that belong on this host");
   up->add_option("--config", file, "Configuration file (YAML)")->required();
   up->add_option("--host", host, "Which host of the configuration this is (default: matched by address)");
 
   CLI::App* config = app.add_subcommand("config", "Look at configuration files");
   config->require_subcommand(1);
-  CLI::App* check = config->add_subcommand("check", "Read a configuration as the daemons would and show what it means");
+  CLI::App* check =
+      config->add_subcommand("check", "Read a configuration as the daemons would and show what it means");
   check->add_option("FILE", file, "Configuration file (YAML)")->required();
 
   try {

@@ -30,7 +30,8 @@ class Query {
     asio::ip::tcp::resolver resolver(io_);
     const auto endpoints = resolver.resolve(address_.host, std::to_string(address_.port), error);
     if (error) return failed("resolve", error);
-    step([&](auto done) { stream_.async_connect(endpoints, [done](auto e, const auto&) { done(e); }); }, error);
+    step([&](auto done) { stream_.async_connect(endpoints, [done](auto e, const auto&) { done(e); }); },
+         error);
     if (error) return failed("connect", error);
     http::request<http::empty_body> request{http::verb::get, "/health", 11};
     request.set(http::field::host, to_string(address_));
@@ -38,7 +39,8 @@ class Query {
     if (error) return failed("write", error);
     Response response;
     beast::flat_buffer buffer;
-    step([&](auto done) { http::async_read(stream_, buffer, response, [done](auto e, size_t) { done(e); }); }, error);
+    step([&](auto done) { http::async_read(stream_, buffer, response, [done](auto e, size_t) { done(e); }); },
+         error);
     if (error) return failed("read", error);
     return response;
   }
@@ -51,7 +53,8 @@ class Query {
     io_.run();
   }
   Status failed(std::string_view what, const beast::error_code& error) const {
-    return {Code::unavailable, fmt::format("router at {}: {}: {}", to_string(address_), what, error.message())};
+    return {Code::unavailable,
+            fmt::format("router at {}: {}: {}", to_string(address_), what, error.message())};
   }
 
   HostPort address_;
@@ -88,7 +91,8 @@ Result<RouterHealth> query_health(const HostPort& address, std::chrono::millisec
   boost::system::error_code error;
   const json::value body = json::parse(response.body(), error);
   if (error || !body.is_object())
-    return Status{Code::data_loss, fmt::format("router at {}: /health is no JSON object", to_string(address))};
+    return Status{Code::data_loss,
+                  fmt::format("router at {}: /health is no JSON object", to_string(address))};
   const json::object& object = body.get_object();
   RouterHealth health{.ready = response.result() == http::status::ok,
                       .state = text(object, "state"),

@@ -70,9 +70,10 @@ Result<HostPlan> plan_for_host(const config::Config& config, const std::optional
   const bool all_workers_here = loopback || static_cast<int>(plan.workers.size()) == workers.size();
   if (is_wildcard(config.router().host()) && !host) {
     if (!all_workers_here)
-      return Status{Code::invalid_argument,
-                    fmt::format("router.host: router.http.listen is {}, which every host has; name the router's host",
-                                config.router().http().listen())};
+      return Status{
+          Code::invalid_argument,
+          fmt::format("router.host: router.http.listen is {}, which every host has; name the router's host",
+                      config.router().http().listen())};
     plan.router = true;
   } else {
     plan.router = here(config.router().host(), config.router().name());

@@ -36,8 +36,9 @@ std::string_view remedy(int error) {
 Result<void> check_can_listen(std::string_view key, const std::string& address) {
   GH_ASSIGN(const HostPort at, parse_host_port(address));
   if (at.port == 0)
-    return Status{Code::invalid_argument,
-                  fmt::format("{}: {} has port 0; `guildhall up` must know the port, so choose one", key, address)};
+    return Status{
+        Code::invalid_argument,
+        fmt::format("{}: {} has port 0; `guildhall up` must know the port, so choose one", key, address)};
   const addrinfo hints{.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM};
   addrinfo* found = nullptr;
   if (getaddrinfo(at.host.c_str(), std::to_string(at.port).c_str(), &hints, &found) != 0) return {};

@@ -1,5 +1,5 @@
-// listen_check.h: whether a process about to be started will get its address. Without this look, `guildhall up` could
-// take another cluster that already answers there for its own.
+// listen_check.h: whether a process about to be started will get its address. Without this look, `guildhall
+// up` could take another cluster that already answers there for its own.
 #pragma once
 
 #include <string>
@@ -9,8 +9,8 @@
 
 namespace guildhall {
 
-// `key` is where the configuration gives the address. Errors name both: port 0, a port in use, no permission. A host
-// that cannot be looked up here is left for the process itself to report.
+// `key` is where the configuration gives the address. Errors name both: port 0, a port in use, no permission.
+// A host that cannot be looked up here is left for the process itself to report.
 Result<void> check_can_listen(std::string_view key, const std::string& address);
 
 }  // namespace guildhall

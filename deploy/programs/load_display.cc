@@ -31,14 +31,17 @@ void LoadDisplay::show(const RouterHealth& health) {
   if (text == last_line_) return;
   last_shown_ = now;
   last_line_ = text;
-  if (terminal_) fmt::print("\r\033[K{}", text);
-  else fmt::print("{}\n", text);
+  if (terminal_)
+    fmt::print("\r\033[K{}", text);
+  else
+    fmt::print("{}\n", text);
   std::fflush(stdout);
 }
 
 std::string LoadDisplay::line(const RouterHealth& health) const {
   int64_t done = health.bytes_done, total = health.bytes_total;
-  std::string parts = health.state.empty() ? "" : fmt::format("router {}", share(done, total));  // empty: not here
+  std::string parts =
+      health.state.empty() ? "" : fmt::format("router {}", share(done, total));  // empty: not here
   for (const WorkerHealth& w : health.workers) {
     done += w.bytes_done, total += w.bytes_total;
     parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", w.name,
@@ -49,7 +52,8 @@ std::string LoadDisplay::line(const RouterHealth& health) const {
   const double rate = seconds > 0 ? static_cast<double>(done) / seconds : 0;
   std::string eta = "-";
   if (rate > 0 && total > done)
-    eta = format_duration(std::chrono::nanoseconds(static_cast<int64_t>(static_cast<double>(total - done) / rate * 1e9)));
+    eta = format_duration(
+        std::chrono::nanoseconds(static_cast<int64_t>(static_cast<double>(total - done) / rate * 1e9)));
   return fmt::format("loading {} of {}, {}/s, ETA {} ({})", format_bytes(done), format_bytes(total),
                      format_bytes(static_cast<int64_t>(rate)), eta, parts);
 }
@@ -72,7 +76,8 @@ void print_summary(const RouterHealth& health, const std::string& url, const std
   fmt::print("  KV cache: {} tokens\n\n", health.kv_capacity_tokens);
   fmt::print("Serving {} at {}/v1\n\n", model, url);
   fmt::print("  curl {}/v1/completions -H 'content-type: application/json' \\\n", url);
-  fmt::print("    -d '{{\"model\": \"{}\", \"prompt\": \"And it came to pass\", \"max_tokens\": 64}}'\n\n", model);
+  fmt::print("    -d '{{\"model\": \"{}\", \"prompt\": \"And it came to pass\", \"max_tokens\": 64}}'\n\n",
+             model);
   std::fflush(stdout);
 }
 

@@ -20,8 +20,9 @@ Result<void> LocalWorkers::load(const Placement& placement) {
     Member& member = members_[i];
     const ExpertsOfLayer experts = placement.experts_of(static_cast<int32_t>(i));
     GH_TRY(check_memory(spec_, experts, member.memory_limit));
-    GH_ASSIGN(std::shared_ptr<const ExpertStore> store,
-              ExpertStore::load(config_.model().path(), spec_, load_mode(config_), experts, *member.progress));
+    GH_ASSIGN(
+        std::shared_ptr<const ExpertStore> store,
+        ExpertStore::load(config_.model().path(), spec_, load_mode(config_), experts, *member.progress));
     member.worker->set_store(store);
     std::lock_guard lock(mutex_);
     member.store = std::move(store);
@@ -36,8 +37,10 @@ void LocalWorkers::cancel_load() {
 void LocalWorkers::attach(Engine& engine, const std::string& router_address) {
   for (size_t i = 0; i < members_.size(); ++i) {
     const uint64_t generation = i + 1;
-    members_[i].worker->attach_router(config_.router().name(), router_address, generation, [](Result<void>) {});
-    engine.attach_worker(static_cast<int32_t>(i), members_[i].name, members_[i].exchange->local_address(), generation);
+    members_[i].worker->attach_router(config_.router().name(), router_address, generation,
+                                      [](Result<void>) {});
+    engine.attach_worker(static_cast<int32_t>(i), members_[i].name, members_[i].exchange->local_address(),
+                         generation);
   }
 }
 

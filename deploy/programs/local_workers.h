@@ -1,5 +1,5 @@
-// local_workers.h: expert workers inside the router's process (transport.kind: loopback). The engine thread runs them
-// while it waits for their answers, so they take no thread of their own beside their compute team.
+// local_workers.h: expert workers inside the router's process (transport.kind: loopback). The engine thread
+// runs them while it waits for their answers, so they take no thread of their own beside their compute team.
 #pragma once
 
 #include <memory>

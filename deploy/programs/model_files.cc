@@ -25,8 +25,8 @@ Result<std::unique_ptr<Tokenizer>> read_tokenizer(const config::Config& config, 
   GH_ASSIGN(auto tokenizer, load_tokenizer(config));
   if (tokenizer->vocab_size() > spec.vocab_size)
     return Status{Code::invalid_argument,
-                  fmt::format("{}/tokenizer.json has {} ids, config.json's vocab_size is {}", config.model().path(),
-                              tokenizer->vocab_size(), spec.vocab_size)};
+                  fmt::format("{}/tokenizer.json has {} ids, config.json's vocab_size is {}",
+                              config.model().path(), tokenizer->vocab_size(), spec.vocab_size)};
   return tokenizer;
 }
 

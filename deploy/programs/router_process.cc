@@ -61,15 +61,16 @@ Result<void> RouterProcess::make_links() {
     GH_ASSIGN(exchange_, make_exchange(exchange_options(config_, config_.router().name())));
     std::vector<WorkerAddress> workers;
     for (const config::Worker& w : config_.experts().workers()) workers.push_back({w.name(), w.address()});
-    ClusterOptions options{.router_name = config_.router().name(),
-                           .exchange_kind = config_.transport().kind(),
-                           .exchange_address = exchange_->local_address(),
-                           .model_type = spec_.model_type,
-                           .model_fingerprint = fingerprint(spec_),
-                           .codec = wire_codec(config_),
-                           .isa = std::string(to_string(current_isa())),
-                           .heartbeat = std::chrono::microseconds(config_.transport().heartbeat_us()),
-                           .startup_timeout = std::chrono::microseconds(config_.transport().startup_timeout_us())};
+    ClusterOptions options{
+        .router_name = config_.router().name(),
+        .exchange_kind = config_.transport().kind(),
+        .exchange_address = exchange_->local_address(),
+        .model_type = spec_.model_type,
+        .model_fingerprint = fingerprint(spec_),
+        .codec = wire_codec(config_),
+        .isa = std::string(to_string(current_isa())),
+        .heartbeat = std::chrono::microseconds(config_.transport().heartbeat_us()),
+        .startup_timeout = std::chrono::microseconds(config_.transport().startup_timeout_us())};
     cluster_ = std::make_unique<Cluster>(control_.io(), std::move(options), std::move(workers), placement_,
                                          cluster_events());
     boost::asio::post(control_.io(), [this] { cluster_->start(); });
@@ -95,8 +96,10 @@ ClusterEvents RouterProcess::cluster_events() {
 
 void RouterProcess::with_engine(std::function<void(Engine&)> action) {
   std::lock_guard lock(mutex_);
-  if (engine_ready_) action(*engine_);
-  else before_engine_.push_back(std::move(action));
+  if (engine_ready_)
+    action(*engine_);
+  else
+    before_engine_.push_back(std::move(action));
 }
 
 Result<void> RouterProcess::load() {
@@ -114,8 +117,10 @@ void RouterProcess::start_engine() {
     if (cluster_) cluster_->set_transport(worker, transport);
   };
   options.on_worker_lost = [this](int32_t worker, const Status& why) {
-    if (cluster_) cluster_->drop(worker, why);
-    else shutdown_.request(why);  // a worker in this process cannot come back
+    if (cluster_)
+      cluster_->drop(worker, why);
+    else
+      shutdown_.request(why);  // a worker in this process cannot come back
   };
   if (local_workers_) options.dispatcher.pump_local_workers = [this] { return local_workers_->pump(); };
   engine_ = std::make_unique<Engine>(std::move(options), spec_, *weights_, *exchange_, std::move(cache_));
@@ -169,7 +174,8 @@ void RouterProcess::stop() {
 void RouterProcess::report_service() const {
   const EngineCounters c = engine_->counters();
   const double total = static_cast<double>(std::max<int64_t>(1, c.step_ns));
-  log_info("served", "steps={} prompt_tokens={} generated_tokens={} kernels={:.1f}% exchange={:.1f}% other={:.1f}%",
+  log_info("served",
+           "steps={} prompt_tokens={} generated_tokens={} kernels={:.1f}% exchange={:.1f}% other={:.1f}%",
            c.steps, c.prompt_tokens, c.generated_tokens, 100 * static_cast<double>(c.kernel_ns) / total,
            100 * static_cast<double>(c.exchange_ns) / total,
            100 * static_cast<double>(c.step_ns - c.kernel_ns - c.exchange_ns) / total);
@@ -181,15 +187,22 @@ ServingStatus RouterProcess::serving_status() const {
   status.router_bytes_done = progress_.bytes_done;
   status.router_bytes_total = progress_.bytes_total;
   status.kv_capacity_tokens = kv_capacity_tokens_;
-  if (cluster_) status.workers = cluster_->status();
-  else if (local_workers_) status.workers = local_workers_->status();
+  if (cluster_)
+    status.workers = cluster_->status();
+  else if (local_workers_)
+    status.workers = local_workers_->status();
   std::lock_guard lock(mutex_);
-  if (draining_) status.state = ServingState::draining;
-  else if (!engine_ready_) status.state = ServingState::loading;
-  else if (engine_->serving()) status.state = ServingState::ready, was_ready_ = true;
-  else status.state = was_ready_ ? ServingState::degraded : ServingState::loading;
+  if (draining_)
+    status.state = ServingState::draining;
+  else if (!engine_ready_)
+    status.state = ServingState::loading;
+  else if (engine_->serving())
+    status.state = ServingState::ready, was_ready_ = true;
+  else
+    status.state = was_ready_ ? ServingState::degraded : ServingState::loading;
   for (const WorkerStatus& w : status.workers)
-    if (engine_ready_ && w.state != "ready" && w.state != "loading") status.message += w.name + " is " + w.state + ". ";
+    if (engine_ready_ && w.state != "ready" && w.state != "loading")
+      status.message += w.name + " is " + w.state + ". ";
   return status;
 }
 

@@ -54,16 +54,16 @@ class RouterProcess final : public StatusSource {
   std::unique_ptr<LoopbackFabric> fabric_;
   std::unique_ptr<Exchange> exchange_;
   std::unique_ptr<LocalWorkers> local_workers_;
-  std::unique_ptr<KvCache> cache_;             // until the engine takes it
+  std::unique_ptr<KvCache> cache_;  // until the engine takes it
   std::unique_ptr<DenseWeights> weights_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Cluster> cluster_;
   std::unique_ptr<HttpServer> http_;
   std::thread engine_thread_;
 
-  mutable std::mutex mutex_;                   // guards what follows
+  mutable std::mutex mutex_;  // guards what follows
   bool engine_ready_ = false, draining_ = false;
-  mutable bool was_ready_ = false;             // seen so by some status request
+  mutable bool was_ready_ = false;                           // seen so by some status request
   std::vector<std::function<void(Engine&)>> before_engine_;  // what happened before it existed
   std::atomic<int64_t> kv_capacity_tokens_{0};
 };

@@ -80,7 +80,8 @@ Result<int64_t> max_model_len(const config::Config& config, const ModelSpec& spe
   const int64_t asked = config.model().max_model_len();
   if (asked > spec.max_position)
     return Status{Code::invalid_argument, fmt::format("model.max_model_len: {} is more than the checkpoint's "
-                                                      "max_position_embeddings, {}", asked, spec.max_position)};
+                                                      "max_position_embeddings, {}",
+                                                      asked, spec.max_position)};
   if (asked > 0) return asked;
   const KvCacheOptions cache = kv_cache_options(config, spec.max_position);
   const int64_t token_bytes = kv_elements_per_token_layer(spec) * spec.num_layers * dtype_bytes(cache.dtype);
@@ -103,7 +104,8 @@ KvCacheOptions kv_cache_options(const config::Config& config, int64_t max_model_
 EngineOptions engine_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len) {
   const config::Batching& batching = config.router().batching();
   EngineOptions options;
-  options.scheduler = {.max_sequences = batching.max_sequences(), .max_batched_tokens = batching.max_batched_tokens()};
+  options.scheduler = {.max_sequences = batching.max_sequences(),
+                       .max_batched_tokens = batching.max_batched_tokens()};
   options.dispatcher = {.codec = wire_codec(config),
                         .hidden = spec.hidden,
                         .top_k = spec.moe.top_k,

@@ -14,7 +14,8 @@ Result<void> apply_isa(const config::Config& config);
 
 HttpServerOptions http_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len);
 ExchangeOptions exchange_options(const config::Config& config, const std::string& name);
-TeamOptions team_options(const config::Config& config, int threads);  // threads 0: the cores this process may use
+TeamOptions team_options(const config::Config& config,
+                         int threads);  // threads 0: the cores this process may use
 LoadMode load_mode(const config::Config& config);
 Codec wire_codec(const config::Config& config);
 

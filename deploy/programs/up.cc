@@ -60,7 +60,8 @@ HostPort advertised(const config::Config& config) {
   return named ? HostPort{host, listen.port} : here;
 }
 
-// One look at whether everything on this host serves. Without a router here: whether our workers hold their experts.
+// One look at whether everything on this host serves. Without a router here: whether our workers hold their
+// experts.
 class ReadyCheck {
  public:
   ReadyCheck(const config::Config& config, const HostPlan& plan) : config_(config), plan_(plan) {}
@@ -110,7 +111,8 @@ class ReadyCheck {
 };
 
 // True: everything serves. False: a signal came first.
-Result<bool> wait_until_ready(const config::Config& config, const HostPlan& plan, Fleet& fleet, Signals& signals) {
+Result<bool> wait_until_ready(const config::Config& config, const HostPlan& plan, Fleet& fleet,
+                              Signals& signals) {
   ReadyCheck check(config, plan);
   const auto limit = std::chrono::microseconds(config.transport().startup_timeout_us());
   const auto deadline = Clock::now() + limit;
@@ -118,14 +120,16 @@ Result<bool> wait_until_ready(const config::Config& config, const HostPlan& plan
     GH_TRY(fleet.watch(/*serving=*/false));
     GH_ASSIGN(const bool ready, check.look());
     if (ready) {
-      if (plan.router) print_summary(check.health(), "http://" + to_string(advertised(config)), config.model().name());
-      else print_workers(check.health());
+      if (plan.router)
+        print_summary(check.health(), "http://" + to_string(advertised(config)), config.model().name());
+      else
+        print_workers(check.health());
       return true;
     }
     if (signals.wait(kLook)) return false;
   }
-  return Status{Code::deadline_exceeded, fmt::format("not ready within {} (transport.startup_timeout)",
-                                                     format_duration(limit))};
+  return Status{Code::deadline_exceeded,
+                fmt::format("not ready within {} (transport.startup_timeout)", format_duration(limit))};
 }
 
 Result<void> serve(const config::Config& config, const HostPlan& plan, Fleet& fleet, Signals& signals) {
@@ -153,7 +157,8 @@ Result<void> run_up(const UpOptions& options) {
   Fleet fleet(options.config_file, options.program_dir);
   Result<void> served = fleet.start(config, plan);
   if (served) {
-    fmt::print("guildhall {}: model {}, started {}\n", GUILDHALL_VERSION, config.model().name(), fleet.describe());
+    fmt::print("guildhall {}: model {}, started {}\n", GUILDHALL_VERSION, config.model().name(),
+               fleet.describe());
     std::fflush(stdout);
     served = serve(config, plan, fleet, signals);
   }

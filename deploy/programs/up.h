@@ -1,5 +1,5 @@
-// up.h: `guildhall up --config FILE`: starts the processes of the file that belong on this host, shows them loading,
-// says where to call, keeps them running, and stops them all on Ctrl-C.
+// up.h: `guildhall up --config FILE`: starts the processes of the file that belong on this host, shows them
+// loading, says where to call, keeps them running, and stops them all on Ctrl-C.
 #pragma once
 
 #include <filesystem>
@@ -12,8 +12,8 @@ namespace guildhall {
 
 struct UpOptions {
   std::filesystem::path config_file;
-  std::optional<std::string> host;       // which host this is; default: matched by address
-  std::filesystem::path program_dir;     // where guildhall-router and guildhall-expert are
+  std::optional<std::string> host;    // which host this is; default: matched by address
+  std::filesystem::path program_dir;  // where guildhall-router and guildhall-expert are
 };
 
 // Blocks until a signal; the error is what ended it otherwise.

@@ -50,8 +50,8 @@ Result<void> read_groups(const JsonObject& config, MoeSpec& moe) {
                         fmt::format("{} leaves one expert per group; a group's score needs two", num_groups));
   if (moe.top_k > top_groups * group_size)
     return config.error(Code::invalid_argument, "num_experts_per_tok",
-                        fmt::format("{} exceeds the {} experts of {} groups", moe.top_k, top_groups * group_size,
-                                    top_groups));
+                        fmt::format("{} exceeds the {} experts of {} groups", moe.top_k,
+                                    top_groups * group_size, top_groups));
   moe.gate.num_groups = static_cast<int>(num_groups);
   moe.gate.top_groups = static_cast<int>(top_groups);
   moe.gate.group_score = num_groups > 1 ? GroupScore::sum_top2 : GroupScore::none;

@@ -10,8 +10,8 @@
 
 namespace guildhall {
 
-// Bounds of a checkpoint's dimensions: several times the largest published model, and small enough that the bytes
-// of a whole model (every layer, every expert) never overflow int64.
+// Bounds of a checkpoint's dimensions: several times the largest published model, and small enough that the
+// bytes of a whole model (every layer, every expert) never overflow int64.
 inline constexpr IntRange kHiddenRange{1, 1 << 17};
 inline constexpr IntRange kWidthRange{1, 1 << 18};
 inline constexpr IntRange kLayersRange{1, 1 << 10};

@@ -14,8 +14,9 @@ Result<void> read_gqa(const JsonObject& config, ModelSpec& spec) {
   GH_ASSIGN(gqa.num_heads, config.integer("num_attention_heads", kHeadsRange));
   GH_ASSIGN(gqa.num_kv_heads, config.integer_or("num_key_value_heads", gqa.num_heads, kHeadsRange));
   if (gqa.num_heads % gqa.num_kv_heads != 0)
-    return config.error(Code::invalid_argument, "num_key_value_heads",
-                        fmt::format("{} does not divide num_attention_heads {}", gqa.num_kv_heads, gqa.num_heads));
+    return config.error(
+        Code::invalid_argument, "num_key_value_heads",
+        fmt::format("{} does not divide num_attention_heads {}", gqa.num_kv_heads, gqa.num_heads));
   if (!config.has("head_dim") && spec.hidden % gqa.num_heads != 0)
     return config.error(Code::invalid_argument, "head_dim",
                         fmt::format("is missing, and num_attention_heads {} does not divide hidden_size {}",

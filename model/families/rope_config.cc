@@ -9,7 +9,8 @@ namespace guildhall {
 namespace {
 
 constexpr RealRange kFactorRange{1, 1e6};
-constexpr RealRange kThetaRange{1.0001, 1e15};  // at 1 the frequencies coincide and YaRN divides by ln(theta) = 0
+constexpr RealRange kThetaRange{1.0001,
+                                1e15};  // at 1 the frequencies coincide and YaRN divides by ln(theta) = 0
 constexpr RealRange kPositiveRange{1e-9, 1e9};
 
 Result<void> read_yarn(const JsonObject& block, int64_t max_position, RopeConfig& rope) {
@@ -25,9 +26,10 @@ Result<void> read_yarn(const JsonObject& block, int64_t max_position, RopeConfig
   GH_ASSIGN(params.truncate, block.boolean_or("truncate", true));
   GH_ASSIGN(const double mscale, block.real_or("mscale", 0, kScaleRange));
   GH_ASSIGN(rope.mscale_all_dim, block.real_or("mscale_all_dim", 0, kScaleRange));
-  const double implied = mscale != 0 && rope.mscale_all_dim != 0
-                             ? yarn_mscale(params.factor, mscale) / yarn_mscale(params.factor, rope.mscale_all_dim)
-                             : yarn_mscale(params.factor, 1);
+  const double implied =
+      mscale != 0 && rope.mscale_all_dim != 0
+          ? yarn_mscale(params.factor, mscale) / yarn_mscale(params.factor, rope.mscale_all_dim)
+          : yarn_mscale(params.factor, 1);
   GH_ASSIGN(params.attention_factor, block.real_or("attention_factor", implied, kPositiveRange));
   return {};
 }

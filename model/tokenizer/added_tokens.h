@@ -67,7 +67,7 @@ class AddedTokens {
   std::vector<AddedToken> tokens_;
   boost::unordered_flat_map<std::string, size_t> by_content_;
   std::array<Trie, 2> tries_;  // by Stage
-  Regex word_char_;  // one character of a word
+  Regex word_char_;            // one character of a word
 };
 
 }  // namespace guildhall

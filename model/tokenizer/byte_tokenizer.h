@@ -1,4 +1,5 @@
-// byte_tokenizer.h: a tokenizer of the 256 bytes, id = byte: for models of random weights, which have no vocabulary.
+// byte_tokenizer.h: a tokenizer of the 256 bytes, id = byte: for models of random weights, which have no
+// vocabulary.
 #pragma once
 
 #include <memory>

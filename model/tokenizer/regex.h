@@ -32,10 +32,10 @@ class Regex {
   // Replaces `matches` by all non-overlapping matches in text (valid UTF-8), left to right. An empty match
   // right after another match does not count.
   //
-  // Bounded on hostile text: an attempt that fails within kWindowBytes costs little; the bytes that longer failing
-  // attempts looked at add up, and when they exceed kMaxWastedBytes, or PCRE2 itself reports a limit, the search ends
-  // early and the rest of the text holds no match. (With \s+$ such a text has runs of over a thousand spaces, most of
-  // them not at an end of line.)
+  // Bounded on hostile text: an attempt that fails within kWindowBytes costs little; the bytes that longer
+  // failing attempts looked at add up, and when they exceed kMaxWastedBytes, or PCRE2 itself reports a limit,
+  // the search ends early and the rest of the text holds no match. (With \s+$ such a text has runs of over a
+  // thousand spaces, most of them not at an end of line.)
   void find_all(std::string_view text, std::vector<ByteSpan>& matches) const;
 
   // The text with `content`, as it stands, in place of every match.

@@ -17,14 +17,14 @@ namespace guildhall {
 
 struct EncodeOptions {
   bool add_special_tokens = true;    // what the post-processor / add_bos_token asks for
-  bool parse_special_tokens = true;  // recognise special tokens written in the text; added tokens that are not
-                                     // special ("<think>" of some models) always are
+  bool parse_special_tokens = true;  // recognise special tokens written in the text; added tokens that are
+                                     // not special ("<think>" of some models) always are
 };
 
 class Tokenizer {
  public:
-  // Reads DIR/tokenizer.json and, if present, DIR/tokenizer_config.json. Errors name the file and the component
-  // that is not supported.
+  // Reads DIR/tokenizer.json and, if present, DIR/tokenizer_config.json. Errors name the file and the
+  // component that is not supported.
   static Result<std::unique_ptr<Tokenizer>> load(const std::filesystem::path& dir);
   static Result<std::unique_ptr<Tokenizer>> parse(std::string_view tokenizer_json,
                                                   std::string_view tokenizer_config_json);
@@ -55,9 +55,9 @@ class Tokenizer {
 };
 
 // Turns a stream of ids into a stream of valid UTF-8, holding back an incomplete sequence until it is whole.
-// The stream continues a text, so nothing is stripped from its beginning; for byte-level tokenizers all it gives
-// equals decode(). With byte_fallback, decode() gives a bad run of byte tokens up whole and the stream only from the
-// first bad sequence on. One per output sequence; not thread-safe.
+// The stream continues a text, so nothing is stripped from its beginning; for byte-level tokenizers all it
+// gives equals decode(). With byte_fallback, decode() gives a bad run of byte tokens up whole and the stream
+// only from the first bad sequence on. One per output sequence; not thread-safe.
 class StreamDecoder {
  public:
   StreamDecoder(const Tokenizer& tokenizer, bool skip_special_tokens);

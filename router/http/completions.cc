@@ -169,8 +169,7 @@ ApiResult<void> parse_stops(const json::object& body, const CompletionRules& rul
   GH_ASSIGN(bool ignore_eos, read_bool(body, "ignore_eos", false));
   if (!ignore_eos) call.stop_token_ids = rules.eos_token_ids;
   if (const json::value* value = find_field(body, "stop_token_ids")) {
-    GH_ASSIGN(std::vector<int32_t> ids,
-              read_token_ids(*value, "stop_token_ids", rules.vocab_size()));
+    GH_ASSIGN(std::vector<int32_t> ids, read_token_ids(*value, "stop_token_ids", rules.vocab_size()));
     if (ids.size() > kMaxStopTokenIds)
       return bad_field("stop_token_ids",
                        fmt::format("has {} ids; give at most {}", ids.size(), kMaxStopTokenIds));

@@ -65,8 +65,12 @@ typedef float V8 __attribute__((vector_size(32)));
 typedef float V16 __attribute__((vector_size(64)));
 
 #if defined(__x86_64__)
-__attribute__((target("avx512f,fma"), noinline)) int64_t chains_avx512(float* sink) { return run_chains<V16>(sink); }
-__attribute__((target("avx2,fma"), noinline)) int64_t chains_avx2(float* sink) { return run_chains<V8>(sink); }
+__attribute__((target("avx512f,fma"), noinline)) int64_t chains_avx512(float* sink) {
+  return run_chains<V16>(sink);
+}
+__attribute__((target("avx2,fma"), noinline)) int64_t chains_avx2(float* sink) {
+  return run_chains<V8>(sink);
+}
 #endif
 __attribute__((noinline)) int64_t chains_portable(float* sink) { return run_chains<V4>(sink); }
 
@@ -95,7 +99,8 @@ double bench_seconds(const Team& team) {
 }
 
 HugeBuffer::HugeBuffer(int64_t bytes, Team& team) : bytes_(bytes / kChunkBytes * kChunkBytes) {
-  void* p = mmap(nullptr, static_cast<size_t>(bytes_), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* p =
+      mmap(nullptr, static_cast<size_t>(bytes_), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   GH_CHECK(p != MAP_FAILED);
   madvise(p, static_cast<size_t>(bytes_), MADV_HUGEPAGE);
   data_ = static_cast<char*>(p);

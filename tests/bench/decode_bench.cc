@@ -1,6 +1,6 @@
-// decode_bench.cc: a model of random weights from its config.json alone, in one process over loopback: tokens per
-// second of prefill and of decode at several batch sizes, beside the floor that reading the touched weights sets at
-// the bandwidth probed in the same run.
+// decode_bench.cc: a model of random weights from its config.json alone, in one process over loopback: tokens
+// per second of prefill and of decode at several batch sizes, beside the floor that reading the touched
+// weights sets at the bandwidth probed in the same run.
 //   decode_bench [MODEL_DIR] [--threads N] [--prompt N] [--tokens N] [--batches 1,4,8]
 #include <fmt/format.h>
 
@@ -38,16 +38,18 @@ EngineRequest make_request(const ModelSpec& spec, int32_t prompt, int32_t tokens
 double run(LocalEngine& engine, int batch, int32_t prompt, int32_t tokens) {
   std::vector<std::future<Completion>> pending;
   const int64_t begin = now_ns();
-  for (int i = 0; i < batch; ++i) pending.push_back(engine.submit(make_request(engine.spec(), prompt, tokens, i)));
+  for (int i = 0; i < batch; ++i)
+    pending.push_back(engine.submit(make_request(engine.spec(), prompt, tokens, i)));
   for (auto& p : pending) p.get();
   return seconds_since(begin);
 }
 
-// Weight bytes that one decode step of `batch` rows has to read: dense layers once, one embedding row each, and the
-// experts that were really touched.
+// Weight bytes that one decode step of `batch` rows has to read: dense layers once, one embedding row each,
+// and the experts that were really touched.
 double step_bytes(const LocalEngine& engine, double experts_per_step) {
   const ModelSpec& spec = engine.spec();
-  const int64_t embedding = spec.tie_embeddings ? 0 : spec.vocab_size * spec.hidden * dtype_bytes(spec.weight_dtype);
+  const int64_t embedding =
+      spec.tie_embeddings ? 0 : spec.vocab_size * spec.hidden * dtype_bytes(spec.weight_dtype);
   return static_cast<double>(engine.dense_bytes() - embedding) +
          experts_per_step * static_cast<double>(expert_bytes(spec));
 }
@@ -83,10 +85,10 @@ int main_with(const BenchOptions& options) {
                                      .load = LoadMode::dummy});
   Team team({.num_threads = options.threads});
   const HugeBuffer buffer(int64_t{1} << 30, team);
-  fmt::print("{}: {} threads, prompt {}, {} tokens decoded\n", options.model.filename().string(), options.threads,
-             options.prompt, options.tokens);
-  fmt::print("{:>5} {:>12} {:>12} {:>12} {:>10} {:>14} {:>15}\n", "batch", "prefill t/s", "decode t/s", "floor t/s",
-             "of floor", "bytes/step", "outside kernels");
+  fmt::print("{}: {} threads, prompt {}, {} tokens decoded\n", options.model.filename().string(),
+             options.threads, options.prompt, options.tokens);
+  fmt::print("{:>5} {:>12} {:>12} {:>12} {:>10} {:>14} {:>15}\n", "batch", "prefill t/s", "decode t/s",
+             "floor t/s", "of floor", "bytes/step", "outside kernels");
   run(engine, 1, options.prompt, 4);  // warm
   for (const int batch : options.batches) {
     const double bandwidth = read_bandwidth(team, buffer);

@@ -55,8 +55,8 @@ class Side : public ExchangeHandler {
       if (exchange_->poll(*this) == 0) exchange_->wait(std::chrono::seconds(10));
     }
   }
-  // The other process: per frame size, echoes until an empty frame, then answers each window until an empty frame.
-  // The answer is the flow control, and makes the goodput count only what arrived.
+  // The other process: per frame size, echoes until an empty frame, then answers each window until an empty
+  // frame. The answer is the flow control, and makes the goodput count only what arrived.
   void echo() {
     echoing_ = true;
     while (num_phases_ < 2 * std::size(kFrameBytes)) receive_until(num_received_ + 1);

@@ -1,8 +1,8 @@
-// kernels_bench.cc: linear and the expert FFN at decode and prefill shapes, as a share of what the machine can do.
-// Counters: GB/s (weights read) and %read of the probe's bandwidth; GFLOP/s and %fma of the register-only peak.
-// "best" counts the fastest iteration instead of the median one.
-// The probes run first, in the same process, with the same number of threads. Working sets exceed 1 GiB, so that
-// decode reads memory and not the last-level cache.
+// kernels_bench.cc: linear and the expert FFN at decode and prefill shapes, as a share of what the machine
+// can do. Counters: GB/s (weights read) and %read of the probe's bandwidth; GFLOP/s and %fma of the
+// register-only peak. "best" counts the fastest iteration instead of the median one. The probes run first, in
+// the same process, with the same number of threads. Working sets exceed 1 GiB, so that decode reads memory
+// and not the last-level cache.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -72,7 +72,8 @@ void measure(benchmark::State& state, Machine& m, double bytes, double flops, On
   state.counters["%fma_best"] = 100 * flops / best / m.flops_per_s;
 }
 
-WeightView weight_at(const HugeBuffer& buffer, int64_t offset_bytes, int64_t rows, int64_t cols, DType dtype) {
+WeightView weight_at(const HugeBuffer& buffer, int64_t offset_bytes, int64_t rows, int64_t cols,
+                     DType dtype) {
   return {buffer.data() + offset_bytes, dtype, rows, cols};
 }
 
@@ -82,7 +83,8 @@ void linear_layers(benchmark::State& state, DType dtype) {
   const int64_t num_t = state.range(1), num_n = state.range(2), k = state.range(3);
   const int64_t matrix_bytes = num_n * k * dtype_bytes(dtype);
   // Decode walks the whole buffer; with many rows a few matrices say the same in less time.
-  const int64_t num_matrices = std::min(m.weights.bytes() / matrix_bytes, num_t >= 64 ? 4 : m.weights.bytes());
+  const int64_t num_matrices =
+      std::min(m.weights.bytes() / matrix_bytes, num_t >= 64 ? 4 : m.weights.bytes());
   std::vector<float> x(static_cast<size_t>(num_t * k), 0.5f), y(static_cast<size_t>(num_t * num_n));
   const double bytes = static_cast<double>(num_matrices * matrix_bytes);
   const double flops = 2.0 * static_cast<double>(num_matrices * num_n * k * num_t);
@@ -95,14 +97,15 @@ void linear_layers(benchmark::State& state, DType dtype) {
 void BM_linear_bf16(benchmark::State& state) { linear_layers(state, DType::bf16); }
 void BM_linear_f32(benchmark::State& state) { linear_layers(state, DType::f32); }
 
-// rows_per_expert rows for each of `active` experts of [F,H] bf16, drawn in turn from all that fit the buffer.
+// rows_per_expert rows for each of `active` experts of [F,H] bf16, drawn in turn from all that fit the
+// buffer.
 void BM_expert_ffn_bf16(benchmark::State& state) {
   Machine& m = machine(state.range(0));
   const int64_t active = state.range(1), rows_per_expert = state.range(2);
   const int64_t num_h = state.range(3), num_f = state.range(4);
   const int64_t matrix_bytes = num_h * num_f * 2;
-  const int64_t num_layers = std::min<int64_t>(m.weights.bytes() / (3 * matrix_bytes * active),
-                                               rows_per_expert >= 32 ? 2 : 1 << 20);
+  const int64_t num_layers =
+      std::min<int64_t>(m.weights.bytes() / (3 * matrix_bytes * active), rows_per_expert >= 32 ? 2 : 1 << 20);
   std::vector<std::vector<ExpertWeightView>> layers(static_cast<size_t>(num_layers));
   int64_t offset_bytes = 0;
   const auto next = [&](int64_t rows, int64_t cols) {
@@ -118,7 +121,8 @@ void BM_expert_ffn_bf16(benchmark::State& state) {
   const int64_t num_r = active * rows_per_expert;
   std::vector<int32_t> offset_e;
   for (int64_t e = 0; e <= active; ++e) offset_e.push_back(static_cast<int32_t>(e * rows_per_expert));
-  std::vector<float> x(static_cast<size_t>(num_r * num_h), 0.01f), hidden(static_cast<size_t>(num_r * num_f)), y(x);
+  std::vector<float> x(static_cast<size_t>(num_r * num_h), 0.01f), hidden(static_cast<size_t>(num_r * num_f)),
+      y(x);
   const double bytes = static_cast<double>(num_layers * active * 3 * matrix_bytes);
   measure(state, m, bytes, bytes * static_cast<double>(rows_per_expert), [&] {
     for (const auto& experts : layers)
@@ -136,7 +140,10 @@ void BM_parallel_for_empty(benchmark::State& state) {
 void register_all(int64_t max_threads) {
   std::vector<int64_t> threads = {1};
   if (max_threads > 1) threads.push_back(max_threads);
-  benchmark::RegisterBenchmark("parallel_for_empty", BM_parallel_for_empty)->Arg(1)->Arg(2)->ArgName("threads");
+  benchmark::RegisterBenchmark("parallel_for_empty", BM_parallel_for_empty)
+      ->Arg(1)
+      ->Arg(2)
+      ->ArgName("threads");
   for (int64_t p : threads) {
     auto* linear = benchmark::RegisterBenchmark("linear_bf16", BM_linear_bf16);
     linear->ArgNames({"threads", "T", "N", "K"})->UseManualTime()->Unit(benchmark::kMillisecond);
@@ -156,7 +163,8 @@ void register_all(int64_t max_threads) {
 }  // namespace
 }  // namespace guildhall
 
-// --isa=NAME chooses the instruction set; --threads=N the larger team (default: all cores); --clock=wall|cpu the clock.
+// --isa=NAME chooses the instruction set; --threads=N the larger team (default: all cores); --clock=wall|cpu
+// the clock.
 int main(int argc, char** argv) {
   int64_t threads = std::max(1u, std::thread::hardware_concurrency());
   int kept = 1;
@@ -173,7 +181,8 @@ int main(int argc, char** argv) {
     } else if (arg.starts_with("--threads=")) {
       threads = std::max(1, std::atoi(argv[i] + 10));
     } else if (arg == "--clock=cpu" || arg == "--clock=wall") {
-      guildhall::set_bench_clock(arg == "--clock=cpu" ? guildhall::BenchClock::cpu : guildhall::BenchClock::wall);
+      guildhall::set_bench_clock(arg == "--clock=cpu" ? guildhall::BenchClock::cpu
+                                                      : guildhall::BenchClock::wall);
     } else {
       argv[kept++] = argv[i];
     }

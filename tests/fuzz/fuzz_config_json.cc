@@ -1,5 +1,5 @@
-// config.json (and, after a zero byte, generation_config.json) of any bytes: a spec that is accepted is consistent.
-// The same bytes also go through the shard index's parser.
+// config.json (and, after a zero byte, generation_config.json) of any bytes: a spec that is accepted is
+// consistent. The same bytes also go through the shard index's parser.
 #include <cstdlib>
 #include <cstring>
 #include <string_view>
@@ -33,7 +33,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const size_t zero = text.find('\0');
   const std::string_view config = text.substr(0, zero);
   const std::string_view generation = zero == std::string_view::npos ? "" : text.substr(zero + 1);
-  if (const auto spec = guildhall::parse_model_spec(config, generation, "d"); spec.has_value()) check_spec(*spec);
+  if (const auto spec = guildhall::parse_model_spec(config, generation, "d"); spec.has_value())
+    check_spec(*spec);
   if (const auto shards = guildhall::parse_checkpoint_index(text, "i"); shards.has_value()) {
     for (const auto& [tensor, shard] : *shards) check(!shard.empty() && shard.find('/') == std::string::npos);
   }

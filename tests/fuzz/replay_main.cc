@@ -1,6 +1,6 @@
-// replay_main.cc: runs a fuzz target without a fuzzing engine: each file of a corpus, then N mutations of them.
-// The mutations come from a fixed seed, so a failure is found again; where GUILDHALL_FUZZ_SAVE names a file, each
-// input is written there before it runs, and the last one is the one that crashed.
+// replay_main.cc: runs a fuzz target without a fuzzing engine: each file of a corpus, then N mutations of
+// them. The mutations come from a fixed seed, so a failure is found again; where GUILDHALL_FUZZ_SAVE names a
+// file, each input is written there before it runs, and the last one is the one that crashed.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -45,9 +45,23 @@ class Mutator {
 
   void edit(std::string& input) {
     // Numbers and brackets at the edges of what parsers accept.
-    static const std::vector<std::string> tokens{
-        "0", "-1", "1e999", "18446744073709551615", "9223372036854775807", "-9223372036854775808", "null", "true",
-        "[]", "{}", "\"", "[[[[[[[[", "\\u0000", "\\ud800", "\xff", std::string(8, '\xff'), std::string(4, '\0')};
+    static const std::vector<std::string> tokens{"0",
+                                                 "-1",
+                                                 "1e999",
+                                                 "18446744073709551615",
+                                                 "9223372036854775807",
+                                                 "-9223372036854775808",
+                                                 "null",
+                                                 "true",
+                                                 "[]",
+                                                 "{}",
+                                                 "\"",
+                                                 "[[[[[[[[",
+                                                 "\\u0000",
+                                                 "\\ud800",
+                                                 "\xff",
+                                                 std::string(8, '\xff'),
+                                                 std::string(4, '\0')};
     const size_t at = below(input.size() + 1);
     switch (below(9)) {
       case 0:

@@ -26,13 +26,15 @@ Completion run(LocalEngine& engine, const GoldenPrompt& prompt) {
 
 void compare(const GoldenCase& golden, const GoldenPrompt& prompt, const Completion& got, Difference& worst) {
   for (size_t i = 0; i < prompt.logprobs.size(); ++i)
-    worst.prompt = std::max(worst.prompt, std::abs(got.prompt_logprobs[i].chosen.logprob - prompt.logprobs[i]));
+    worst.prompt =
+        std::max(worst.prompt, std::abs(got.prompt_logprobs[i].chosen.logprob - prompt.logprobs[i]));
   for (size_t i = 0; i < prompt.greedy_ids.size(); ++i) {
     if (got.tokens[i] != prompt.greedy_ids[i]) {
       worst.parted |= prompt.greedy_margins[i] > golden.tolerance;
       return;
     }
-    worst.greedy = std::max(worst.greedy, std::abs(got.logprobs[i].chosen.logprob - prompt.greedy_logprobs[i]));
+    worst.greedy =
+        std::max(worst.greedy, std::abs(got.logprobs[i].chosen.logprob - prompt.greedy_logprobs[i]));
   }
 }
 

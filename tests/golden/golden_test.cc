@@ -1,5 +1,5 @@
-// golden_test.cc: the whole model in one process against transformers, and against itself: the same bits whatever
-// the number of workers, the batch, the chunking or a preemption.
+// golden_test.cc: the whole model in one process against transformers, and against itself: the same bits
+// whatever the number of workers, the batch, the chunking or a preemption.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -48,7 +48,8 @@ TEST_P(Golden, AgreesWithTransformers) {
     ASSERT_EQ(got.prompt_logprobs.size(), prompt.logprobs.size());
     for (size_t i = 0; i < prompt.logprobs.size(); ++i) {
       EXPECT_EQ(got.prompt_logprobs[i].chosen.token, prompt.ids[i + 1]);
-      EXPECT_NEAR(got.prompt_logprobs[i].chosen.logprob, prompt.logprobs[i], golden_.tolerance) << "position " << i + 1;
+      EXPECT_NEAR(got.prompt_logprobs[i].chosen.logprob, prompt.logprobs[i], golden_.tolerance)
+          << "position " << i + 1;
       worst = std::max(worst, std::abs(got.prompt_logprobs[i].chosen.logprob - prompt.logprobs[i]));
     }
     for (size_t i = 0; i < 5; ++i)
@@ -66,7 +67,8 @@ std::vector<uint32_t> bits(const Completion& c) {
   return out;
 }
 
-std::vector<uint32_t> run_alone(const GoldenCase& golden, const LocalEngineOptions& options, const EngineRequest& r) {
+std::vector<uint32_t> run_alone(const GoldenCase& golden, const LocalEngineOptions& options,
+                                const EngineRequest& r) {
   LocalEngine engine(golden.path, options);
   return bits(engine.run(r));
 }
@@ -82,7 +84,8 @@ TEST_P(Golden, BitsDoNotDependOnWorkersChunksThreadsOrBlocks) {
 TEST_P(Golden, BitsDoNotDependOnWorkersWhenRowsAndCacheAreRounded) {
   const EngineRequest request = greedy(golden_.prompts.back().ids, 24);
   const LocalEngineOptions one{.num_workers = 1, .codec = Codec::bf16, .kv_dtype = DType::bf16};
-  const LocalEngineOptions three{.num_workers = 3, .max_batched_tokens = 33, .codec = Codec::bf16, .kv_dtype = DType::bf16};
+  const LocalEngineOptions three{
+      .num_workers = 3, .max_batched_tokens = 33, .codec = Codec::bf16, .kv_dtype = DType::bf16};
   EXPECT_EQ(run_alone(golden_, three, request), run_alone(golden_, one, request));
 }
 
@@ -103,7 +106,8 @@ TEST_P(Golden, BitsDoNotDependOnTheCrowdOrOnPreemption) {
     LocalEngine engine(golden_.path, options);
     std::vector<std::future<Completion>> pending;
     for (const EngineRequest& r : requests) pending.push_back(engine.submit(r));
-    for (size_t i = 0; i < pending.size(); ++i) EXPECT_EQ(bits(pending[i].get()), alone[i]) << "request " << i;
+    for (size_t i = 0; i < pending.size(); ++i)
+      EXPECT_EQ(bits(pending[i].get()), alone[i]) << "request " << i;
     return engine.engine().counters().preemptions;
   };
   EXPECT_EQ(in_crowd({.num_workers = 3}), 0);

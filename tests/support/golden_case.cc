@@ -10,7 +10,9 @@ namespace {
 
 namespace json = boost::json;
 
-std::filesystem::path data_folder() { return std::filesystem::path(GUILDHALL_SOURCE_DIR) / "tests/golden/data"; }
+std::filesystem::path data_folder() {
+  return std::filesystem::path(GUILDHALL_SOURCE_DIR) / "tests/golden/data";
+}
 
 template <class T>
 std::vector<T> numbers(const json::value& array) {
@@ -34,7 +36,8 @@ GoldenPrompt read_prompt(const json::value& v) {
 
 std::vector<std::string> golden_case_names() {
   std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(data_folder())) names.push_back(entry.path().filename());
+  for (const auto& entry : std::filesystem::directory_iterator(data_folder()))
+    names.push_back(entry.path().filename());
   std::sort(names.begin(), names.end());
   return names;
 }
@@ -48,7 +51,8 @@ GoldenCase read_golden_case(const std::filesystem::path& folder) {
   const json::value root = json::parse(text.str());
   GoldenCase golden{.name = folder.filename(), .path = folder};
   golden.tolerance = root.at("weights").as_string() == "float32" ? 1e-3f : 2e-2f;
-  for (const json::value& prompt : root.at("prompts").as_array()) golden.prompts.push_back(read_prompt(prompt));
+  for (const json::value& prompt : root.at("prompts").as_array())
+    golden.prompts.push_back(read_prompt(prompt));
   return golden;
 }
 

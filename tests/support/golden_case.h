@@ -10,7 +10,7 @@ namespace guildhall {
 
 struct GoldenPrompt {
   std::vector<int32_t> ids;
-  std::vector<float> logprobs;          // [ids.size() - 1]: of ids[1..]
+  std::vector<float> logprobs;  // [ids.size() - 1]: of ids[1..]
   std::vector<int32_t> top5_ids;
   std::vector<float> top5_logprobs;
   std::vector<int32_t> greedy_ids;
@@ -20,7 +20,7 @@ struct GoldenPrompt {
 struct GoldenCase {
   std::string name;
   std::filesystem::path path;
-  float tolerance = 0;                  // of a log-probability: 1e-3 for f32 weights, 2e-2 for bf16
+  float tolerance = 0;  // of a log-probability: 1e-3 for f32 weights, 2e-2 for bf16
   std::vector<GoldenPrompt> prompts;
 };
 

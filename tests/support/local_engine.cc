@@ -6,7 +6,8 @@ namespace guildhall {
 namespace {
 
 std::unique_ptr<KvCache> make_cache(const ModelSpec& spec, const LocalEngineOptions& options) {
-  const int64_t token_bytes = kv_elements_per_token_layer(spec) * spec.num_layers * dtype_bytes(options.kv_dtype);
+  const int64_t token_bytes =
+      kv_elements_per_token_layer(spec) * spec.num_layers * dtype_bytes(options.kv_dtype);
   return KvCache::create(spec, {.block_size = options.block_size,
                                 .memory_bytes = options.kv_tokens * token_bytes,
                                 .dtype = options.kv_dtype,
@@ -25,7 +26,8 @@ LocalEngine::LocalEngine(const std::filesystem::path& checkpoint, const LocalEng
       exchange_(fabric_.make_end("router")),
       members_(static_cast<size_t>(options.num_workers)) {
   weights_ = DenseWeights::load(checkpoint, spec_, options.load, progress_).value();
-  engine_ = std::make_unique<Engine>(engine_options(), spec_, *weights_, *exchange_, make_cache(spec_, options));
+  engine_ =
+      std::make_unique<Engine>(engine_options(), spec_, *weights_, *exchange_, make_cache(spec_, options));
   engine_->set_placement(placement_);
   if (options.attach_workers)
     for (int i = 0; i < options.num_workers; ++i) attach_worker(i);
@@ -42,7 +44,8 @@ void LocalEngine::stop() {
 
 EngineOptions LocalEngine::engine_options() {
   EngineOptions engine;
-  engine.scheduler = {.max_sequences = options_.max_sequences, .max_batched_tokens = options_.max_batched_tokens};
+  engine.scheduler = {.max_sequences = options_.max_sequences,
+                      .max_batched_tokens = options_.max_batched_tokens};
   engine.dispatcher = {.codec = options_.codec,
                        .hidden = spec_.hidden,
                        .top_k = spec_.moe.top_k,
@@ -90,7 +93,9 @@ std::pair<int32_t, Status> LocalEngine::wait_for_loss() {
   return loss;
 }
 
-std::future<Completion> LocalEngine::submit(EngineRequest request) { return try_submit(std::move(request)).value(); }
+std::future<Completion> LocalEngine::submit(EngineRequest request) {
+  return try_submit(std::move(request)).value();
+}
 
 Result<std::future<Completion>> LocalEngine::try_submit(EngineRequest request) {
   struct Pending {

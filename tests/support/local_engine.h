@@ -1,4 +1,5 @@
-// local_engine.h: a whole model in this process: engine thread, loopback exchange, local expert workers. For tests.
+// local_engine.h: a whole model in this process: engine thread, loopback exchange, local expert workers. For
+// tests.
 #pragma once
 
 #include <condition_variable>
@@ -26,7 +27,7 @@ struct LocalEngineOptions {
   Codec codec = Codec::f32;
   DType kv_dtype = DType::f32;
   LoadMode load = LoadMode::checkpoint;
-  bool attach_workers = true;         // false: the test does, and the engine is not serving until then
+  bool attach_workers = true;  // false: the test does, and the engine is not serving until then
   int64_t max_waiting = 1024;
   std::chrono::nanoseconds deadline = std::chrono::minutes(1), recovery_timeout = std::chrono::minutes(1);
 };
@@ -79,7 +80,7 @@ class LocalEngine {
   Placement placement_;
   LoopbackFabric fabric_;
   std::unique_ptr<Exchange> exchange_;
-  std::mutex mutex_;                  // guards members_ and what follows
+  std::mutex mutex_;  // guards members_ and what follows
   std::vector<Member> members_;
   uint64_t last_generation_ = 0;
   std::deque<std::pair<int32_t, Status>> losses_;

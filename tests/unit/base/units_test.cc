@@ -15,7 +15,8 @@ TEST(Units, ReadsSizes) {
 }
 
 TEST(Units, RefusesWhatIsNoSize) {
-  for (const char* text : {"", "GiB", "-1", "4Gib", "nan", "1e30TiB", "4GiB "}) EXPECT_FALSE(parse_bytes(text)) << text;
+  for (const char* text : {"", "GiB", "-1", "4Gib", "nan", "1e30TiB", "4GiB "})
+    EXPECT_FALSE(parse_bytes(text)) << text;
 }
 
 TEST(Units, ReadsTimes) {

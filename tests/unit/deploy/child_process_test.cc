@@ -103,7 +103,8 @@ TEST(ChildProcess, MovesLeaveOneOwner) {
 TEST(ChildProcess, IsKilledWhenItDoesNotEndInTime) {
   Pipe ready;
   const std::string say_ready = "echo > /proc/self/fd/" + std::to_string(ready.ends[1]);
-  ChildProcess stubborn = start({"/bin/sh", "-c", "trap '' TERM; " + say_ready + "; while :; do sleep 600; done"});
+  ChildProcess stubborn =
+      start({"/bin/sh", "-c", "trap '' TERM; " + say_ready + "; while :; do sleep 600; done"});
   char byte;
   ASSERT_EQ(read(ready.ends[0], &byte, 1), 1);
   stubborn.signal(SIGTERM);

@@ -73,7 +73,8 @@ TEST(PlanForHost, AGivenHostMayBeAProcessName) {
 TEST(PlanForHost, AWildcardRouterIsHereWhenAllWorkersAre) {
   for (const char* wildcard : {"0.0.0.0", "::", "*"})
     EXPECT_TRUE(plan(make_config(wildcard, {"127.0.0.1", "localhost"})).router) << wildcard;
-  const Result<HostPlan> ambiguous = plan_for_host(make_config("0.0.0.0", {"127.0.0.1", kElsewhere}), std::nullopt);
+  const Result<HostPlan> ambiguous =
+      plan_for_host(make_config("0.0.0.0", {"127.0.0.1", kElsewhere}), std::nullopt);
   ASSERT_TRUE(ambiguous.has_error());
   EXPECT_EQ(ambiguous.error().code, Code::invalid_argument);
   EXPECT_THAT(ambiguous.error().message, AllOf(HasSubstr("router.host"), HasSubstr("0.0.0.0:8000")));

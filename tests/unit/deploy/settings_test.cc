@@ -17,8 +17,10 @@ config::Config make_config() {
   config.mutable_model()->set_name("tiny");
   auto& router = *config.mutable_router();
   auto& http = *router.mutable_http();
-  http.set_listen("127.0.0.1:8123"), http.set_threads(3), http.set_max_body_bytes(4096), http.set_max_connections(17);
-  http.set_read_timeout_us(1'500'000), http.set_write_timeout_us(2'000'000), http.set_idle_timeout_us(3'000'000);
+  http.set_listen("127.0.0.1:8123"), http.set_threads(3), http.set_max_body_bytes(4096),
+      http.set_max_connections(17);
+  http.set_read_timeout_us(1'500'000), http.set_write_timeout_us(2'000'000),
+      http.set_idle_timeout_us(3'000'000);
   router.mutable_dense()->set_threads(2), router.mutable_dense()->set_isa("auto");
   auto& cache = *router.mutable_kv_cache();
   cache.set_block_size(4), cache.set_memory_bytes(1 << 20), cache.set_dtype("bf16");

@@ -1,4 +1,5 @@
-// control_service_test.cc: a worker's control plane over real sockets, and the worker behind it on its own thread.
+// control_service_test.cc: a worker's control plane over real sockets, and the worker behind it on its own
+// thread.
 #include "experts/control_service.h"
 
 #include "base/units.h"
@@ -24,13 +25,18 @@ class ControlServiceTest : public ControlTest {
   }
 
   static ControlServiceOptions options() {
-    return {.worker_name = "w0", .listen = "127.0.0.1:0", .exchange_kind = "loopback",
-            .exchange_address = "the worker's", .model_path = tiny_checkpoint(), .isa = "avx2",
+    return {.worker_name = "w0",
+            .listen = "127.0.0.1:0",
+            .exchange_kind = "loopback",
+            .exchange_address = "the worker's",
+            .model_path = tiny_checkpoint(),
+            .isa = "avx2",
             .heartbeat = std::chrono::seconds(10)};
   }
   void start(const ControlServiceOptions& options = ControlServiceTest::options()) {
     run_on_io([&] {
-      service_ = ControlService::start(io_, options, tiny_model(), worker_, [this] { drains_.push(true); }).value();
+      service_ =
+          ControlService::start(io_, options, tiny_model(), worker_, [this] { drains_.push(true); }).value();
       address_ = service_->local_address();
     });
   }
@@ -47,7 +53,8 @@ class ControlServiceTest : public ControlTest {
     h.set_generation(generation);
     return envelope;
   }
-  static control::Envelope place(const std::vector<uint32_t>& experts, const std::vector<uint32_t>& layers = {0, 2}) {
+  static control::Envelope place(const std::vector<uint32_t>& experts,
+                                 const std::vector<uint32_t>& layers = {0, 2}) {
     control::Envelope envelope;
     envelope.mutable_placement()->set_version(3);
     for (const uint32_t layer : layers) {
@@ -118,14 +125,16 @@ TEST_F(ControlServiceTest, RefusesARouterOfAnotherCheckpointTransportOrCodec) {
   start();
   control::Envelope other = router_hello();
   other.mutable_hello()->set_model_fingerprint(1);
-  expect_hello_refused(other, Code::invalid_argument,
-                       "router r0 serves another qwen3_moe checkpoint than the one at " + tiny_checkpoint().string());
+  expect_hello_refused(
+      other, Code::invalid_argument,
+      "router r0 serves another qwen3_moe checkpoint than the one at " + tiny_checkpoint().string());
   other = router_hello();
   other.mutable_hello()->set_model_type("deepseek_v3");
   expect_hello_refused(other, Code::invalid_argument, "serves another deepseek_v3 checkpoint");
   other = router_hello();
   other.mutable_hello()->set_exchange_kind("ucx");
-  expect_hello_refused(other, Code::invalid_argument, "router r0 has transport.kind ucx, this worker loopback");
+  expect_hello_refused(other, Code::invalid_argument,
+                       "router r0 has transport.kind ucx, this worker loopback");
   other = router_hello();
   other.mutable_hello()->set_codec(9);
   expect_hello_refused(other, Code::unsupported, "router r0 asks for codec 9");
@@ -320,20 +329,23 @@ TEST_F(ControlServiceTest, CanBeDestroyedWhileItLoads) {
   client_closed_.pop();
 }
 
-// A worker that is stopped keeps the hellos it never came to: they must not keep links beyond their io_context.
+// A worker that is stopped keeps the hellos it never came to: they must not keep links beyond their
+// io_context.
 TEST(ControlServiceLifetime, AHelloThatWasNeverServedOutlivesNothing) {
   LoopbackFabric fabric;
   const auto end = fabric.make_end("w0");
   Worker worker(tiny_model(), *end, {.num_threads = 1});
   {
     boost::asio::io_context io;
-    const auto service =
-        ControlService::start(io,
-                              {.worker_name = "w0", .listen = "127.0.0.1:0", .exchange_kind = "loopback",
-                               .exchange_address = "the worker's", .model_path = tiny_checkpoint(),
-                               .heartbeat = std::chrono::seconds(10)},
-                              tiny_model(), worker, [] {})
-            .value();
+    const auto service = ControlService::start(io,
+                                               {.worker_name = "w0",
+                                                .listen = "127.0.0.1:0",
+                                                .exchange_kind = "loopback",
+                                                .exchange_address = "the worker's",
+                                                .model_path = tiny_checkpoint(),
+                                                .heartbeat = std::chrono::seconds(10)},
+                                               tiny_model(), worker, [] {})
+                             .value();
     RawPeer router(service->local_address());
     control::Envelope first = hello();
     first.mutable_hello()->set_exchange_kind("loopback");

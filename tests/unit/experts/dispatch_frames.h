@@ -27,8 +27,8 @@ inline std::vector<std::vector<int32_t>> experts_of_both_layers(const std::vecto
 }
 inline std::shared_ptr<const ExpertStore> load_experts(const std::vector<int32_t>& experts) {
   LoadProgress progress;
-  return ExpertStore::load(tiny_checkpoint(), tiny_model(), LoadMode::checkpoint, experts_of_both_layers(experts),
-                           progress)
+  return ExpertStore::load(tiny_checkpoint(), tiny_model(), LoadMode::checkpoint,
+                           experts_of_both_layers(experts), progress)
       .value();
 }
 inline std::shared_ptr<const ExpertStore> all_experts() {
@@ -45,9 +45,11 @@ class DispatchFrame {
     for (const auto& experts : experts_of_row) num_pairs += experts.size();
     const FrameShape shape{.num_rows = static_cast<uint32_t>(experts_of_row.size()),
                            .num_pairs = static_cast<uint32_t>(num_pairs),
-                           .hidden = static_cast<uint32_t>(hidden), .codec = codec};
+                           .hidden = static_cast<uint32_t>(hidden),
+                           .codec = codec};
     words_.resize((frame_layout(shape).total_bytes + 7) / 8);
-    const FrameSections out = begin_dispatch(fields, shape, {reinterpret_cast<std::byte*>(words_.data()), words_.size() * 8});
+    const FrameSections out =
+        begin_dispatch(fields, shape, {reinterpret_cast<std::byte*>(words_.data()), words_.size() * 8});
     size_t p = 0;
     for (size_t row = 0; row < experts_of_row.size(); ++row)
       for (size_t k = 0; k < experts_of_row[row].size(); ++k)
@@ -55,14 +57,18 @@ class DispatchFrame {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
     for (size_t i = 0; i < experts_of_row.size() * static_cast<size_t>(hidden); ++i) {
-      if (codec == Codec::f32) reinterpret_cast<float*>(out.rows.data())[i] = normal(random);
-      else reinterpret_cast<bf16*>(out.rows.data())[i] = to_bf16(normal(random));
+      if (codec == Codec::f32)
+        reinterpret_cast<float*>(out.rows.data())[i] = normal(random);
+      else
+        reinterpret_cast<bf16*>(out.rows.data())[i] = to_bf16(normal(random));
     }
     bytes_ = out.total_bytes;
   }
 
   std::span<std::byte> bytes() { return {reinterpret_cast<std::byte*>(words_.data()), bytes_}; }
-  std::span<const std::byte> bytes() const { return {reinterpret_cast<const std::byte*>(words_.data()), bytes_}; }
+  std::span<const std::byte> bytes() const {
+    return {reinterpret_cast<const std::byte*>(words_.data()), bytes_};
+  }
   DispatchView view() const { return decode_dispatch(bytes()).value(); }
 
  private:
@@ -74,7 +80,8 @@ class DispatchFrame {
 inline std::vector<float> expected_rows(const DispatchView& d, const ExpertStore& store) {
   const int64_t hidden = tiny_model().hidden;
   std::vector<float> rows;
-  std::vector<float> scratch(static_cast<size_t>(tiny_model().moe.expert_width)), y(static_cast<size_t>(hidden));
+  std::vector<float> scratch(static_cast<size_t>(tiny_model().moe.expert_width)),
+      y(static_cast<size_t>(hidden));
   for (const DispatchPair& pair : d.pairs) {
     std::vector<float> x;
     for (int64_t i = 0; i < hidden; ++i)
@@ -89,7 +96,8 @@ inline std::vector<float> expected_rows(const DispatchView& d, const ExpertStore
   return rows;
 }
 
-// Rows agree with the reference: fp32 sums of at most 44 terms in any order; bf16 rounds once more, to 8 bits.
+// Rows agree with the reference: fp32 sums of at most 44 terms in any order; bf16 rounds once more, to 8
+// bits.
 inline void expect_rows(std::span<const std::byte> got, Codec codec, const std::vector<float>& expected) {
   ASSERT_EQ(got.size(), expected.size() * codec_element_bytes(codec));
   for (size_t i = 0; i < expected.size(); ++i) {

@@ -19,9 +19,10 @@ TEST(CheckMemory, SaysWhatIsNeededAndWhatFits) {
   const Result<void> refused = check_memory(tiny_model(), six, 6 * each - 1);
   ASSERT_TRUE(refused.has_error());
   EXPECT_EQ(refused.error().code, Code::resource_exhausted);
-  EXPECT_EQ(refused.error().message, "6 experts of " + format_bytes(each) + " take " + format_bytes(6 * each) +
-                                         "; experts.workers.memory is " + format_bytes(6 * each - 1) +
-                                         ", which holds 5 of them: give this worker more memory or add workers");
+  EXPECT_EQ(refused.error().message,
+            "6 experts of " + format_bytes(each) + " take " + format_bytes(6 * each) +
+                "; experts.workers.memory is " + format_bytes(6 * each - 1) +
+                ", which holds 5 of them: give this worker more memory or add workers");
   EXPECT_TRUE(check_memory(tiny_model(), {{}, {}, {}}, 1));
 }
 
@@ -67,8 +68,8 @@ TEST_F(ExpertLoaderTest, ItsEndCancelsALoadUnderWay) {
   for (int i = 0; i < 5; ++i) {
     int num_calls = 0;
     {
-      const ExpertLoader loader({.model_path = tiny_checkpoint()}, tiny_model(), experts_of_both_layers({0, 4, 8}),
-                                [&](const Loaded& loaded) {
+      const ExpertLoader loader({.model_path = tiny_checkpoint()}, tiny_model(),
+                                experts_of_both_layers({0, 4, 8}), [&](const Loaded& loaded) {
                                   ++num_calls;
                                   EXPECT_TRUE(loaded.has_value() || loaded.error().code == Code::cancelled);
                                 });

@@ -29,7 +29,9 @@ class RouterEnd final : public ExchangeHandler {
     exchange->post({&frame, 1});
   }
   size_t poll() { return exchange->poll(*this); }
-  void on_frame(PeerId, std::span<const std::byte> bytes) override { answers.emplace_back(bytes.begin(), bytes.end()); }
+  void on_frame(PeerId, std::span<const std::byte> bytes) override {
+    answers.emplace_back(bytes.begin(), bytes.end());
+  }
   void on_peer_lost(PeerId, const Status&) override {}
 
   const std::string name;
@@ -191,7 +193,7 @@ TEST_F(WorkerTest, AGarbageFrameDropsThatRouterOnly) {
     const auto bad = make_router("bad", 6);
     DispatchFrame frame(fields(6), {{1, 2}});
     std::span<std::byte> bytes = frame.bytes();
-    if (kind == 0) bytes[0] ^= std::byte{1};              // magic
+    if (kind == 0) bytes[0] ^= std::byte{1};               // magic
     if (kind == 1) bytes = bytes.first(bytes.size() - 8);  // truncated
     if (kind == 2) seal_frame(bytes), bytes.back() ^= std::byte{1};
     if (kind == 3) bytes = bytes.first(13);

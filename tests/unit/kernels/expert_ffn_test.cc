@@ -15,7 +15,8 @@ struct Experts {
   std::vector<ExpertWeightView> views;
 
   Experts(int64_t num_e, int64_t num_h, int64_t num_f, DType dtype) {
-    const float in_scale = 1 / std::sqrt(static_cast<float>(num_h)), out_scale = 1 / std::sqrt(static_cast<float>(num_f));
+    const float in_scale = 1 / std::sqrt(static_cast<float>(num_h)),
+                out_scale = 1 / std::sqrt(static_cast<float>(num_f));
     for (int64_t e = 0; e < num_e; ++e) {
       const uint32_t seed = static_cast<uint32_t>(10 * e);
       owned.emplace_back(num_f, num_h, dtype, seed + 1, in_scale);
@@ -36,7 +37,8 @@ class ExpertFfn : public testing::TestWithParam<FfnCase> {
   IsaScope scope_{std::get<0>(GetParam())};
 };
 std::string case_name(const testing::TestParamInfo<FfnCase>& info) {
-  return std::string(to_string(std::get<0>(info.param))) + "_w_" + std::string(to_string(std::get<1>(info.param)));
+  return std::string(to_string(std::get<0>(info.param))) + "_w_" +
+         std::string(to_string(std::get<1>(info.param)));
 }
 INSTANTIATE_TEST_SUITE_P(Isa, ExpertFfn,
                          testing::Combine(testing::ValuesIn(available_isas()),
@@ -45,7 +47,8 @@ INSTANTIATE_TEST_SUITE_P(Isa, ExpertFfn,
 
 TEST_P(ExpertFfn, MatchesRefForAnyGroupingOfRows) {
   Team team({.num_threads = 2});
-  for (const auto& [num_h, num_f] : std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {3, 17}, {100, 66}, {65, 131}}) {
+  for (const auto& [num_h, num_f] :
+       std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {3, 17}, {100, 66}, {65, 131}}) {
     const Experts experts(4, num_h, num_f, dtype());
     for (const std::vector<int32_t>& offset_e : std::vector<std::vector<int32_t>>{
              {0, 0, 0, 0, 0}, {0, 1, 1, 1, 1}, {0, 0, 0, 0, 7}, {0, 3, 3, 20, 21}, {0, 120, 121, 121, 150}}) {
@@ -53,12 +56,15 @@ TEST_P(ExpertFfn, MatchesRefForAnyGroupingOfRows) {
       const std::vector<float> x = random_floats(num_r * num_h, 5);
       std::vector<float> hidden(static_cast<size_t>(num_r * num_f)), y(x.size()), expected(x.size());
       const View2<const float> x_rh(x.data(), num_r, num_h);
-      expert_ffn_ref(x_rh, offset_e, experts.views, {hidden.data(), num_r, num_f}, {expected.data(), num_r, num_h});
-      expert_ffn_cpu(team, x_rh, offset_e, experts.views, {hidden.data(), num_r, num_f}, {y.data(), num_r, num_h});
+      expert_ffn_ref(x_rh, offset_e, experts.views, {hidden.data(), num_r, num_f},
+                     {expected.data(), num_r, num_h});
+      expert_ffn_cpu(team, x_rh, offset_e, experts.views, {hidden.data(), num_r, num_f},
+                     {y.data(), num_r, num_h});
       // Values are about 1 (weights are scaled so); three roundings chains of at most H/4 + F/4 steps each.
       const float tolerance = 6e-8f * static_cast<float>(num_h + num_f + 20);
       for (size_t i = 0; i < y.size(); ++i)
-        ASSERT_NEAR(y[i], expected[i], tolerance) << "H=" << num_h << " F=" << num_f << " R=" << num_r << " i=" << i;
+        ASSERT_NEAR(y[i], expected[i], tolerance)
+            << "H=" << num_h << " F=" << num_f << " R=" << num_r << " i=" << i;
     }
   }
 }
@@ -108,7 +114,8 @@ TEST_P(ExpertFfn, NotANumberStaysInItsRow) {
   std::vector<float> x = random_floats(kR * kH, 8), hidden(kR * kF), y(kR * kH);
   x[1 * kH + 2] = std::numeric_limits<float>::quiet_NaN();
   const std::vector<int32_t> offset_e = {0, kR};
-  expert_ffn_cpu(team, {x.data(), kR, kH}, offset_e, experts.views, {hidden.data(), kR, kF}, {y.data(), kR, kH});
+  expert_ffn_cpu(team, {x.data(), kR, kH}, offset_e, experts.views, {hidden.data(), kR, kF},
+                 {y.data(), kR, kH});
   for (int64_t h = 0; h < kH; ++h) {
     EXPECT_TRUE(std::isfinite(y[h]));
     EXPECT_TRUE(std::isnan(y[kH + h]));

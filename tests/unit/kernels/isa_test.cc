@@ -7,7 +7,8 @@ namespace guildhall {
 namespace {
 
 TEST(IsaNames, RoundTripAndRefuseOthers) {
-  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512_bf16}) EXPECT_EQ(parse_isa(to_string(isa)), isa);
+  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512_bf16})
+    EXPECT_EQ(parse_isa(to_string(isa)), isa);
   EXPECT_FALSE(parse_isa("avx1024"));
   EXPECT_FALSE(parse_isa(""));
 }

@@ -1,4 +1,5 @@
-// kernel_fixture.h: what the kernel tests share: every instruction set of this machine, seeded data, tolerances.
+// kernel_fixture.h: what the kernel tests share: every instruction set of this machine, seeded data,
+// tolerances.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -39,7 +40,9 @@ class IsaScope {
 class IsaTest : public testing::TestWithParam<Isa> {
   IsaScope scope_{GetParam()};
 };
-inline std::string isa_name(const testing::TestParamInfo<Isa>& info) { return std::string(to_string(info.param)); }
+inline std::string isa_name(const testing::TestParamInfo<Isa>& info) {
+  return std::string(to_string(info.param));
+}
 
 inline std::vector<float> random_floats(int64_t n, uint32_t seed, float scale = 1) {
   std::mt19937 generator(seed);

@@ -1,5 +1,5 @@
-// linear_test.cc: linear against its reference at odd sizes, and the row rule: the same bits for a row whatever
-// batch, part of W, stride or team it is computed with.
+// linear_test.cc: linear against its reference at odd sizes, and the row rule: the same bits for a row
+// whatever batch, part of W, stride or team it is computed with.
 #include "kernels/linear.h"
 
 #include <limits>
@@ -12,9 +12,9 @@ namespace {
 
 constexpr float kEpsilon = std::numeric_limits<float>::epsilon() / 2;  // one rounding to nearest
 
-// The reference rounds once. A lane of the kernel rounds at most K/4 + 1 times (4 lanes is the fewest, and without
-// fma each step rounds twice), then 4 times to fold the lanes, add bias and y: each error is at most epsilon times
-// the sum of |x w|.
+// The reference rounds once. A lane of the kernel rounds at most K/4 + 1 times (4 lanes is the fewest, and
+// without fma each step rounds twice), then 4 times to fold the lanes, add bias and y: each error is at most
+// epsilon times the sum of |x w|.
 float tolerance(int64_t k, float sum_of_magnitudes) {
   return kEpsilon * static_cast<float>(2 * (k / 4 + 1) + 6) * sum_of_magnitudes;
 }
@@ -38,7 +38,8 @@ class Linear : public testing::TestWithParam<LinearCase> {
   IsaScope scope_{std::get<0>(GetParam())};
 };
 std::string case_name(const testing::TestParamInfo<LinearCase>& info) {
-  return std::string(to_string(std::get<0>(info.param))) + "_w_" + std::string(to_string(std::get<1>(info.param)));
+  return std::string(to_string(std::get<0>(info.param))) + "_w_" +
+         std::string(to_string(std::get<1>(info.param)));
 }
 INSTANTIATE_TEST_SUITE_P(Isa, Linear,
                          testing::Combine(testing::ValuesIn(available_isas()),
@@ -51,10 +52,10 @@ struct Shape {
 
 TEST_P(Linear, MatchesRefAtOddSizes) {
   Team team({.num_threads = 2});
-  const std::vector<Shape> shapes = {{0, 5, 3},   {1, 1, 1},    {1, 7, 3},      {2, 5, 17},   {3, 9, 100},
-                                     {4, 4, 16},  {5, 31, 513}, {6, 66, 64},    {7, 3, 33},   {8, 130, 31},
-                                     {13, 67, 5}, {25, 2, 7},   {33, 65, 1025}, {97, 70, 47}, {200, 129, 2049},
-                                     {3, 0, 8},   {4, 6, 0}};
+  const std::vector<Shape> shapes = {
+      {0, 5, 3},      {1, 1, 1},    {1, 7, 3},        {2, 5, 17},   {3, 9, 100}, {4, 4, 16},
+      {5, 31, 513},   {6, 66, 64},  {7, 3, 33},       {8, 130, 31}, {13, 67, 5}, {25, 2, 7},
+      {33, 65, 1025}, {97, 70, 47}, {200, 129, 2049}, {3, 0, 8},    {4, 6, 0}};
   for (const auto& [num_t, num_n, k] : shapes) {
     for (int variant = 0; variant < 4; ++variant) {
       const bool with_bias = (variant & 1) != 0, accumulate = (variant & 2) != 0;
@@ -63,8 +64,9 @@ TEST_P(Linear, MatchesRefAtOddSizes) {
       const OwnedWeight w(num_n, k, dtype(), 3);
       std::vector<float> y = random_floats(num_t * num_n, 4), expected = y;
       const std::vector<float> before = y;
-      const LinearOptions options = {.bias_n = with_bias ? std::span<const float>(bias) : std::span<const float>(),
-                                     .accumulate = accumulate};
+      const LinearOptions options = {
+          .bias_n = with_bias ? std::span<const float>(bias) : std::span<const float>(),
+          .accumulate = accumulate};
       const View2<const float> x_tk(x.data(), num_t, k);
       linear_ref(x_tk, w.view, options, {expected.data(), num_t, num_n});
       linear_cpu(team, x_tk, w.view, options, {y.data(), num_t, num_n});
@@ -72,8 +74,9 @@ TEST_P(Linear, MatchesRefAtOddSizes) {
         for (int64_t n = 0; n < num_n; ++n) {
           const size_t i = static_cast<size_t>(t * num_n + n);
           const float scale = magnitudes(x_tk, w.view, t, n) + std::abs(bias[n]) + std::abs(before[i]);
-          ASSERT_NEAR(y[i], expected[i], tolerance(k, scale)) << "T=" << num_t << " N=" << num_n << " K=" << k
-                                                              << " t=" << t << " n=" << n << " variant=" << variant;
+          ASSERT_NEAR(y[i], expected[i], tolerance(k, scale))
+              << "T=" << num_t << " N=" << num_n << " K=" << k << " t=" << t << " n=" << n
+              << " variant=" << variant;
         }
       }
     }
@@ -94,8 +97,8 @@ TEST_P(Linear, ARowsBitsDoNotDependOnItsBatchOrTheTeam) {
         std::fill(y.begin(), y.end(), -1.0f);
         linear_cpu(*team, {x.data(), num_t, k}, w.view, {}, {y.data(), num_t, kN});
         for (int64_t i = 0; i < num_t * kN; ++i)
-          ASSERT_TRUE(same_bits(y[i], expected[i]))
-              << "T=" << num_t << " K=" << k << " t=" << i / kN << " n=" << i % kN << " threads=" << team->num_threads();
+          ASSERT_TRUE(same_bits(y[i], expected[i])) << "T=" << num_t << " K=" << k << " t=" << i / kN
+                                                    << " n=" << i % kN << " threads=" << team->num_threads();
       }
     }
   }
@@ -123,7 +126,8 @@ TEST_P(Linear, StridedViewsAndPartsOfWGiveTheSameBitsAndTouchNothingElse) {
   for (int64_t num_t : {1, 5, 20}) {
     const std::vector<float> x = random_floats(num_t * kXStride, 11), bias = random_floats(kN, 12);
     const OwnedWeight w(kN, kK, dtype(), 13);
-    std::vector<float> dense(static_cast<size_t>(num_t * kN)), strided(static_cast<size_t>(num_t * kYStride), 5.0f);
+    std::vector<float> dense(static_cast<size_t>(num_t * kN)),
+        strided(static_cast<size_t>(num_t * kYStride), 5.0f);
     const View2<const float> x_tk(x.data() + 2, num_t, kK, kXStride);
     linear_cpu(team, x_tk, w.view, {.bias_n = bias}, {dense.data(), num_t, kN});
     const View2<float> y_tn(strided.data(), num_t, kN, kYStride);
@@ -141,7 +145,8 @@ TEST_P(Linear, StridedViewsAndPartsOfWGiveTheSameBitsAndTouchNothingElse) {
 
 TEST_P(Linear, NotANumberAndInfinityStayInTheirRow) {
   constexpr int64_t kN = 6, kK = 35;
-  constexpr float kNan = std::numeric_limits<float>::quiet_NaN(), kInf = std::numeric_limits<float>::infinity();
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN(),
+                  kInf = std::numeric_limits<float>::infinity();
   Team team({.num_threads = 1});
   for (int64_t num_t : {4, 20}) {
     std::vector<float> x(static_cast<size_t>(num_t * kK), 1.0f), y(static_cast<size_t>(num_t * kN));
@@ -205,7 +210,8 @@ TEST(LinearElementType, Bf16WeightsGiveTheBitsOfTheSameValuesInF32) {
       const std::vector<float> x = random_floats(num_t * kK, 18);
       std::vector<float> a(static_cast<size_t>(num_t * kN)), b = a;
       linear_cpu(team, {x.data(), num_t, kK}, half.view, {}, {a.data(), num_t, kN});
-      linear_cpu(team, {x.data(), num_t, kK}, {widened.data(), DType::f32, kN, kK}, {}, {b.data(), num_t, kN});
+      linear_cpu(team, {x.data(), num_t, kK}, {widened.data(), DType::f32, kN, kK}, {},
+                 {b.data(), num_t, kN});
       for (size_t i = 0; i < a.size(); ++i) ASSERT_TRUE(same_bits(a[i], b[i])) << to_string(isa) << " " << i;
     }
   }

@@ -1,4 +1,5 @@
-// swiglu_test.cc: SwiGLU against its reference: over the whole range of exp, at odd sizes, with NaN and infinity.
+// swiglu_test.cc: SwiGLU against its reference: over the whole range of exp, at odd sizes, with NaN and
+// infinity.
 #include "kernels/swiglu.h"
 
 #include <limits>
@@ -40,7 +41,8 @@ TEST_P(Swiglu, IsAccurateToAMillionthOverTheWholeRange) {
 
 TEST_P(Swiglu, ExtremesAreSane) {
   Team team({.num_threads = 1});
-  constexpr float kInf = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
+  constexpr float kInf = std::numeric_limits<float>::infinity(),
+                  kNan = std::numeric_limits<float>::quiet_NaN();
   const std::vector<float> gate_up = {-200, 200, kInf, kNan, 1, 0, /* up: */ 3, 3, 2, 1, kNan, 5};
   std::vector<float> y(6);
   swiglu_cpu(team, {gate_up.data(), 1, 12}, {y.data(), 1, 6});

@@ -50,11 +50,14 @@ struct TestTensor {
 };
 
 inline TestTensor f32_tensor(std::vector<int64_t> shape, const std::vector<float>& values) {
-  return {"F32", std::move(shape), std::string(reinterpret_cast<const char*>(values.data()), values.size() * 4)};
+  return {"F32", std::move(shape),
+          std::string(reinterpret_cast<const char*>(values.data()), values.size() * 4)};
 }
 
-inline TestTensor u16_tensor(std::string dtype, std::vector<int64_t> shape, const std::vector<uint16_t>& bits) {
-  return {std::move(dtype), std::move(shape), std::string(reinterpret_cast<const char*>(bits.data()), bits.size() * 2)};
+inline TestTensor u16_tensor(std::string dtype, std::vector<int64_t> shape,
+                             const std::vector<uint16_t>& bits) {
+  return {std::move(dtype), std::move(shape),
+          std::string(reinterpret_cast<const char*>(bits.data()), bits.size() * 2)};
 }
 
 // Length prefix, header, data.
@@ -71,8 +74,8 @@ inline std::string safetensors_bytes(const TestTensors& tensors) {
   for (const auto& [name, tensor] : tensors) {
     std::string shape;
     for (const int64_t dim : tensor.shape) shape += (shape.empty() ? "" : ",") + std::to_string(dim);
-    header += fmt::format(R"(,"{}":{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", name, tensor.dtype, shape,
-                          data.size(), data.size() + tensor.bytes.size());
+    header += fmt::format(R"(,"{}":{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", name, tensor.dtype,
+                          shape, data.size(), data.size() + tensor.bytes.size());
     data += tensor.bytes;
   }
   return safetensors_bytes(header + "}", data);

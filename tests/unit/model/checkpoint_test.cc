@@ -39,7 +39,8 @@ TEST_F(CheckpointTest, TakesTheOnlyFileWhateverItsName) {
   write_shard("weights.safetensors", {{"a", tensor_}});
   EXPECT_EQ(find_error("a"), "found");
   write_shard("more.safetensors", {{"b", tensor_}});
-  EXPECT_THAT(find_error("a"), HasSubstr("several weight files (more.safetensors, weights.safetensors, ...)"));
+  EXPECT_THAT(find_error("a"),
+              HasSubstr("several weight files (more.safetensors, weights.safetensors, ...)"));
 }
 
 TEST_F(CheckpointTest, OpensOnlyTheShardsThatAreNeeded) {
@@ -55,8 +56,10 @@ TEST_F(CheckpointTest, OpensOnlyTheShardsThatAreNeeded) {
 TEST_F(CheckpointTest, NamesAMissingShardAndATensorMissingFromItsShard) {
   write_shard("s1.safetensors", {{"a", tensor_}});
   write_index(R"({"a":"s3.safetensors","b":"s1.safetensors"})");
-  EXPECT_THAT(find_error("a"), HasSubstr("s3.safetensors: cannot open: No such file or directory (needed for tensor a)"));
-  EXPECT_THAT(find_error("b"), HasSubstr("s1.safetensors: tensor b is not in the file, although the index says so"));
+  EXPECT_THAT(find_error("a"),
+              HasSubstr("s3.safetensors: cannot open: No such file or directory (needed for tensor a)"));
+  EXPECT_THAT(find_error("b"),
+              HasSubstr("s1.safetensors: tensor b is not in the file, although the index says so"));
 }
 
 TEST_F(CheckpointTest, NamesATruncatedShard) {
@@ -73,7 +76,8 @@ TEST_F(CheckpointTest, NamesAWrongShape) {
 }
 
 TEST_F(CheckpointTest, RefusesShardsOutsideTheFolder) {
-  for (const char* bad : {"../s.safetensors", "/etc/passwd", "sub/s.safetensors", "..", "", "a\\\\b", "a\\u0000b"}) {
+  for (const char* bad :
+       {"../s.safetensors", "/etc/passwd", "sub/s.safetensors", "..", "", "a\\\\b", "a\\u0000b"}) {
     write_index(fmt::format(R"({{"a":"{}"}})", bad));
     EXPECT_THAT(find_error("a"), HasSubstr("index.json: weight_map.a: ")) << bad;
     EXPECT_THAT(find_error("a"), HasSubstr("plain file name")) << bad;

@@ -14,7 +14,8 @@ const std::filesystem::path kData = std::filesystem::path(GUILDHALL_SOURCE_DIR) 
 
 std::vector<std::string> golden_cases() {
   std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(kData)) names.push_back(entry.path().filename());
+  for (const auto& entry : std::filesystem::directory_iterator(kData))
+    names.push_back(entry.path().filename());
   std::sort(names.begin(), names.end());
   return names;
 }
@@ -71,7 +72,8 @@ TEST_P(GoldenWeights, DenseWeightsAreThoseOfTheFiles) {
   const LayerWeights& layer = weights->layers[last];
   const std::string at = fmt::format("model.layers.{}.", last);
   EXPECT_THAT(layer.post_attention_norm,
-              ::testing::ElementsAreArray(stored(*checkpoint_, at + "post_attention_layernorm.weight", {spec_.hidden})));
+              ::testing::ElementsAreArray(
+                  stored(*checkpoint_, at + "post_attention_layernorm.weight", {spec_.hidden})));
   if (const auto* moe = std::get_if<MoeWeights>(&layer.mlp)) {
     expect_rows(moe->gate_eh, 0, spec_.moe.num_experts,
                 stored(*checkpoint_, at + "mlp.gate.weight", {spec_.moe.num_experts, spec_.hidden}));
@@ -98,7 +100,8 @@ TEST_P(GoldenWeights, LatentAttentionIsAbsorbed) {
     const int64_t heads = mla_spec->num_heads, rank = mla_spec->kv_lora_rank;
     const int64_t nope = mla_spec->qk_nope_head_dim, value = mla_spec->v_head_dim;
     const std::vector<float> kv_b =
-        stored(*checkpoint_, fmt::format("model.layers.{}.self_attn.kv_b_proj.weight", layer), {heads * (nope + value), rank});
+        stored(*checkpoint_, fmt::format("model.layers.{}.self_attn.kv_b_proj.weight", layer),
+               {heads * (nope + value), rank});
     ASSERT_EQ(mla.k_up_hrn.rows, heads * rank);
     ASSERT_EQ(mla.v_up_hdr.rows, heads * value);
     for (int64_t head = 0; head < heads; ++head) {

@@ -144,10 +144,12 @@ TEST(Spec, YarnWithoutMscaleTakesItsAttentionFactorFromTheFactor) {
 
 TEST(Spec, ReadsLlama3AndLinearRope) {
   const ModelSpec llama3 = parse(changed(kQwen3, R"({"rope_scaling": {"rope_type": "llama3", "factor": 8,
-      "low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 8192}})")).value();
+      "low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 8192}})"))
+                               .value();
   EXPECT_EQ(llama3.rope.scaling, RopeScaling::llama3);
   EXPECT_EQ(llama3.rope.high_freq_factor, 4);
-  const ModelSpec linear = parse(changed(kQwen3, R"({"rope_scaling": {"type": "linear", "factor": 2}})")).value();
+  const ModelSpec linear =
+      parse(changed(kQwen3, R"({"rope_scaling": {"type": "linear", "factor": 2}})")).value();
   EXPECT_EQ(linear.rope.scaling, RopeScaling::linear);
   EXPECT_EQ(linear.rope.factor, 2);
 }
@@ -156,7 +158,8 @@ TEST(Spec, DerivesWhatIsMissingOrNull) {
   const ModelSpec spec = parse(changed(kQwen3, R"({"head_dim": null, "num_key_value_heads": null,
       "rms_norm_eps": "<absent>", "torch_dtype": "<absent>", "tie_word_embeddings": null, "mlp_only_layers": null,
       "bos_token_id": null, "eos_token_id": null, "rope_theta": "<absent>", "quantization_config": null,
-      "intermediate_size": "<absent>"})")).value();
+      "intermediate_size": "<absent>"})"))
+                             .value();
   EXPECT_EQ(std::get<GqaSpec>(spec.attention).head_dim, 64);
   EXPECT_EQ(std::get<GqaSpec>(spec.attention).num_kv_heads, 32);
   EXPECT_EQ(spec.rope.theta, 10000);
@@ -167,34 +170,45 @@ TEST(Spec, DerivesWhatIsMissingOrNull) {
 
 TEST(Spec, SaysWhichLayersHaveExperts) {
   const ModelSpec stepped = parse(changed(kQwen3, R"({"num_hidden_layers": 6, "decoder_sparse_step": 2,
-      "mlp_only_layers": [3, 77]})")).value();
+      "mlp_only_layers": [3, 77]})"))
+                                .value();
   EXPECT_THAT(stepped.is_moe_layer, ElementsAre(false, true, false, false, false, true));
   const ModelSpec frequent = parse(changed(kDeepSeekV3, R"({"num_hidden_layers": 6, "moe_layer_freq": 2,
-      "first_k_dense_replace": 1})")).value();
+      "first_k_dense_replace": 1})"))
+                                 .value();
   EXPECT_THAT(frequent.is_moe_layer, ElementsAre(false, false, true, false, true, false));
-  const ModelSpec dense = parse(changed(kQwen3, R"({"num_hidden_layers": 2, "mlp_only_layers": [0, 1]})")).value();
+  const ModelSpec dense =
+      parse(changed(kQwen3, R"({"num_hidden_layers": 2, "mlp_only_layers": [0, 1]})")).value();
   EXPECT_THAT(dense.is_moe_layer, ElementsAre(false, false));
 }
 
 TEST(Spec, TakesOneExpertAndNoSharedExpertAndNoQueryLora) {
   EXPECT_EQ(parse(changed(kQwen3, R"({"num_experts": "<absent>", "num_local_experts": 1,
-      "num_experts_per_tok": 1})")).value().moe.num_experts, 1);
+      "num_experts_per_tok": 1})"))
+                .value()
+                .moe.num_experts,
+            1);
   for (const char* none : {R"({"n_shared_experts": null})", R"({"n_shared_experts": 0})"})
     EXPECT_EQ(parse(changed(kDeepSeekV3, none)).value().moe.shared_width, 0);
-  EXPECT_EQ(parse(changed(kDeepSeekV3, R"({"n_shared_experts": "<absent>"})")).value().moe.shared_width, 2048);
-  EXPECT_EQ(std::get<MlaSpec>(parse(changed(kDeepSeekV3, R"({"q_lora_rank": null})")).value().attention).q_lora_rank, 0);
+  EXPECT_EQ(parse(changed(kDeepSeekV3, R"({"n_shared_experts": "<absent>"})")).value().moe.shared_width,
+            2048);
+  EXPECT_EQ(std::get<MlaSpec>(parse(changed(kDeepSeekV3, R"({"q_lora_rank": null})")).value().attention)
+                .q_lora_rank,
+            0);
   EXPECT_EQ(parse(changed(kDeepSeekV3, R"({"n_group": 1, "topk_group": 1})")).value().moe.gate.group_score,
             GroupScore::none);
 }
 
 TEST(Spec, DropsStopIdsOutsideTheVocabulary) {
-  const ModelSpec spec = parse(changed(kQwen3, R"({"eos_token_id": [5, 151936, -1, 5], "bos_token_id": 151936})")).value();
+  const ModelSpec spec =
+      parse(changed(kQwen3, R"({"eos_token_id": [5, 151936, -1, 5], "bos_token_id": 151936})")).value();
   EXPECT_THAT(spec.eos_token_ids, ElementsAre(5));
   EXPECT_EQ(spec.bos_token_id, -1);
 }
 
 TEST(Spec, TakesEitherNameOfTheDtype) {
-  EXPECT_EQ(parse(changed(kQwen3, R"({"torch_dtype": "<absent>", "dtype": "float32"})")).value().weight_dtype, DType::f32);
+  EXPECT_EQ(parse(changed(kQwen3, R"({"torch_dtype": "<absent>", "dtype": "float32"})")).value().weight_dtype,
+            DType::f32);
   EXPECT_EQ(parse(changed(kQwen3, R"({"torch_dtype": "float16"})")).value().weight_dtype, DType::f32);
 }
 
@@ -222,15 +236,18 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{kQwen3, R"({"hidden_act": "gelu"})", "hidden_act: 'gelu' is not supported (known: silu)"},
         BadConfig{kDeepSeekV3, R"({"rope_scaling": {"type": "foo", "factor": 2}})",
                   "rope_scaling.type: 'foo' is not supported (known: default, yarn, linear, llama3)"},
-        BadConfig{kQwen3, R"({"rope_parameters": {"rope_type": "longrope"}})", "rope_parameters.rope_type: 'longrope'"},
+        BadConfig{kQwen3, R"({"rope_parameters": {"rope_type": "longrope"}})",
+                  "rope_parameters.rope_type: 'longrope'"},
         BadConfig{kQwen3, R"({"rope_parameters": {"full_attention": {"rope_type": "default"}}})",
                   "rope_parameters.full_attention: rope parameters per layer type"},
         BadConfig{kQwen3, R"({"rope_scaling": {"type": "linear"}})", "rope_scaling.factor: is missing"},
         BadConfig{kQwen3, R"({"rope_scaling": {"type": "yarn", "factor": 0}})", "rope_scaling.factor: 0"},
-        BadConfig{kQwen3, R"({"rope_scaling": {"type": "yarn", "factor": 2, "beta_fast": 1, "beta_slow": 3}})",
+        BadConfig{kQwen3,
+                  R"({"rope_scaling": {"type": "yarn", "factor": 2, "beta_fast": 1, "beta_slow": 3}})",
                   "rope_scaling.beta_fast: 1 is smaller"},
         BadConfig{kQwen3, R"({"rope_scaling": {"type": "llama3", "factor": 2, "low_freq_factor": 4,
-                              "high_freq_factor": 4}})", "high_freq_factor: 4 must exceed"},
+                              "high_freq_factor": 4}})",
+                  "high_freq_factor: 4 must exceed"},
         BadConfig{kQwen3, R"({"rope_scaling": [1]})", "rope_scaling: [1] is not an object"},
         BadConfig{kQwen3, R"({"rope_theta": 1})", "rope_theta: 1 is not a number from"},
         BadConfig{kQwen3, R"({"partial_rotary_factor": 0.5})", "partial_rotary_factor: 0.5"},
@@ -246,11 +263,13 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{kQwen3, R"({"num_attention_heads": 0})", "num_attention_heads: 0 is not an integer from 1"},
         BadConfig{kQwen3, R"({"num_experts": 0})", "num_experts: 0 is not an integer from 1"},
         BadConfig{kQwen3, R"({"num_experts": "<absent>"})", "num_experts: is missing"},
-        BadConfig{kQwen3, R"({"num_experts_per_tok": 129})", "num_experts_per_tok: 129 exceeds num_experts 128"},
+        BadConfig{kQwen3, R"({"num_experts_per_tok": 129})",
+                  "num_experts_per_tok: 129 exceeds num_experts 128"},
         BadConfig{kQwen3, R"({"num_experts_per_tok": 0})", "num_experts_per_tok: 0"},
         BadConfig{kQwen3, R"({"decoder_sparse_step": 0})", "decoder_sparse_step: 0"},
         BadConfig{kQwen3, R"({"mlp_only_layers": ["a"]})", "mlp_only_layers: [\"a\"]"},
-        BadConfig{kQwen3, R"({"mlp_only_layers": [0], "intermediate_size": "<absent>"})", "intermediate_size: is missing"},
+        BadConfig{kQwen3, R"({"mlp_only_layers": [0], "intermediate_size": "<absent>"})",
+                  "intermediate_size: is missing"},
         BadConfig{kQwen3, R"({"hidden_size": 9223372036854775807})", "hidden_size: 9223372036854775807"},
         BadConfig{kQwen3, R"({"hidden_size": 18446744073709551615})", "hidden_size: 18446744073709551615"},
         BadConfig{kQwen3, R"({"hidden_size": -2048})", "hidden_size: -2048"},
@@ -258,14 +277,18 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{kQwen3, R"({"hidden_size": "2048"})", "hidden_size: \"2048\" is not an integer"},
         BadConfig{kQwen3, R"({"vocab_size": 1000000000})", "vocab_size: 1000000000"},
         BadConfig{kQwen3, R"({"num_hidden_layers": 100000})", "num_hidden_layers: 100000"},
-        BadConfig{kQwen3, R"({"tie_word_embeddings": "no"})", "tie_word_embeddings: \"no\" is not true or false"},
+        BadConfig{kQwen3, R"({"tie_word_embeddings": "no"})",
+                  "tie_word_embeddings: \"no\" is not true or false"},
         BadConfig{kQwen3, R"({"eos_token_id": "</s>"})", "eos_token_id: \"</s>\""},
-        BadConfig{kDeepSeekV3, R"({"scoring_func": "softplus"})", "scoring_func: 'softplus' is not supported (known: sigmoid)"},
-        BadConfig{kDeepSeekV3, R"({"topk_method": "greedy"})", "topk_method: 'greedy' is not supported (known: noaux_tc)"},
+        BadConfig{kDeepSeekV3, R"({"scoring_func": "softplus"})",
+                  "scoring_func: 'softplus' is not supported (known: sigmoid)"},
+        BadConfig{kDeepSeekV3, R"({"topk_method": "greedy"})",
+                  "topk_method: 'greedy' is not supported (known: noaux_tc)"},
         BadConfig{kDeepSeekV3, R"({"n_group": 7})", "n_group: 7 does not divide n_routed_experts 256"},
         BadConfig{kDeepSeekV3, R"({"n_group": 256})", "n_group: 256 leaves one expert per group"},
         BadConfig{kDeepSeekV3, R"({"topk_group": 9})", "topk_group: 9 exceeds n_group 8"},
-        BadConfig{kDeepSeekV3, R"({"n_group": 128, "topk_group": 2})", "num_experts_per_tok: 8 exceeds the 4 experts of 2 groups"},
+        BadConfig{kDeepSeekV3, R"({"n_group": 128, "topk_group": 2})",
+                  "num_experts_per_tok: 8 exceeds the 4 experts of 2 groups"},
         BadConfig{kDeepSeekV3, R"({"qk_rope_head_dim": 63})", "qk_rope_head_dim: 63 is odd"},
         BadConfig{kDeepSeekV3, R"({"kv_lora_rank": null})", "kv_lora_rank: is missing"},
         BadConfig{kDeepSeekV3, R"({"n_routed_experts": 0})", "n_routed_experts: 0"},
@@ -275,7 +298,8 @@ TEST(Spec, RefusesWhatIsNotJson) {
   EXPECT_THAT(parse("{\"model_type\": ").error().message, HasSubstr("m/config.json: not valid JSON"));
   EXPECT_THAT(parse("[]").error().message, HasSubstr("m/config.json: the top level must be a JSON object"));
   EXPECT_TRUE(parse(std::string(100000, '[')).has_error());
-  EXPECT_THAT(parse(std::string(kQwen3), "{").error().message, HasSubstr("m/generation_config.json: not valid JSON"));
+  EXPECT_THAT(parse(std::string(kQwen3), "{").error().message,
+              HasSubstr("m/generation_config.json: not valid JSON"));
 }
 
 TEST(Spec, NamesTheFileThatIsNotThere) {

@@ -109,7 +109,8 @@ TEST_F(WeightsTest, KeepsEachMatrixInItsDtypeAndWidensTheRest) {
 TEST_F(WeightsTest, AlignsEveryMatrixToACacheLine) {
   const auto weights = load_dense().value();
   const GqaWeights& gqa = std::get<GqaWeights>(weights->layers[0].attention);
-  for (const void* data : {weights->embed_vh.data, weights->lm_head_vh.data, gqa.q.data, gqa.k.data, gqa.o.data})
+  for (const void* data :
+       {weights->embed_vh.data, weights->lm_head_vh.data, gqa.q.data, gqa.k.data, gqa.o.data})
     EXPECT_EQ(reinterpret_cast<uintptr_t>(data) % 64, 0u);
 }
 
@@ -140,20 +141,24 @@ TEST_F(WeightsTest, TiedEmbeddingsServeAsTheOutputLayer) {
 
 TEST_F(WeightsTest, NamesTheMissingOutputLayer) {
   tensors_.erase("lm_head.weight");
-  EXPECT_THAT(load_dense().error().message, HasSubstr("tensor lm_head.weight is not in the file; config.json's "
-                                                      "tie_word_embeddings is not true"));
+  EXPECT_THAT(load_dense().error().message,
+              HasSubstr("tensor lm_head.weight is not in the file; config.json's "
+                        "tie_word_embeddings is not true"));
 }
 
 TEST_F(WeightsTest, NamesAMissingTensorAWrongShapeAndAWrongDtype) {
   const TestTensor good = tensors_["model.layers.0.self_attn.k_proj.weight"];
   TestTensor& tensor = tensors_["model.layers.0.self_attn.k_proj.weight"];
   tensor = counting({4, 2});
-  EXPECT_THAT(load_dense().error().message,
-              HasSubstr("tensor model.layers.0.self_attn.k_proj.weight has shape [4,2], but config.json asks for [2,4]"));
+  EXPECT_THAT(
+      load_dense().error().message,
+      HasSubstr(
+          "tensor model.layers.0.self_attn.k_proj.weight has shape [4,2], but config.json asks for [2,4]"));
   tensor = u16_tensor("I16", {2, 4}, std::vector<uint16_t>(8));
   EXPECT_THAT(load_dense().error().message, HasSubstr("has dtype I16, but weights must be BF16, F16 or F32"));
   tensors_.erase("model.layers.0.self_attn.k_proj.weight");
-  EXPECT_THAT(load_dense().error().message, HasSubstr("tensor model.layers.0.self_attn.k_proj.weight is not in"));
+  EXPECT_THAT(load_dense().error().message,
+              HasSubstr("tensor model.layers.0.self_attn.k_proj.weight is not in"));
 }
 
 TEST_F(WeightsTest, HalfPrecisionBecomesFloat) {
@@ -190,7 +195,8 @@ TEST_F(WeightsTest, AFusedMatrixOfMixedDtypesIsFloat) {
 }
 
 TEST_F(WeightsTest, LoadsOnlyTheExpertsAskedFor) {
-  for (const char* name : {"gate_proj.weight", "up_proj.weight", "down_proj.weight"}) tensors_.erase(kExpert0 + name);
+  for (const char* name : {"gate_proj.weight", "up_proj.weight", "down_proj.weight"})
+    tensors_.erase(kExpert0 + name);
   const auto store = load_experts({{1}}).value();
   EXPECT_EQ(store->num_experts(), 1);
   EXPECT_EQ(store->bytes(), expert_bytes(spec_));
@@ -203,14 +209,16 @@ TEST_F(WeightsTest, LoadsOnlyTheExpertsAskedFor) {
   EXPECT_EQ(expert->gate_fh.dtype, DType::bf16);
   EXPECT_EQ(expert->down_hf.rows, 4);
   EXPECT_EQ(at(expert->down_hf, 3, 2), 11.5f);
-  EXPECT_THAT(load_experts({{0}}).error().message, HasSubstr("experts.0.gate_proj.weight is not in the file"));
+  EXPECT_THAT(load_experts({{0}}).error().message,
+              HasSubstr("experts.0.gate_proj.weight is not in the file"));
 }
 
 TEST_F(WeightsTest, AnExpertOfMixedDtypesIsFloat) {
   tensors_[kExpert1 + "up_proj.weight"] = counting({3, 4});
   const auto store = load_experts({{0, 1}}).value();
   EXPECT_EQ(store->find(0, 0)->gate_fh.dtype, DType::bf16);
-  for (const WeightView& w : {store->find(0, 1)->gate_fh, store->find(0, 1)->up_fh, store->find(0, 1)->down_hf})
+  for (const WeightView& w :
+       {store->find(0, 1)->gate_fh, store->find(0, 1)->up_fh, store->find(0, 1)->down_hf})
     EXPECT_EQ(w.dtype, DType::f32);
   EXPECT_EQ(at(store->find(0, 1)->gate_fh, 2, 3), 11.5f);
 }

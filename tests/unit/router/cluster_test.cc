@@ -26,9 +26,15 @@ class ClusterTest : public ControlTest {
 
   void start(std::chrono::nanoseconds startup_timeout = kGuard) {
     ModelSpec spec = tiny_gqa_spec();
-    ClusterOptions options{.router_name = "r0", .exchange_kind = "loopback", .exchange_address = "router-address",
-                           .model_type = "tiny", .model_fingerprint = 4711, .codec = Codec::bf16, .isa = "avx2",
-                           .heartbeat = std::chrono::seconds(10), .startup_timeout = startup_timeout};
+    ClusterOptions options{.router_name = "r0",
+                           .exchange_kind = "loopback",
+                           .exchange_address = "router-address",
+                           .model_type = "tiny",
+                           .model_fingerprint = 4711,
+                           .codec = Codec::bf16,
+                           .isa = "avx2",
+                           .heartbeat = std::chrono::seconds(10),
+                           .startup_timeout = startup_timeout};
     ClusterEvents events;
     events.on_ready = [this](int32_t worker, const std::string& address, uint64_t generation) {
       ready_.push({worker, address, generation});
@@ -141,7 +147,8 @@ TEST_F(ClusterTest, ARefusedHelloFailsTheStartNamingTheWorker) {
   listen();
   start();
   const Received hello = next_hello();
-  EXPECT_TRUE(hello.link->send(make_error({Code::invalid_argument, "another checkpoint"}, hello.message.id())));
+  EXPECT_TRUE(
+      hello.link->send(make_error({Code::invalid_argument, "another checkpoint"}, hello.message.id())));
   const Status why = startup_failed_.pop();
   EXPECT_EQ(why.code, Code::invalid_argument);
   EXPECT_THAT(why.message, AllOf(HasSubstr("worker=w0"), HasSubstr("another checkpoint")));
@@ -178,7 +185,8 @@ TEST_F(ClusterTest, AWorkerThatIsNotThereFailsTheStartAfterItsTime) {
   start(std::chrono::milliseconds(100));
   const Status why = startup_failed_.pop();
   EXPECT_EQ(why.code, Code::deadline_exceeded);
-  EXPECT_THAT(why.message, AllOf(HasSubstr("worker=w0"), HasSubstr(address_), HasSubstr("not reached within 100 ms")));
+  EXPECT_THAT(why.message,
+              AllOf(HasSubstr("worker=w0"), HasSubstr(address_), HasSubstr("not reached within 100 ms")));
 }
 
 TEST_F(ClusterTest, ALostLinkIsDialedAgainWithANewGeneration) {

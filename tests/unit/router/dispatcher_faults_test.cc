@@ -1,5 +1,5 @@
-// dispatcher_faults_test.cc: packet histories: answers that are duplicate, stale, late, lost, short or corrupt, and
-// workers that fail, fall silent or die.
+// dispatcher_faults_test.cc: packet histories: answers that are duplicate, stale, late, lost, short or
+// corrupt, and workers that fail, fall silent or die.
 #include "tests/unit/router/dispatcher_fixture.h"
 
 namespace guildhall {
@@ -84,14 +84,18 @@ TEST_F(DispatcherFaults, AnAnswerNobodyAskedForIsIgnored) {
 TEST_F(DispatcherFaults, AnAnswerOfTooFewRowsDropsThatLinkOnly) {
   make({});
   choose({{0, 1}, {2, 3}});
-  worker(1).serve = [this](const DispatchView& d) { worker(1).answer(d, ScriptedWorker::fields_of(d.header), -1); };
+  worker(1).serve = [this](const DispatchView& d) {
+    worker(1).answer(d, ScriptedWorker::fields_of(d.header), -1);
+  };
   expect_only_w1_lost(step(), Code::data_loss, "answered 1 rows of 4 for 2 of 4");
 }
 
 TEST_F(DispatcherFaults, AnAnswerOfTooManyRowsDropsThatLinkOnly) {
   make({});
   choose({{0, 1}, {2, 3}});
-  worker(1).serve = [this](const DispatchView& d) { worker(1).answer(d, ScriptedWorker::fields_of(d.header), 1); };
+  worker(1).serve = [this](const DispatchView& d) {
+    worker(1).answer(d, ScriptedWorker::fields_of(d.header), 1);
+  };
   expect_only_w1_lost(step(), Code::data_loss, "answered 3 rows of 4 for 2 of 4");
 }
 
@@ -158,7 +162,9 @@ TEST_F(DispatcherFaults, ACorruptFrameBetweenStepsIsAlsoALoss) {
 TEST_F(DispatcherFaults, AFailureFrameBecomesAnErrorNamingTheWorker) {
   make({});
   choose({{0, 1}});
-  worker(1).serve = [this](const DispatchView& d) { worker(1).fail(d, {Code::not_found, "expert 1 is not held"}); };
+  worker(1).serve = [this](const DispatchView& d) {
+    worker(1).fail(d, {Code::not_found, "expert 1 is not held"});
+  };
   const Result<void> done = step();
   ASSERT_TRUE(done.has_error());
   EXPECT_EQ(done.error().code, Code::not_found);
@@ -172,7 +178,9 @@ TEST_F(DispatcherFaults, ARefusalForADeadlineIsNotOurDeadline) {
   make({});
   choose({{0, 1}});
   worker(0).serve = [](const DispatchView&) {};  // still at it when w1's refusal comes
-  worker(1).serve = [this](const DispatchView& d) { worker(1).fail(d, {Code::deadline_exceeded, "too slow"}); };
+  worker(1).serve = [this](const DispatchView& d) {
+    worker(1).fail(d, {Code::deadline_exceeded, "too slow"});
+  };
   const Result<void> done = step();
   ASSERT_TRUE(done.has_error());
   EXPECT_EQ(done.error().message, "worker=w1: too slow");
@@ -219,8 +227,8 @@ TEST_F(DispatcherFaults, EachLateWorkerIsNamed) {
   EXPECT_THAT(lost[1].second.message, StartsWith("worker=w2: no answer"));
 }
 
-// A worker that was late, with its late frame on the link that was given up before or after it is attached again, or
-// on its new link.
+// A worker that was late, with its late frame on the link that was given up before or after it is attached
+// again, or on its new link.
 struct Lateness {
   int num_steps_before;  // 0: the frame is the first that its link ever carried
   enum { before_reattach, after_reattach, on_new_link } comes;
@@ -253,10 +261,11 @@ TEST_P(DispatcherLate, FramesHaveNoEffectOnTheNextDispatches) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Orders, DispatcherLate,
-                         ::testing::Values(Lateness{0, Lateness::before_reattach}, Lateness{2, Lateness::before_reattach},
-                                           Lateness{0, Lateness::after_reattach}, Lateness{2, Lateness::after_reattach},
-                                           Lateness{0, Lateness::on_new_link}, Lateness{2, Lateness::on_new_link}));
+INSTANTIATE_TEST_SUITE_P(
+    Orders, DispatcherLate,
+    ::testing::Values(Lateness{0, Lateness::before_reattach}, Lateness{2, Lateness::before_reattach},
+                      Lateness{0, Lateness::after_reattach}, Lateness{2, Lateness::after_reattach},
+                      Lateness{0, Lateness::on_new_link}, Lateness{2, Lateness::on_new_link}));
 
 // ---- death
 
@@ -274,6 +283,22 @@ TEST_F(DispatcherFaults, AWorkerLostWhileItIsAwaitedEndsTheStep) {
 
   workers_[1] = std::make_unique<ScriptedWorker>(fabric_, "w1", router_end_->local_address());
   attach(1);
+  expect_a_good_step();
+}
+
+TEST_F(DispatcherFaults, AWorkerDetachedWhileItIsAwaitedEndsTheStep) {
+  make({});
+  choose({{0, 1}, {2, 3}});
+  worker(1).serve = [](const DispatchView&) {};
+  while_waiting_ = [this] { dispatcher_->detach(1); };
+  const Result<void> done = step();
+  while_waiting_ = nullptr;
+  ASSERT_TRUE(done.has_error());
+  EXPECT_EQ(done.error().code, Code::peer_lost);
+  EXPECT_THAT(done.error().message, StartsWith("worker=w1: "));
+  EXPECT_THAT(dispatcher_->take_lost(), IsEmpty());  // who detached it knows
+  worker(1).serve = [this](const DispatchView& d) { worker(1).answer(d); };
+  reattach(1);
   expect_a_good_step();
 }
 

@@ -1,5 +1,5 @@
-// dispatcher_fixture.h: a dispatcher whose workers are scripts: raw loopback ends that record what they get and
-// answer, or not, as the test says. All on one thread: scripts run while the dispatcher waits.
+// dispatcher_fixture.h: a dispatcher whose workers are scripts: raw loopback ends that record what they get
+// and answer, or not, as the test says. All on one thread: scripts run while the dispatcher waits.
 #pragma once
 
 #include <gmock/gmock.h>
@@ -24,8 +24,10 @@ inline float element(Codec codec, const std::byte* row, size_t i) {
   return to_float(reinterpret_cast<const bf16*>(row)[i]);
 }
 inline void set_element(Codec codec, std::byte* row, size_t i, float value) {
-  if (codec == Codec::f32) reinterpret_cast<float*>(row)[i] = value;
-  else reinterpret_cast<bf16*>(row)[i] = to_bf16(value);
+  if (codec == Codec::f32)
+    reinterpret_cast<float*>(row)[i] = value;
+  else
+    reinterpret_cast<bf16*>(row)[i] = to_bf16(value);
 }
 
 class ScriptedWorker final : public ExchangeHandler {
@@ -45,7 +47,9 @@ class ScriptedWorker final : public ExchangeHandler {
   std::function<void(const DispatchView&)> serve = [this](const DispatchView& d) { answer(d); };
 
   static FrameFields fields_of(const FrameHeader& h) {
-    return {.generation = h.generation, .step_id = h.step_id, .placement_version = h.placement_version,
+    return {.generation = h.generation,
+            .step_id = h.step_id,
+            .placement_version = h.placement_version,
             .layer = h.layer};
   }
   void answer(const DispatchView& d) { answer(d, fields_of(d.header)); }
@@ -58,10 +62,12 @@ class ScriptedWorker final : public ExchangeHandler {
     send(bytes);
   }
 
-  std::vector<std::byte> combine_frame(const DispatchView& d, const FrameFields& fields, int extra_rows = 0) const {
+  std::vector<std::byte> combine_frame(const DispatchView& d, const FrameFields& fields,
+                                       int extra_rows = 0) const {
     const auto codec = static_cast<Codec>(d.header.codec);
     const FrameShape shape{.num_rows = static_cast<uint32_t>(static_cast<int>(d.pairs.size()) + extra_rows),
-                           .hidden = d.header.hidden, .codec = codec};
+                           .hidden = d.header.hidden,
+                           .codec = codec};
     std::vector<std::byte> bytes(frame_layout(shape).total_bytes);
     const FrameSections out = begin_combine(fields, shape, bytes);
     for (size_t p = 0; p < std::min<size_t>(shape.num_rows, d.pairs.size()); ++p)
@@ -119,11 +125,18 @@ class DispatcherTest : public ::testing::Test {
   }
 
   void make_dispatcher(Exchange& exchange) {
-    dispatcher_ = std::make_unique<Dispatcher>(
-        DispatcherOptions{.codec = setup_.codec, .hidden = setup_.hidden, .top_k = setup_.top_k,
-                          .max_tokens = setup_.max_tokens, .deadline = setup_.deadline,
-                          .pump_local_workers = [this] { return pump(); }},
-        exchange);
+    dispatcher_ =
+        std::make_unique<Dispatcher>(DispatcherOptions{.codec = setup_.codec,
+                                                       .hidden = setup_.hidden,
+                                                       .top_k = setup_.top_k,
+                                                       .max_tokens = setup_.max_tokens,
+                                                       .deadline = setup_.deadline,
+                                                       .pump_local_workers = [this] { return pump(); },
+                                                       .while_waiting =
+                                                           [this] {
+                                                             if (while_waiting_) while_waiting_();
+                                                           }},
+                                     exchange);
     Placement placement{.version = 3, .num_workers = setup_.num_workers};
     placement.worker_le.resize(2);
     for (int64_t e = 0; e < setup_.num_experts; ++e)
@@ -157,7 +170,8 @@ class DispatcherTest : public ::testing::Test {
     for (size_t t = 0; t < expert_tk.size(); ++t) {
       expert_tk_.insert(expert_tk_.end(), expert_tk[t].begin(), expert_tk[t].end());
       for (size_t k = 0; k < expert_tk[t].size(); ++k) weight_tk_.push_back(0.5f / static_cast<float>(k + 1));
-      for (int64_t h = 0; h < setup_.hidden; ++h) x_th_.push_back(static_cast<float>(t + 1) + static_cast<float>(h));
+      for (int64_t h = 0; h < setup_.hidden; ++h)
+        x_th_.push_back(static_cast<float>(t + 1) + static_cast<float>(h));
     }
   }
   // Random choices and rows whose sums depend on the order of their terms.
@@ -203,7 +217,8 @@ class DispatcherTest : public ::testing::Test {
     }
     std::vector<float> y(x_th_.size(), 1.0f);
     combine_ref({rows_ph.data(), static_cast<int64_t>(expert_tk_.size()), setup_.hidden},
-                {index_tk.data(), num_tokens_, setup_.top_k}, weights(), {y.data(), num_tokens_, setup_.hidden});
+                {index_tk.data(), num_tokens_, setup_.top_k}, weights(),
+                {y.data(), num_tokens_, setup_.hidden});
     return y;
   }
   void expect_a_good_step() {
@@ -220,6 +235,7 @@ class DispatcherTest : public ::testing::Test {
   std::vector<std::unique_ptr<ScriptedWorker>> workers_;
   std::vector<PeerId> peers_;  // the workers', at the router's end
   std::unique_ptr<Dispatcher> dispatcher_;
+  std::function<void()> while_waiting_;
   int64_t num_tokens_ = 0;
   std::vector<int32_t> expert_tk_;
   std::vector<float> x_th_, weight_tk_, y_th_;

@@ -87,7 +87,11 @@ struct Arrangement {
 class DispatcherSums : public DispatcherTest, public ::testing::WithParamInterface<Arrangement> {};
 
 TEST_P(DispatcherSums, InGateOrderWhereverTheExpertsLive) {
-  make({.num_workers = GetParam().num_workers, .num_experts = 11, .top_k = 5, .hidden = 7, .max_tokens = 64,
+  make({.num_workers = GetParam().num_workers,
+        .num_experts = 11,
+        .top_k = 5,
+        .hidden = 7,
+        .max_tokens = 64,
         .codec = GetParam().codec});
   for (const int64_t num_tokens : {1, 3, 64}) {
     choose_randomly(num_tokens, static_cast<uint64_t>(num_tokens));

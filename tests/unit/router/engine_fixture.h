@@ -9,23 +9,27 @@
 
 namespace guildhall {
 
-// A request whose sink holds the engine thread when its second token comes, until it is released: what the test does
-// meanwhile happens at the next step boundary, at once. (At the second token its own admission is counted.)
+// A request whose sink holds the engine thread when its second token comes, until it is released: what the
+// test does meanwhile happens at the next step boundary, at once. (At the second token its own admission is
+// counted.)
 class HoldingRequest {
  public:
   HoldingRequest(Engine& engine, EngineRequest request) {
-    id = engine.submit(std::move(request), [state = state_](EngineEvent&& event) {
-      Completion& c = state->completion;
-      c.tokens.insert(c.tokens.end(), event.tokens.begin(), event.tokens.end());
-      if (c.tokens.size() == 2 && !event.tokens.empty()) {
-        state->reached.set_value();
-        state->released.get_future().wait();
-      }
-      if (!event.finish) return;
-      c.finish = *event.finish;
-      c.error = event.error;
-      state->done.set_value(std::move(c));
-    }).value();
+    id = engine
+             .submit(std::move(request),
+                     [state = state_](EngineEvent&& event) {
+                       Completion& c = state->completion;
+                       c.tokens.insert(c.tokens.end(), event.tokens.begin(), event.tokens.end());
+                       if (c.tokens.size() == 2 && !event.tokens.empty()) {
+                         state->reached.set_value();
+                         state->released.get_future().wait();
+                       }
+                       if (!event.finish) return;
+                       c.finish = *event.finish;
+                       c.error = event.error;
+                       state->done.set_value(std::move(c));
+                     })
+             .value();
     state_->reached.get_future().wait();
   }
   ~HoldingRequest() { release(); }
@@ -52,7 +56,9 @@ class HoldingRequest {
 
 class EngineTest : public ::testing::Test {
  protected:
-  void start(const LocalEngineOptions& options = {}) { local_ = std::make_unique<LocalEngine>(golden_.path, options); }
+  void start(const LocalEngineOptions& options = {}) {
+    local_ = std::make_unique<LocalEngine>(golden_.path, options);
+  }
   Engine& engine() { return local_->engine(); }
 
   static EngineRequest request(int64_t prompt_len, int32_t max_tokens) {
@@ -72,7 +78,8 @@ class EngineTest : public ::testing::Test {
     EXPECT_EQ(engine().counters().kv_pages_used, 0);
   }
 
-  static void expect_refused(const Result<std::future<Completion>>& submitted, Code code, const std::string& what) {
+  static void expect_refused(const Result<std::future<Completion>>& submitted, Code code,
+                             const std::string& what) {
     ASSERT_TRUE(submitted.has_error());
     EXPECT_EQ(submitted.error().code, code);
     EXPECT_THAT(submitted.error().message, ::testing::HasSubstr(what));

@@ -10,9 +10,10 @@ using ::testing::StartsWith;
 
 class EngineRecovery : public EngineTest {
  protected:
-  // Runs a crowd, with `fault` struck as the first of them reports its fifth token, and `repair` after the engine
-  // has noticed.
-  std::vector<std::vector<int32_t>> run_crowd(const std::function<void()>& fault, const std::function<void()>& repair) {
+  // Runs a crowd, with `fault` struck as the first of them reports its fifth token, and `repair` after the
+  // engine has noticed.
+  std::vector<std::vector<int32_t>> run_crowd(const std::function<void()>& fault,
+                                              const std::function<void()>& repair) {
     std::atomic<bool> struck{fault == nullptr};
     std::vector<std::vector<int32_t>> tokens(6);
     std::atomic<size_t> num_ended{0};

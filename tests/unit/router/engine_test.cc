@@ -124,12 +124,16 @@ TEST_F(EngineTest, CancelWhileWaitingTakesItFromTheQueue) {
   HoldingRequest running(engine(), request(5, 50));
   Completion waiting;
   std::promise<void> ended;
-  const RequestId id = engine().submit(request(5, 50), [&](EngineEvent&& event) {
-    waiting.tokens.insert(waiting.tokens.end(), event.tokens.begin(), event.tokens.end());
-    if (!event.finish) return;
-    waiting.finish = *event.finish;
-    ended.set_value();
-  }).value();
+  const RequestId id =
+      engine()
+          .submit(request(5, 50),
+                  [&](EngineEvent&& event) {
+                    waiting.tokens.insert(waiting.tokens.end(), event.tokens.begin(), event.tokens.end());
+                    if (!event.finish) return;
+                    waiting.finish = *event.finish;
+                    ended.set_value();
+                  })
+          .value();
   engine().cancel(id);
   running.release();
   ended.get_future().wait();
@@ -143,9 +147,12 @@ TEST_F(EngineTest, CancelOfAFinishedOrUnknownRequestIsNothing) {
   start();
   std::atomic<int> num_ends{0};
   std::promise<void> ended;
-  const RequestId id = engine().submit(request(5, 2), [&](EngineEvent&& event) {
-    if (event.finish && ++num_ends == 1) ended.set_value();
-  }).value();
+  const RequestId id = engine()
+                           .submit(request(5, 2),
+                                   [&](EngineEvent&& event) {
+                                     if (event.finish && ++num_ends == 1) ended.set_value();
+                                   })
+                           .value();
   ended.get_future().wait();
   engine().cancel(id);
   engine().cancel(987654);
@@ -164,12 +171,15 @@ TEST_F(EngineTest, RandomRequestsAndCancelsLeaveAllPagesFree) {
   for (int i = 0; i < kRequests; ++i) {
     EngineRequest r = request(1 + below(120), below(30));
     if (below(3) == 0) r.num_prompt_logprobs = 0;
-    ids.push_back(engine().submit(std::move(r), [&, i](EngineEvent&& event) {
-      if (!event.finish) return;
-      EXPECT_NE(*event.finish, FinishReason::error);
-      ++num_ends[static_cast<size_t>(i)];
-      ++num_ended;
-    }).value());
+    ids.push_back(engine()
+                      .submit(std::move(r),
+                              [&, i](EngineEvent&& event) {
+                                if (!event.finish) return;
+                                EXPECT_NE(*event.finish, FinishReason::error);
+                                ++num_ends[static_cast<size_t>(i)];
+                                ++num_ended;
+                              })
+                      .value());
     if (below(3) == 0) engine().cancel(ids[static_cast<size_t>(below(static_cast<int>(ids.size())))]);
     if (below(10) == 0) wait_for_counters([&](const EngineCounters& c) { return c.waiting < 4; });
   }
@@ -226,8 +236,10 @@ TEST_F(EngineTest, EveryRequestThatWasAcceptedIsAnsweredThoughTheEngineStops) {
           const auto id = engine().submit(request(3, 1), [&](EngineEvent&& event) {
             if (event.finish) ++num_answered;
           });
-          if (id.has_value()) ++num_accepted;
-          else if (id.error().code == Code::unavailable) refused = true;
+          if (id.has_value())
+            ++num_accepted;
+          else if (id.error().code == Code::unavailable)
+            refused = true;
         }
       });
     while (num_accepted < 5) std::this_thread::yield();

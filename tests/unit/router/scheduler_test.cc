@@ -15,8 +15,11 @@ using ::testing::ElementsAre;
 class SchedulerTest : public ::testing::Test {
  protected:
   void make(int64_t num_pages, SchedulerOptions options) {
-    cache_ = *KvCache::create(tiny_gqa_spec(), {.block_size = 4, .memory_bytes = 256 * 4 * num_pages,
-                                                .dtype = DType::f32, .max_model_len = 16, .max_tokens = 1 << 20});
+    cache_ = *KvCache::create(tiny_gqa_spec(), {.block_size = 4,
+                                                .memory_bytes = 256 * 4 * num_pages,
+                                                .dtype = DType::f32,
+                                                .max_model_len = 16,
+                                                .max_tokens = 1 << 20});
     scheduler_ = std::make_unique<Scheduler>(options, *cache_);
   }
   void add(RequestId id, int64_t prompt_len, bool score_prompt = false) {
@@ -94,11 +97,11 @@ TEST_F(SchedulerTest, PreemptsTheYoungestWhenADecodeFindsNoPage) {
   add(2, 3);
   EXPECT_THAT(step(), ElementsAre(Taken{1, 7}, Taken{2, 3}));  // 2 + 1 pages
   EXPECT_THAT(step(), ElementsAre(Taken{1, 1}, Taken{2, 1}));
-  EXPECT_THAT(step(), ElementsAre(Taken{1, 1}));               // 1 takes the last page, 2 needs one: preempted
+  EXPECT_THAT(step(), ElementsAre(Taken{1, 1}));  // 1 takes the last page, 2 needs one: preempted
   EXPECT_EQ(scheduler_->num_preemptions(), 1);
   EXPECT_EQ(scheduler_->num_waiting(), 1);
   scheduler_->remove(1);
-  EXPECT_THAT(step(), ElementsAre(Taken{2, 5}));               // prompt and generated tokens recomputed
+  EXPECT_THAT(step(), ElementsAre(Taken{2, 5}));  // prompt and generated tokens recomputed
   EXPECT_THAT(batch_.ids_t, ElementsAre(0, 1, 2, 7, 7));
   scheduler_->remove(2);
   EXPECT_EQ(cache_->num_free(), cache_->num_pages());
@@ -115,7 +118,8 @@ TEST_F(SchedulerTest, AsksForTheLogitsOfPromptPositionsOnceEach) {
   EXPECT_THAT(batch_.logit_rows, ElementsAre(0));
   scheduler_->preempt_all();
   step(), step();
-  EXPECT_THAT(batch_.logit_rows, ElementsAre(3));  // recomputed 7 tokens; nothing of the prompt is scored again
+  EXPECT_THAT(batch_.logit_rows,
+              ElementsAre(3));  // recomputed 7 tokens; nothing of the prompt is scored again
 }
 
 TEST_F(SchedulerTest, ListsEachSequencesPagesInItsRowOfTheBlockTable) {

@@ -22,8 +22,12 @@ inline ModelSpec tiny_gqa_spec() {
 
 inline ModelSpec tiny_mla_spec() {
   ModelSpec spec = tiny_spec();
-  spec.attention = MlaSpec{.num_heads = 2, .kv_lora_rank = 8, .qk_nope_head_dim = 6, .qk_rope_head_dim = 4,
-                           .v_head_dim = 5, .scale = 0.3f};
+  spec.attention = MlaSpec{.num_heads = 2,
+                           .kv_lora_rank = 8,
+                           .qk_nope_head_dim = 6,
+                           .qk_rope_head_dim = 4,
+                           .v_head_dim = 5,
+                           .scale = 0.3f};
   spec.rope.dim = 4;
   return spec;
 }

@@ -1,4 +1,5 @@
-// exchange_conformance_test.cc: what every implementation of Exchange promises. A new transport adds a row at the end.
+// exchange_conformance_test.cc: what every implementation of Exchange promises. A new transport adds a row at
+// the end.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -41,7 +42,9 @@ class ExchangeConformance : public testing::TestWithParam<ExchangeKindUnderTest>
   }
 
   // What end `to` got from end `from`.
-  const std::vector<Bytes>& got(size_t to, size_t from) { return ends_[to].recorder->frames[ends_[to].peers[from]]; }
+  const std::vector<Bytes>& got(size_t to, size_t from) {
+    return ends_[to].recorder->frames[ends_[to].peers[from]];
+  }
 
   LoopbackFabric fabric_;
   std::vector<End> ends_;
@@ -49,7 +52,8 @@ class ExchangeConformance : public testing::TestWithParam<ExchangeKindUnderTest>
 
 TEST_P(ExchangeConformance, DeliversFramesOfAnySizeWhole) {
   build(2);
-  const size_t sizes[] = {0, 1, 7, 8, 100, 1000, 4096, 8191, 8192, 8193, 14336, 65536, 300001, 1 << 20, 5 << 20};
+  const size_t sizes[] = {0,    1,    7,     8,     100,    1000,    4096,   8191,
+                          8192, 8193, 14336, 65536, 300001, 1 << 20, 5 << 20};
   size_t num_sent = 0;
   for (size_t size : sizes) {
     send_frame(*ends_[0].exchange, ends_[0].peers[1], size, size);
@@ -126,7 +130,8 @@ TEST_P(ExchangeConformance, HoldsFramesThatOvertakeTheConnect) {
   send_frame(*sender, to_receiver, 5, 99);
   ASSERT_TRUE(drive({{sender.get(), &at_sender}, {receiver.get(), &at_receiver}},
                     [&] { return at_receiver.num_frames == std::size(sizes) + 1; }));
-  for (size_t i = 0; i < std::size(sizes); ++i) EXPECT_EQ(at_receiver.frames[to_sender][i], pattern(sizes[i], i));
+  for (size_t i = 0; i < std::size(sizes); ++i)
+    EXPECT_EQ(at_receiver.frames[to_sender][i], pattern(sizes[i], i));
   EXPECT_EQ(at_receiver.frames[to_sender].back(), pattern(5, 99));
 }
 
@@ -198,7 +203,8 @@ TEST_P(ExchangeConformance, BadAddressesAreRefused) {
 
 TEST_P(ExchangeConformance, ADestroyedPeerIsReportedOnceAndOthersGoOn) {
   if (!GetParam().reports_destroyed_peer) {
-    // Shared memory notices dead processes, not closed ends of a living one: heartbeats of the control plane do.
+    // Shared memory notices dead processes, not closed ends of a living one: heartbeats of the control plane
+    // do.
     build(3);
     ends_[2].exchange.reset();
   } else {
@@ -207,7 +213,8 @@ TEST_P(ExchangeConformance, ADestroyedPeerIsReportedOnceAndOthersGoOn) {
     ASSERT_TRUE(drive_all([&] { return ends_[2].recorder->num_frames == 2; }));
     ends_[2].exchange.reset();
     ASSERT_TRUE(drive_all([&] {
-      return ends_[0].recorder->lost.contains(ends_[0].peers[2]) && ends_[1].recorder->lost.contains(ends_[1].peers[2]);
+      return ends_[0].recorder->lost.contains(ends_[0].peers[2]) &&
+             ends_[1].recorder->lost.contains(ends_[1].peers[2]);
     }));
     auto refused = ends_[0].exchange->acquire(ends_[0].peers[2], 8);
     ASSERT_FALSE(refused);
@@ -308,7 +315,8 @@ std::vector<ExchangeKindUnderTest> kinds() {
   spin.wait.mode = WaitMode::spin;
   UcxOptions no_spin = shared_memory_options();
   no_spin.wait.spin = std::chrono::nanoseconds(0);
-  return {{"loopback", [](LoopbackFabric& fabric, const std::string& name) { return fabric.make_end(name); }, true},
+  return {{"loopback", [](LoopbackFabric& fabric, const std::string& name) { return fabric.make_end(name); },
+           true},
           {"ucx_tcp", ucx(tcp_options()), true},
           {"ucx_tcp_spin", ucx(spin), true},
           {"ucx_shm", ucx(shared_memory_options()), false},

@@ -1,4 +1,5 @@
-// exchange_harness.h: ends of every kind of exchange in one process, and a handler that remembers what it got.
+// exchange_harness.h: ends of every kind of exchange in one process, and a handler that remembers what it
+// got.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -58,7 +59,8 @@ inline void send_frame(Exchange& from, PeerId to, size_t size, uint64_t seed) {
 }
 
 // Polls `ends` with their handlers until `done`; a test that hangs ends after a generous minute.
-inline bool drive(const std::vector<std::pair<Exchange*, ExchangeHandler*>>& ends, const std::function<bool()>& done) {
+inline bool drive(const std::vector<std::pair<Exchange*, ExchangeHandler*>>& ends,
+                  const std::function<bool()>& done) {
   const auto deadline = Clock::now() + std::chrono::seconds(60);
   while (!done()) {
     if (Clock::now() > deadline) return false;

@@ -136,7 +136,8 @@ TEST(LoopbackFaults, AKilledEndIsReportedToAllItsPeers) {
 std::vector<std::string> play_schedule(uint64_t seed) {
   class Log : public ExchangeHandler {
    public:
-    Log(std::vector<std::string>& log, size_t me, std::vector<PeerId>& peers) : log_(log), me_(me), peers_(peers) {}
+    Log(std::vector<std::string>& log, size_t me, std::vector<PeerId>& peers)
+        : log_(log), me_(me), peers_(peers) {}
     void on_frame(PeerId peer, std::span<const std::byte> bytes) override {
       log_.push_back("frame " + name(peer) + " " +
                      std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
@@ -170,8 +171,13 @@ std::vector<std::string> play_schedule(uint64_t seed) {
       peers[i][j] = *ends[i]->connect(std::to_string(j), ends[j]->local_address());
       const uint32_t delay = static_cast<uint32_t>(random() % 4);
       fabric.set_faults(std::to_string(i), std::to_string(j),
-                        {.loss = rate(0.2), .duplicate = rate(0.2), .corrupt = rate(0.1), .truncate = rate(0.1),
-                         .reorder = rate(0.2), .min_delay_polls = delay, .max_delay_polls = delay * 3,
+                        {.loss = rate(0.2),
+                         .duplicate = rate(0.2),
+                         .corrupt = rate(0.1),
+                         .truncate = rate(0.1),
+                         .reorder = rate(0.2),
+                         .min_delay_polls = delay,
+                         .max_delay_polls = delay * 3,
                          .die_at_frame = random() % 8 == 0 ? 1 + random() % 30 : 0});
     }
   }
@@ -202,7 +208,8 @@ TEST(LoopbackFaults, AThousandSchedulesReplayFromTheirSeeds) {
       if (event.starts_with("lost")) {
         ASSERT_TRUE(lost.insert(event.substr(5)).second) << "seed " << seed << ": lost twice";
       } else {
-        ASSERT_FALSE(lost.contains(event.substr(6, 3))) << "seed " << seed << ": a frame after its peer was lost";
+        ASSERT_FALSE(lost.contains(event.substr(6, 3)))
+            << "seed " << seed << ": a frame after its peer was lost";
       }
     }
   }

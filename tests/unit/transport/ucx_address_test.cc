@@ -21,7 +21,8 @@ TEST(UcxAddress, SurvivesTheWire) {
 
 TEST(UcxAddress, RefusesWhatIsNotOne) {
   const std::string good = encode({.instance = 7, .network_namespace = 9, .worker = "abc"});
-  for (size_t length = 0; length <= 24; ++length) EXPECT_FALSE(decode_ucx_address(good.substr(0, length))) << length;
+  for (size_t length = 0; length <= 24; ++length)
+    EXPECT_FALSE(decode_ucx_address(good.substr(0, length))) << length;
   std::string bad = good;
   bad[0] ^= 1;
   EXPECT_EQ(decode_ucx_address(bad).error().code, Code::invalid_argument);
@@ -35,9 +36,10 @@ TEST(UcxAddress, RefusesWhatIsNotOne) {
 TEST(UcxAddress, InstancesDiffer) { EXPECT_NE(random_instance(), random_instance()); }
 
 TEST(UcxEndpointInfo, NamesEachTransportOnce) {
-  EXPECT_EQ(transports_in_endpoint_info("#                 lane[0]:  5:posix/memory.0 md[3]          -> md[3]/posix am\n"
-                                        "#                 lane[1]:  7:cma/memory.0 md[4]            -> md[4]/cma\n"
-                                        "#                 lane[2]:  7:cma/memory.1 md[4]            -> md[4]/cma\n"),
+  EXPECT_EQ(transports_in_endpoint_info(
+                "#                 lane[0]:  5:posix/memory.0 md[3]          -> md[3]/posix am\n"
+                "#                 lane[1]:  7:cma/memory.0 md[4]            -> md[4]/cma\n"
+                "#                 lane[2]:  7:cma/memory.1 md[4]            -> md[4]/cma\n"),
             "posix+cma");
   EXPECT_EQ(transports_in_endpoint_info("#  lane[0]:  1:tcp/eth0.0 md[1] -> md[1]/tcp/sysdev[255] am\n"
                                         "#  lane[1]:  2:rc_mlx5/mlx5_0:1.0 md[2] -> md[2]/ib\n"),

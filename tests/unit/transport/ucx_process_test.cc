@@ -1,5 +1,5 @@
-// ucx_process_test.cc: UCX between processes: every size, a killed peer, a stuck peer, another network namespace.
-// The parent forks its echoing children before it opens UCX itself.
+// ucx_process_test.cc: UCX between processes: every size, a killed peer, a stuck peer, another network
+// namespace. The parent forks its echoing children before it opens UCX itself.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sched.h>
@@ -14,7 +14,9 @@
 namespace guildhall {
 namespace {
 
-void write_all(int fd, const void* data, size_t size) { ASSERT_EQ(write(fd, data, size), static_cast<ssize_t>(size)); }
+void write_all(int fd, const void* data, size_t size) {
+  ASSERT_EQ(write(fd, data, size), static_cast<ssize_t>(size));
+}
 
 void write_text(int fd, const std::string& text) {
   const uint32_t size = static_cast<uint32_t>(text.size());
@@ -184,11 +186,12 @@ TEST_P(UcxProcess, LeavingAStuckPeerDoesNotHang) {
 
 INSTANTIATE_TEST_SUITE_P(Transports, UcxProcess,
                          testing::Values(Setup{"tcp", tcp_options()}, Setup{"shm", shared_memory_options()},
-                                         Setup{"automatic", UcxOptions{.keepalive = std::chrono::milliseconds(100)}}),
+                                         Setup{"automatic",
+                                               UcxOptions{.keepalive = std::chrono::milliseconds(100)}}),
                          [](const auto& info) { return info.param.name; });
 
-// Shared memory may join two network namespaces of one machine, but its wake-ups do not cross: wait() must not
-// sleep through frames.
+// Shared memory may join two network namespaces of one machine, but its wake-ups do not cross: wait() must
+// not sleep through frames.
 TEST(UcxNamespaces, FramesAreSeenAcrossNetworkNamespaces) {
   const UcxOptions options = shared_memory_options();
   EchoProcess child(options, /*own_network_namespace=*/true);
