@@ -1,76 +1,118 @@
-// engine.h: the seam between HTTP and the engine. HTTP threads submit and cancel; the engine thread runs
-// steps and calls each request's sink. Text lives on the HTTP side: the engine knows token ids only.
+// engine.h: the engine of one replica: takes requests, runs steps, reports tokens.
+// Lifecycle: made, then run() on the engine thread until drain() or stop(). All else is for any thread.
+// A lost worker pauses the engine: its sequences are preempted and recomputed when the worker is back (the
+// same tokens come out, by the row rule), or failed when it is not back within recovery_timeout.
 #pragma once
 
-#include <cstdint>
+#include <atomic>
+#include <chrono>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
-#include <string>
 #include <vector>
 
-#include "base/status.h"
-#include "kernels/sampling.h"
+#include "kernels/team.h"
+#include "router/dispatcher.h"
+#include "router/engine_client.h"
+#include "router/forward.h"
+#include "router/scheduler.h"
 
 namespace guildhall {
 
-using RequestId = uint64_t;
-
-struct TokenLogprob {
-  int32_t token = 0;
-  float logprob = 0;
+struct EngineOptions {
+  SchedulerOptions scheduler;
+  DispatcherOptions dispatcher;
+  TeamOptions team;
+  int64_t max_waiting = 1024;
+  int64_t max_model_len = 0;
+  std::chrono::nanoseconds recovery_timeout{};
+  // Called on the engine thread.
+  std::function<void(int32_t worker, const std::string& transport)> on_worker_attached;
+  std::function<void(int32_t worker, const Status& why)> on_worker_lost;
 };
 
-// What the model said about one token: its own log-probability and the most likely alternatives, best first.
-struct PositionLogprobs {
-  TokenLogprob chosen;
-  std::vector<TokenLogprob> top;
-};
-
-// One sequence to generate. `n > 1` and lists of prompts are several requests.
-struct EngineRequest {
-  std::vector<int32_t> prompt_ids;  // 1 .. max_model_len-1 tokens
-  SamplingRule sampling;
-  uint64_t seed = 0;
-  int32_t max_tokens = 16;              // 0: score the prompt only
-  std::vector<int32_t> stop_token_ids;  // eos ids unless ignored; the stop token is reported, then the end
-  std::optional<int>
-      num_logprobs;  // set: report generated tokens' logprobs with this many alternatives (0..20)
-  std::optional<int> num_prompt_logprobs;  // set: report the prompt's
-};
-
-enum class FinishReason { stop, length, cancelled, error };
-
-struct EngineEvent {
-  // Prompt positions 1..len-1, in order, over one or more events (position 0 has no logprob).
-  std::vector<PositionLogprobs> prompt_logprobs;
-  std::vector<int32_t> tokens;             // generated since the last event
-  std::vector<PositionLogprobs> logprobs;  // parallel to tokens when asked for
-  std::optional<FinishReason> finish;      // set on the last event
-  std::optional<Status> error;             // with FinishReason::error
-};
-
-// Called on the engine thread; must not block. No call follows the one with `finish`.
-using EventSink = std::function<void(EngineEvent&&)>;
-
-struct EngineCounters {
-  int64_t running = 0, waiting = 0;
-  int64_t kv_pages_total = 0, kv_pages_used = 0;
-  int64_t prompt_tokens = 0, generated_tokens = 0, steps = 0;
-  int64_t preemptions = 0;
-  int64_t experts_touched = 0;                          // distinct (layer, expert) pairs, summed over steps
-  int64_t step_ns = 0, kernel_ns = 0, exchange_ns = 0;  // sums; the rest of step_ns is overhead
-};
-
-class EngineClient {
+class Engine final : public EngineClient {
  public:
-  virtual ~EngineClient() = default;
-  // Any thread. Errors: invalid_argument (prompt too long or empty), resource_exhausted (queue full),
-  // unavailable (loading, draining, or a worker is lost).
-  virtual Result<RequestId> submit(EngineRequest request, EventSink sink) = 0;
-  // Any thread. The sink gets one last event (cancelled), unless it already finished.
-  virtual void cancel(RequestId id) = 0;
-  virtual EngineCounters counters() const = 0;
+  // Borrowed: spec, weights, exchange. The engine thread owns the exchange from run() on.
+  Engine(EngineOptions options, const ModelSpec& spec, const DenseWeights& weights, Exchange& exchange,
+         std::unique_ptr<KvCache> cache);
+  ~Engine() override;
+
+  Result<RequestId> submit(EngineRequest request, EventSink sink) override;
+  void cancel(RequestId id) override;
+  EngineCounters counters() const override;
+
+  void set_placement(Placement placement);
+  // A worker holds its experts and may be sent to: connects to it. Neither waits for the step under way,
+  // which ends at once if it awaits a worker that is detached.
+  void attach_worker(int32_t worker, std::string name, std::string exchange_address, uint64_t generation);
+  void detach_worker(int32_t worker);
+
+  void run();
+  void drain();  // refuse new requests; run() returns when the last one is done
+  void stop();   // run() returns after the current step; what is left is cancelled
+
+  int64_t kv_capacity_tokens() const { return cache_->capacity_tokens(); }
+  const StepClock& clock() const { return clock_; }
+  bool serving() const { return serving_.load(std::memory_order_acquire); }
+
+ private:
+  struct RowResult {  // what one logits row came to
+    int32_t token = 0;
+    PositionLogprobs logprobs;
+  };
+  struct LogitRow {  // what one logits row is for
+    const ScheduledChunk* chunk;
+    int64_t position;  // of the token it stands on
+    bool sampled;
+  };
+
+  DispatcherOptions dispatcher_options();
+  void post(std::function<void()> command);
+  void post_link_change(std::function<void()> change);
+  bool run_commands();
+  bool run_link_changes();
+  void wait_for_work();
+  void update_serving();
+  void step();
+  void collect_lost_workers();
+  void pause(const Status& why);
+  void await_workers();
+  void fail_all(const Status& why);
+  Result<void> check(const EngineRequest& request) const;
+  void list_rows(const std::vector<ScheduledChunk>& chunks);
+  void evaluate(View2<const float> hidden_rh);
+  RowResult evaluate_row(const LogitRow& row, std::span<const float> logits_v) const;
+  void advance(const ScheduledChunk& chunk);
+  std::optional<FinishReason> finished(const Sequence& sequence, int32_t token) const;
+  void finish(RequestId id, FinishReason reason, std::optional<Status> error);
+  void publish_counters();
+
+  EngineOptions options_;
+  const ModelSpec& spec_;
+  Exchange& exchange_;
+  std::unique_ptr<KvCache> cache_;
+  Team team_;
+  StepClock clock_;
+  Scheduler scheduler_;
+  Dispatcher dispatcher_;
+  Forward forward_;
+  StepBatch batch_;
+  std::vector<LogitRow> rows_;
+  std::vector<RowResult> results_;
+  std::optional<Clock::time_point> paused_since_;  // no step has succeeded since
+
+  std::mutex mutex_;  // guards the next four
+  std::vector<std::function<void()>> commands_;
+  std::vector<std::function<void()>> link_changes_;  // run at any time; commands only between steps
+  int64_t num_submitted_ = 0;                        // of commands_
+  bool ended_ = false;                               // run() takes no more of them
+  std::atomic<int64_t> num_waiting_{0};              // in the scheduler, not running yet
+  std::atomic<bool> has_link_changes_{false}, serving_{false}, draining_{false}, stopping_{false};
+  std::atomic<RequestId> next_id_{1};
+  mutable std::mutex counters_mutex_;
+  EngineCounters counters_;
 };
 
 }  // namespace guildhall

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "router/engine.h"
+#include "router/engine_client.h"
 
 namespace guildhall {
 

@@ -9,7 +9,7 @@
 
 #include "experts/worker.h"
 #include "proto/config.pb.h"
-#include "router/engine_loop.h"
+#include "router/engine.h"
 #include "router/placement.h"
 #include "router/status_board.h"
 #include "transport/loopback.h"

@@ -14,7 +14,7 @@
 #include "model/weights.h"
 #include "proto/config.pb.h"
 #include "router/cluster.h"
-#include "router/engine_loop.h"
+#include "router/engine.h"
 #include "router/http/server.h"
 #include "router/status_board.h"
 

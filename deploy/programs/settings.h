@@ -3,7 +3,7 @@
 
 #include "model/weights.h"
 #include "proto/config.pb.h"
-#include "router/engine_loop.h"
+#include "router/engine.h"
 #include "router/http/server.h"
 #include "transport/make_exchange.h"
 

@@ -122,7 +122,7 @@ ApiResult<std::vector<Prompt>> parse_prompts(const json::object& body, const Com
   return prompts;
 }
 
-// The engine needs room for at least one generated token (engine.h), also when none is asked for.
+// The engine needs room for at least one generated token (engine_client.h), also when none is asked for.
 ApiResult<void> check_lengths(const CompletionCall& call, const CompletionRules& rules) {
   for (size_t i = 0; i < call.prompts.size(); ++i) {
     auto length = static_cast<int64_t>(call.prompts[i].ids.size());

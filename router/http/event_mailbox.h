@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "router/engine.h"
+#include "router/engine_client.h"
 
 namespace guildhall {
 

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "router/engine.h"
+#include "router/engine_client.h"
 #include "router/http/completions.h"
 #include "router/http/errors.h"
 #include "router/http/event_mailbox.h"

@@ -10,7 +10,7 @@
 
 #include "base/status.h"
 #include "model/tokenizer/tokenizer.h"
-#include "router/engine.h"
+#include "router/engine_client.h"
 #include "router/status_board.h"
 
 namespace guildhall {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "model/tokenizer/tokenizer.h"
-#include "router/engine.h"
+#include "router/engine_client.h"
 
 namespace guildhall {
 

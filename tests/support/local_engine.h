@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "experts/worker.h"
-#include "router/engine_loop.h"
+#include "router/engine.h"
 #include "transport/loopback.h"
 
 namespace guildhall {

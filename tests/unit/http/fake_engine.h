@@ -11,7 +11,7 @@
 #include <thread>
 #include <vector>
 
-#include "router/engine.h"
+#include "router/engine_client.h"
 
 namespace guildhall {
 

@@ -1,4 +1,4 @@
-#include "router/engine_loop.h"
+#include "router/engine.h"
 
 #include <fmt/format.h>
 

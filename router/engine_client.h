@@ -1,0 +1,76 @@
+// engine_client.h: the seam between HTTP and the engine. HTTP threads submit and cancel; the engine thread runs
+// steps and calls each request's sink. Text lives on the HTTP side: the engine knows token ids only.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "kernels/sampling.h"
+
+namespace guildhall {
+
+using RequestId = uint64_t;
+
+struct TokenLogprob {
+  int32_t token = 0;
+  float logprob = 0;
+};
+
+// What the model said about one token: its own log-probability and the most likely alternatives, best first.
+struct PositionLogprobs {
+  TokenLogprob chosen;
+  std::vector<TokenLogprob> top;
+};
+
+// One sequence to generate. `n > 1` and lists of prompts are several requests.
+struct EngineRequest {
+  std::vector<int32_t> prompt_ids;  // 1 .. max_model_len-1 tokens
+  SamplingRule sampling;
+  uint64_t seed = 0;
+  int32_t max_tokens = 16;              // 0: score the prompt only
+  std::vector<int32_t> stop_token_ids;  // eos ids unless ignored; the stop token is reported, then the end
+  std::optional<int>
+      num_logprobs;  // set: report generated tokens' logprobs with this many alternatives (0..20)
+  std::optional<int> num_prompt_logprobs;  // set: report the prompt's
+};
+
+enum class FinishReason { stop, length, cancelled, error };
+
+struct EngineEvent {
+  // Prompt positions 1..len-1, in order, over one or more events (position 0 has no logprob).
+  std::vector<PositionLogprobs> prompt_logprobs;
+  std::vector<int32_t> tokens;             // generated since the last event
+  std::vector<PositionLogprobs> logprobs;  // parallel to tokens when asked for
+  std::optional<FinishReason> finish;      // set on the last event
+  std::optional<Status> error;             // with FinishReason::error
+};
+
+// Called on the engine thread; must not block. No call follows the one with `finish`.
+using EventSink = std::function<void(EngineEvent&&)>;
+
+struct EngineCounters {
+  int64_t running = 0, waiting = 0;
+  int64_t kv_pages_total = 0, kv_pages_used = 0;
+  int64_t prompt_tokens = 0, generated_tokens = 0, steps = 0;
+  int64_t preemptions = 0;
+  int64_t experts_touched = 0;                          // distinct (layer, expert) pairs, summed over steps
+  int64_t step_ns = 0, kernel_ns = 0, exchange_ns = 0;  // sums; the rest of step_ns is overhead
+};
+
+class EngineClient {
+ public:
+  virtual ~EngineClient() = default;
+  // Any thread. Errors: invalid_argument (prompt too long or empty), resource_exhausted (queue full),
+  // unavailable (loading, draining, or a worker is lost).
+  virtual Result<RequestId> submit(EngineRequest request, EventSink sink) = 0;
+  // Any thread. The sink gets one last event (cancelled), unless it already finished.
+  virtual void cancel(RequestId id) = 0;
+  virtual EngineCounters counters() const = 0;
+};
+
+}  // namespace guildhall
