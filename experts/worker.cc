@@ -23,8 +23,7 @@ FrameFields reply_fields(const FrameHeader& request) {
 Worker::Worker(const ModelSpec& spec, Exchange& exchange, TeamOptions team)
     : exchange_(exchange), team_(team), runner_(spec, team_) {}
 
-// ---- any thread
-// ---------------------------------------------------------------------------------------------
+// ---- any thread ----
 
 void Worker::set_store(std::shared_ptr<const ExpertStore> store) {
   post([this, store = std::move(store)]() mutable { runner_.set_store(std::move(store)); });
@@ -67,8 +66,7 @@ WorkerCounters Worker::counters() const {
   return {frames_served_.load(), rows_served_.load(), frames_refused_.load(), compute_ns_.load()};
 }
 
-// ---- the serve thread
-// ---------------------------------------------------------------------------------------
+// ---- the serve thread ----
 
 void Worker::run() {
   while (!stopping_)

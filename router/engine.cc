@@ -37,8 +37,7 @@ DispatcherOptions Engine::dispatcher_options() {
   return options;
 }
 
-// ---- any thread
-// ---------------------------------------------------------------------------------------------
+// ---- any thread ----
 
 Result<RequestId> Engine::submit(EngineRequest request, EventSink sink) {
   GH_TRY(check(request));
@@ -141,8 +140,7 @@ void Engine::post_link_change(std::function<void()> change) {
   exchange_.wake();
 }
 
-// ---- the engine thread
-// --------------------------------------------------------------------------------------
+// ---- the engine thread ----
 
 void Engine::run() {
   while (!stopping_) {

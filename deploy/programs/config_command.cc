@@ -35,6 +35,7 @@ Result<void> check_config_file(const std::filesystem::path& file) {
   fmt::print("{}", describe_config(config));
   GH_ASSIGN(const ModelSpec spec, read_spec(config));
   GH_ASSIGN(const auto tokenizer, read_tokenizer(config, spec));
+  GH_TRY(check_frame_size(config, spec));
   GH_ASSIGN(const int64_t model_len, max_model_len(config, spec));
   GH_ASSIGN(const auto cache, KvCache::create(spec, kv_cache_options(config, model_len)));
   fmt::print("# model: {}, {} layers, {} experts top-{}, vocabulary {}\n", spec.model_type, spec.num_layers,

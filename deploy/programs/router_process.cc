@@ -36,6 +36,7 @@ Result<void> RouterProcess::run() {
 Result<void> RouterProcess::start() {
   GH_TRY(apply_isa(config_));
   GH_ASSIGN(spec_, read_spec(config_));
+  GH_TRY(check_frame_size(config_, spec_));
   GH_ASSIGN(max_model_len_, max_model_len(config_, spec_));
   GH_ASSIGN(tokenizer_, read_tokenizer(config_, spec_));
   GH_ASSIGN(cache_, KvCache::create(spec_, kv_cache_options(config_, max_model_len_)));

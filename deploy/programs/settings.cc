@@ -6,7 +6,9 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "base/units.h"
 #include "kernels/isa.h"
+#include "proto/codec.h"
 
 namespace guildhall {
 namespace {
@@ -90,6 +92,20 @@ Result<int64_t> max_model_len(const config::Config& config, const ModelSpec& spe
   log_warn("context_reduced", "max_model_len={} checkpoint={}: router.kv_cache.memory holds no more", fits,
            spec.max_position);
   return fits;
+}
+
+Result<void> check_frame_size(const config::Config& config, const ModelSpec& spec) {
+  const auto row_bytes = static_cast<int64_t>(codec_element_bytes(wire_codec(config))) * spec.hidden;
+  const int64_t token_bytes = spec.moe.top_k * row_bytes;
+  const int64_t largest = (static_cast<int64_t>(kMaxFrameBytes) - static_cast<int64_t>(sizeof(FrameHeader))) /
+                          std::max<int64_t>(1, token_bytes);
+  const int64_t asked = config.router().batching().max_batched_tokens();
+  if (asked <= largest) return {};
+  return Status{
+      Code::invalid_argument,
+      fmt::format("router.batching.max_batched_tokens: {} tokens of this model make frames beyond {}; "
+                  "largest that fits: {}",
+                  asked, format_bytes(static_cast<int64_t>(kMaxFrameBytes)), largest)};
 }
 
 KvCacheOptions kv_cache_options(const config::Config& config, int64_t max_model_len) {

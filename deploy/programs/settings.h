@@ -21,6 +21,8 @@ Codec wire_codec(const config::Config& config);
 
 // max_model_len 0 in the configuration: the checkpoint's, or as much as the cache memory holds.
 Result<int64_t> max_model_len(const config::Config& config, const ModelSpec& spec);
+// Refuses a step so large that one worker's answer would be beyond a frame's limit (proto/exchange.h).
+Result<void> check_frame_size(const config::Config& config, const ModelSpec& spec);
 KvCacheOptions kv_cache_options(const config::Config& config, int64_t max_model_len);
 EngineOptions engine_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len);
 

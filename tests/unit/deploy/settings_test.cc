@@ -123,6 +123,18 @@ TEST(Settings, WithoutMaxModelLenItIsWhatTheCacheHolds) {
   EXPECT_EQ(max_model_len(config, tiny_gqa_spec()).value(), 20);
 }
 
+TEST(Settings, AStepBeyondAFramesLimitIsRefusedAndSaysWhatFits) {
+  ModelSpec spec = tiny_gqa_spec();
+  EXPECT_TRUE(check_frame_size(make_config(), spec));
+  spec.hidden = 65536, spec.moe.top_k = 64;  // 8 MiB of bf16 rows a token
+  config::Config config = make_config();
+  config.mutable_router()->mutable_batching()->set_max_batched_tokens(512);
+  const Result<void> checked = check_frame_size(config, spec);
+  ASSERT_FALSE(checked);
+  EXPECT_THAT(checked.error().message,
+              AllOf(HasSubstr("router.batching.max_batched_tokens"), HasSubstr("largest that fits: 511")));
+}
+
 TEST(Settings, ApplyIsaTakesWhatTheProcessorHas) {
   const Isa before = current_isa();
   config::Config config = make_config();
