@@ -74,7 +74,7 @@ void ChildProcess::wait_or_kill(std::chrono::milliseconds grace) {
   const auto deadline = std::chrono::steady_clock::now() + grace;
   while (pid_ > 0 && !poll_exit()) {
     if (std::chrono::steady_clock::now() >= deadline) {
-      kill(pid_, SIGKILL);
+      kill(-pid_, SIGKILL);  // and what it started
       waitpid(pid_, nullptr, 0);
       pid_ = -1;
       return;

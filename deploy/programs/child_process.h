@@ -26,7 +26,7 @@ class ChildProcess {
   // Empty while it runs; then "exited with status 2" or "killed by signal 9".
   std::optional<std::string> poll_exit();
   void signal(int number);
-  // Waits for its end up to `grace`, then kills it.
+  // Waits for its end up to `grace`, then kills its process group.
   void wait_or_kill(std::chrono::milliseconds grace);
 
  private:
