@@ -7,6 +7,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <numeric>
+#include <thread>
 
 #include "base/clock.h"
 #include "base/units.h"
@@ -44,6 +45,12 @@ double run(LocalEngine& engine, int batch, int32_t prompt, int32_t tokens) {
   return seconds_since(begin);
 }
 
+// The engine publishes a step's counters after it has reported the step's tokens.
+EngineCounters settled_counters(LocalEngine& engine) {
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  return engine.engine().counters();
+}
+
 // Weight bytes that one decode step of `batch` rows has to read: dense layers once, one embedding row each,
 // and the experts that were really touched.
 double step_bytes(const LocalEngine& engine, double experts_per_step) {
@@ -55,11 +62,11 @@ double step_bytes(const LocalEngine& engine, double experts_per_step) {
 }
 
 void print_decode(LocalEngine& engine, const BenchOptions& options, int batch, double bandwidth) {
-  const EngineCounters before = engine.engine().counters();
+  const EngineCounters before = settled_counters(engine);
   const double prefill = run(engine, batch, options.prompt, 1);
-  const EngineCounters between = engine.engine().counters();
+  const EngineCounters between = settled_counters(engine);
   const double whole = run(engine, batch, options.prompt, options.tokens + 1);
-  const EngineCounters after = engine.engine().counters();
+  const EngineCounters after = settled_counters(engine);
 
   // Both runs do the same prefill; what the second one has more is decode.
   const double decode = whole - prefill;

@@ -1,7 +1,8 @@
-// golden_check.cc: golden_check FOLDER...: how far this build is from the oracle on checkpoints made by
-// `make_golden.py --out FOLDER --case random`; fails when one is beyond its tolerance.
+// golden_check.cc: golden_check [--rows bf16] [--cache bf16] FOLDER...: how far this build is from the oracle
+// on checkpoints made by `make_golden.py --out FOLDER --case random`; fails when one is beyond its tolerance.
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
 #include <cmath>
 
 #include "tests/support/golden_case.h"
@@ -38,9 +39,9 @@ void compare(const GoldenCase& golden, const GoldenPrompt& prompt, const Complet
   }
 }
 
-bool check(const std::filesystem::path& folder) {
+bool check(const std::filesystem::path& folder, const LocalEngineOptions& options) {
   const GoldenCase golden = read_golden_case(folder);
-  LocalEngine engine(folder, {.num_workers = 3});
+  LocalEngine engine(folder, options);
   Difference worst;
   for (const GoldenPrompt& prompt : golden.prompts) compare(golden, prompt, run(engine, prompt), worst);
   const bool good = worst.prompt <= golden.tolerance && worst.greedy <= golden.tolerance && !worst.parted;
@@ -53,7 +54,19 @@ bool check(const std::filesystem::path& folder) {
 }  // namespace guildhall
 
 int main(int argc, char** argv) {
-  bool good = argc > 1;
-  for (int i = 1; i < argc; ++i) good = guildhall::check(argv[i]) && good;
+  std::string rows = "f32", cache = "f32";
+  std::vector<std::string> folders;
+  CLI::App app("How far this build is from transformers", "golden_check");
+  app.add_option("--rows", rows, "Rows on the wire")->check(CLI::IsMember({"f32", "bf16"}));
+  app.add_option("--cache", cache, "KV cache")->check(CLI::IsMember({"f32", "bf16"}));
+  app.add_option("FOLDER", folders, "Checkpoints with their expected.json")->required();
+  CLI11_PARSE(app, argc, argv);
+
+  using namespace guildhall;
+  const LocalEngineOptions options{.num_workers = 3,
+                                   .codec = rows == "bf16" ? Codec::bf16 : Codec::f32,
+                                   .kv_dtype = cache == "bf16" ? DType::bf16 : DType::f32};
+  bool good = true;
+  for (const std::string& folder : folders) good = check(folder, options) && good;
   return good ? 0 : 1;
 }
