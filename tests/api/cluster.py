@@ -3,6 +3,7 @@ import http.client
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
@@ -18,14 +19,23 @@ STARTUP_LIMIT_S = 60
 
 
 def free_ports(count):
-    """Ports that were free a moment ago."""
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+    """Ports in a row that were free a moment ago, below those that the system gives to outgoing connections."""
+    for _ in range(100):
+        first = random.randrange(10000, 30000 - count)
+        ports = list(range(first, first + count))
+        if all(is_free(port) for port in ports):
+            return ports
+    raise RuntimeError(f"no {count} free ports in a row")
+
+
+def is_free(port):
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def config_text(model, num_workers=2, kind="ucx", port=None, worker_ports=None, extra=""):

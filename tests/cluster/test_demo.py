@@ -17,19 +17,6 @@ COMMON = set("a all and are as be but by for from had have he him his i in is it
              "their them they thou thy to unto was were which with you".split())
 
 
-def consecutive_ports(count):
-    """The first of `count` ports in a row that were free a moment ago: the workers' follow the router's."""
-    for _ in range(100):
-        port, = free_ports(1)
-        if port + count <= 65536 and all(is_free(port + i) for i in range(1, count)):
-            return port
-    raise AssertionError(f"no {count} free ports in a row")
-
-
-def is_free(port):
-    return subprocess.run(["bash", "-c", f": < /dev/tcp/127.0.0.1/{port}"], stderr=subprocess.DEVNULL).returncode != 0
-
-
 def processes_with(word):
     """Those whose command line has that word: no other test's cluster has this one's configuration."""
     found = []
@@ -46,7 +33,7 @@ def processes_with(word):
 
 class Demo(unittest.TestCase):
     def start(self, *options):
-        self.port = consecutive_ports(3)
+        self.port = free_ports(3)[0]
         self.output, self.started_at, self.first_token_at = b"", None, None
         self.config = f"build/demo-{self.port}.yaml"
         self.process = subprocess.Popen([SOURCE / "deploy/demo", "--port", str(self.port), *options],
