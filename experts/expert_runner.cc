@@ -61,12 +61,6 @@ void ExpertRunner::run(const DispatchView& dispatch, std::span<std::byte> rows_o
   encode_rows(dispatch, result_ph, rows_out);
 }
 
-View2<float> ExpertRunner::Buffer::view(int64_t rows, int64_t cols) {
-  const auto size = static_cast<size_t>(rows * cols);
-  if (data.size() < size) data.resize(size);
-  return {data.data(), rows, cols};
-}
-
 void ExpertRunner::decode_rows(const DispatchView& dispatch, View2<float> x_th) const {
   if (static_cast<Codec>(dispatch.header.codec) == Codec::bf16)
     from_bf16_cpu(rows_as<bf16>(dispatch), x_th.data);

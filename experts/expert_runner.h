@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "kernels/matrix_buffer.h"
 #include "kernels/team.h"
 #include "kernels/view.h"
 #include "model/spec.h"
@@ -30,10 +31,6 @@ class ExpertRunner {
   void run(const DispatchView& dispatch, std::span<std::byte> rows_out);
 
  private:
-  struct Buffer {
-    std::vector<float> data;
-    View2<float> view(int64_t rows, int64_t cols);
-  };
   void decode_rows(const DispatchView& dispatch, View2<float> x_th) const;
   void encode_rows(const DispatchView& dispatch, View2<const float> grouped_ph,
                    std::span<std::byte> rows_out);
@@ -43,7 +40,7 @@ class ExpertRunner {
   std::shared_ptr<const ExpertStore> store_;
   std::vector<std::vector<ExpertWeightView>> experts_le_;  // [L][E]; empty views: not held
   std::vector<int32_t> expert_p_, row_p_, position_p_, offset_e_;
-  Buffer x_, grouped_, hidden_, result_, ordered_;  // grow to their largest shape once
+  MatrixBuffer x_, grouped_, hidden_, result_, ordered_;  // grow to their largest shape once
 };
 
 }  // namespace guildhall

@@ -235,12 +235,6 @@ void Cluster::close() {
   for (const auto& peer : peers_) peer->close();
 }
 
-bool Cluster::all_ready() const {
-  for (const auto& peer : peers_)
-    if (peer->status().state != "ready") return false;
-  return true;
-}
-
 std::vector<WorkerStatus> Cluster::status() const {
   std::vector<WorkerStatus> all;
   for (const auto& peer : peers_) all.push_back(peer->status());

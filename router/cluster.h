@@ -56,7 +56,6 @@ class Cluster {
   void set_transport(int32_t worker, std::string description);
   void close();  // for good: closes every link
 
-  bool all_ready() const;
   std::vector<WorkerStatus> status() const;
 
  private:

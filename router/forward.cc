@@ -60,12 +60,6 @@ void Forward::reserve_attention(int64_t t) {
   attended_.view(t, h * mla.v_head_dim);
 }
 
-View2<float> Forward::Buffer::view(int64_t rows, int64_t cols) {
-  const auto size = static_cast<size_t>(rows * cols);
-  if (data.size() < size) data.resize(size);
-  return {data.data(), rows, cols};
-}
-
 Result<View2<const float>> Forward::run(const StepBatch& batch) {
   const View2<float> x_th = x_.view(batch.num_tokens(), spec_.hidden);
   {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "kernels/matrix_buffer.h"
 #include "kernels/team.h"
 #include "model/spec.h"
 #include "model/weights.h"
@@ -32,12 +33,6 @@ class Forward {
   View2<const float> logits(View2<const float> hidden_rh);
 
  private:
-  // A matrix that grows to its largest shape once.
-  struct Buffer {
-    std::vector<float> data;
-    View2<float> view(int64_t rows, int64_t cols);
-  };
-
   void reserve_attention(int64_t max_tokens);
   void attention(int64_t layer, const StepBatch& batch, View2<float> x_th);
   void gqa(int64_t layer, const StepBatch& batch, View2<const float> h_th, View2<float> x_th);
@@ -55,8 +50,8 @@ class Forward {
   Team& team_;
   StepClock& clock_;
   RopeTable rope_;
-  Buffer x_, h_, q_, q_low_, k_, v_, latent_, absorbed_, context_, attended_, gate_up_, act_, gate_logits_,
-      weight_, final_, logits_;
+  MatrixBuffer x_, h_, q_, q_low_, k_, v_, latent_, absorbed_, context_, attended_, gate_up_, act_,
+      gate_logits_, weight_, final_, logits_;
   std::vector<int32_t> expert_;  // [T,K]
 };
 
