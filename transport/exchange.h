@@ -22,7 +22,7 @@ using PeerId = uint32_t;  // given by connect(); never reused within a process
 class ExchangeHandler {
  public:
   virtual ~ExchangeHandler() = default;
-  // `bytes` is 8-byte aligned and valid until the call returns.
+  // `bytes` is 8-byte aligned and valid until the next poll(), though the peer be lost or disconnected.
   virtual void on_frame(PeerId peer, std::span<const std::byte> bytes) = 0;
   virtual void on_peer_lost(PeerId peer, const Status& why) = 0;
 };

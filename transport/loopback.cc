@@ -66,6 +66,7 @@ class LoopbackEnd final : public Exchange {
   InboundLinks<LoopbackArrival> links_;
   std::vector<LoopbackArrival> taken_;  // swapped with the mailbox's, so that neither allocates
   std::deque<Delayed> delayed_;         // by due poll, then arrival
+  std::vector<FrameBuffer> delivered_;  // lent to the handler until the next poll
   uint64_t poll_idx_ = 0;
   size_t num_callbacks_ = 0;
 };
@@ -165,6 +166,8 @@ void LoopbackEnd::send(Peer& peer, size_t bytes) {
 size_t LoopbackEnd::poll(ExchangeHandler& handler) {
   ++poll_idx_;
   num_callbacks_ = 0;
+  for (FrameBuffer& buffer : delivered_) fabric_->give(std::move(buffer));
+  delivered_.clear();
   if (mailbox_->dead) return 0;
   while (!delayed_.empty() && delayed_.front().due_poll <= poll_idx_) {
     Delayed due = std::move(delayed_.front());
@@ -222,11 +225,11 @@ void LoopbackEnd::delay(uint64_t due_poll, PeerId peer, LoopbackArrival arrival)
 
 void LoopbackEnd::deliver(PeerId id, LoopbackArrival arrival, ExchangeHandler& handler) {
   auto found = peers_.find(id);
-  if (found != peers_.end() && !found->second.lost) {
-    ++num_callbacks_;
-    handler.on_frame(id, {arrival.buffer.data(), arrival.bytes});
-  }
-  fabric_->give(std::move(arrival.buffer));
+  if (found == peers_.end() || found->second.lost) return fabric_->give(std::move(arrival.buffer));
+  const std::span<const std::byte> bytes(arrival.buffer.data(), arrival.bytes);
+  delivered_.push_back(std::move(arrival.buffer));
+  ++num_callbacks_;
+  handler.on_frame(id, bytes);
 }
 
 void LoopbackEnd::wait(std::chrono::nanoseconds timeout) {

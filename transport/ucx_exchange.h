@@ -156,7 +156,7 @@ class UcxExchange final : public Exchange {
   std::vector<Closing> closing_;
   InboundLinks<Arrival> links_;
   std::vector<Ready> ready_;       // for the next poll()
-  std::vector<Ready> delivering_;  // swapped with it, so that neither allocates
+  std::vector<Ready> delivering_;  // by the last poll(): what they hold is lent until the next
   uint32_t last_link_ = 0;
   bool shutting_down_ = false;
   bool cannot_be_woken_ = false;  // some peer's frames come without an event: see longest_sleep()

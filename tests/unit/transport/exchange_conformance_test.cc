@@ -150,6 +150,34 @@ TEST_P(ExchangeConformance, FailsAPeerThatSendsTooMuchBeforeItsConnect) {
   EXPECT_EQ(at_receiver.num_frames, 0u);
 }
 
+TEST_P(ExchangeConformance, FramesStayValidUntilTheNextPoll) {
+  class Keeper : public Recorder {
+   public:
+    explicit Keeper(Exchange& exchange) : exchange_(exchange) {}
+    void on_frame(PeerId peer, std::span<const std::byte> bytes) override {
+      Recorder::on_frame(peer, bytes);
+      kept.push_back(bytes);
+      if (num_frames == 3) exchange_.disconnect(peer);
+    }
+    std::vector<std::span<const std::byte>> kept;
+
+   private:
+    Exchange& exchange_;
+  };
+  build(2);
+  Keeper keeper(*ends_[1].exchange);
+  const size_t sizes[] = {100, 20000, 2 << 20};
+  for (size_t i = 0; i < 3; ++i) send_frame(*ends_[0].exchange, ends_[0].peers[1], sizes[i], i);
+  const auto deadline = Clock::now() + std::chrono::seconds(60);
+  for (size_t first = 0; keeper.num_frames < 3; first = keeper.kept.size()) {
+    ASSERT_LT(Clock::now(), deadline);
+    ends_[0].exchange->poll(*ends_[0].recorder);
+    ends_[1].exchange->poll(keeper);
+    for (size_t i = first; i < keeper.kept.size(); ++i)
+      EXPECT_EQ(Bytes(keeper.kept[i].begin(), keeper.kept[i].end()), pattern(sizes[i], i));
+  }
+}
+
 TEST_P(ExchangeConformance, DisconnectedPeersFramesAreDropped) {
   build(3);
   send_frame(*ends_[0].exchange, ends_[0].peers[1], 8, 0);
