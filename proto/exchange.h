@@ -18,7 +18,7 @@ struct FrameHeader {
   uint16_t version;            //  4  newer than ours: refuse
   uint16_t kind;               //  6  FrameKind
   uint64_t generation;         //  8  of the link; a frame of another generation is dropped
-  uint64_t step_id;            // 16  pairs combine with dispatch; +1 per layer of a router's step
+  uint64_t step_id;            // 16  pairs combine with dispatch; +1 per round of a router
   uint32_t placement_version;  // 24
   uint16_t layer;              // 28  0-based, < kMaxLayers
   uint16_t micro_batch;        // 30  < kMaxMicroBatches

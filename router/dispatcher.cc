@@ -45,6 +45,7 @@ Dispatcher::Dispatcher(DispatcherOptions options, Exchange& exchange)
 void Dispatcher::set_placement(Placement placement) {
   placement_ = std::move(placement);
   workers_.resize(static_cast<size_t>(placement_.num_workers));
+  for (DispatchRound& round : round_m_) round.share_w.resize(workers_.size());
 }
 
 void Dispatcher::attach(int32_t worker, std::string name, PeerId peer, uint64_t generation) {
@@ -59,7 +60,7 @@ void Dispatcher::detach(int32_t worker) {
   Worker& w = workers_[static_cast<size_t>(worker)];
   if (w.peer) exchange_.disconnect(*w.peer);
   w.peer.reset();
-  if (w.awaited) fail({Code::peer_lost, fmt::format("worker={}: its link ended", w.name)});
+  if (is_awaited(worker)) fail({Code::peer_lost, fmt::format("worker={}: its link ended", w.name)});
 }
 
 bool Dispatcher::all_attached() const {
@@ -67,72 +68,67 @@ bool Dispatcher::all_attached() const {
          std::all_of(workers_.begin(), workers_.end(), [](const Worker& w) { return w.peer.has_value(); });
 }
 
-Result<void> Dispatcher::dispatch(int64_t layer, View2<const float> x_th, View2<const int32_t> expert_tk,
-                                  View2<const float> weight_tk) {
-  ++step_id_;
-  layer_ = layer;
-  num_awaited_ = 0;
-  failure_.reset();
-  expert_tk_ = expert_tk;
-  weight_tk_ = weight_tk;
-  outgoing_.clear();
-  route(expert_tk, weight_tk, placement_.worker_le[static_cast<size_t>(layer)]);
+Result<void> Dispatcher::dispatch(const DispatchKey& key, View2<const float> x_th,
+                                  View2<const int32_t> expert_tk, View2<const float> weight_tk) {
+  DispatchRound& round = round_m_[static_cast<size_t>(key.micro_batch)];
+  GH_CHECK(!round.open && key.first_token + x_th.rows <= options_.max_tokens);
+  if (failure_) return abandon_step(*failure_);
+  const std::vector<int32_t>& worker_e = placement_.worker_le[static_cast<size_t>(key.layer)];
+  round.open = true;
+  round.step_id = ++step_id_;
+  round.layer = key.layer;
+  round.micro_batch = key.micro_batch;
+  round.first_answer = key.first_token * options_.top_k;
+  round.num_awaited = 0;
+  round.route(expert_tk, weight_tk, worker_e);
+  const Result<void> sent = send(round, x_th);
+  if (sent.has_error()) return abandon_step(sent.error());
+  count_experts(expert_tk, worker_e.size());
+  ++counters_.dispatches;
+  counters_.pairs += round.num_pairs();
+  return {};
+}
 
-  int64_t first_pair = 0;
-  for (Worker& worker : workers_) {
-    worker.first_pair = first_pair;
-    first_pair += static_cast<int64_t>(worker.pairs.size());
-    if (worker.pairs.empty()) continue;
-    const Result<size_t> bytes = pack(worker, layer, x_th);
+Result<void> Dispatcher::send(DispatchRound& round, View2<const float> x_th) {
+  outgoing_.clear();
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    const auto worker = static_cast<int32_t>(i);
+    const Result<size_t> bytes = pack(round, worker, x_th);
     if (bytes.has_error()) {
       exchange_.post(outgoing_);  // gives the acquired regions back; the answers will be stale
       return bytes.error();
     }
-    outgoing_.push_back({*worker.peer, *bytes});
-    worker.awaited = true;
-    ++num_awaited_;
+    outgoing_.push_back({*workers_[i].peer, *bytes});
+    round.share(worker).awaited = true;
+    ++round.num_awaited;
     counters_.bytes_sent += static_cast<int64_t>(*bytes);
   }
   exchange_.post(outgoing_);
-  ++counters_.dispatches;
-  counters_.pairs += first_pair;
   return {};
 }
 
-// Lists each worker's rows and pairs, in token and gate order.
-void Dispatcher::route(View2<const int32_t> expert_tk, View2<const float> weight_tk,
-                       const std::vector<int32_t>& worker_e) {
-  for (Worker& w : workers_) {
-    w.row_token.clear(), w.pair_slot.clear(), w.pairs.clear();
-    w.awaited = false;
-  }
-  touched_e_.assign(worker_e.size(), 0);
-  for (int64_t t = 0; t < expert_tk.rows; ++t) {
-    for (int64_t k = 0; k < expert_tk.cols; ++k) {
-      const int32_t expert = expert_tk(t, k);
-      counters_.experts_touched += 1 - touched_e_[static_cast<size_t>(expert)];
-      touched_e_[static_cast<size_t>(expert)] = 1;
-      Worker& w = workers_[static_cast<size_t>(worker_e[static_cast<size_t>(expert)])];
-      if (w.row_token.empty() || w.row_token.back() != t) w.row_token.push_back(static_cast<int32_t>(t));
-      w.pair_slot.push_back(static_cast<int32_t>(t * expert_tk.cols + k));
-      w.pairs.push_back({.row = static_cast<uint32_t>(w.row_token.size() - 1),
-                         .expert = static_cast<uint16_t>(expert),
-                         .gate_rank = static_cast<uint16_t>(k),
-                         .weight = weight_tk(t, k)});
-    }
+void Dispatcher::count_experts(View2<const int32_t> expert_tk, size_t num_experts) {
+  touched_e_.assign(num_experts, 0);
+  for (int64_t i = 0; i < expert_tk.rows * expert_tk.cols; ++i) {
+    uint8_t& touched = touched_e_[static_cast<size_t>(expert_tk.data[i])];
+    counters_.experts_touched += 1 - touched;
+    touched = 1;
   }
 }
 
-Result<size_t> Dispatcher::pack(Worker& worker, int64_t layer, View2<const float> x_th) {
+Result<size_t> Dispatcher::pack(const DispatchRound& round, int32_t worker_idx, View2<const float> x_th) {
+  const Worker& worker = workers_[static_cast<size_t>(worker_idx)];
   if (!worker.peer) return Status{Code::peer_lost, fmt::format("worker={}: not connected", worker.name)};
-  const FrameShape shape{.num_rows = static_cast<uint32_t>(worker.row_token.size()),
-                         .num_pairs = static_cast<uint32_t>(worker.pairs.size()),
+  const DispatchRound::Share& share = round.share_w[static_cast<size_t>(worker_idx)];
+  const FrameShape shape{.num_rows = static_cast<uint32_t>(share.row_token.size()),
+                         .num_pairs = static_cast<uint32_t>(share.pairs.size()),
                          .hidden = static_cast<uint32_t>(options_.hidden),
                          .codec = options_.codec};
   const FrameFields fields{.generation = worker.generation,
-                           .step_id = step_id_,
+                           .step_id = round.step_id,
                            .placement_version = placement_.version,
-                           .layer = static_cast<uint16_t>(layer)};
+                           .layer = static_cast<uint16_t>(round.layer),
+                           .micro_batch = static_cast<uint16_t>(round.micro_batch)};
   const auto region = exchange_.acquire(*worker.peer, frame_layout(shape).total_bytes);
   if (region.has_error()) {
     // A loss shows here first, before a poll reports it.
@@ -140,33 +136,35 @@ Result<size_t> Dispatcher::pack(Worker& worker, int64_t layer, View2<const float
     return Status{region.error().code, fmt::format("worker={}: {}", worker.name, region.error().message)};
   }
   const FrameSections sections = begin_dispatch(fields, shape, *region);
-  std::copy(worker.pairs.begin(), worker.pairs.end(), sections.pairs.begin());
-  for (size_t i = 0; i < worker.row_token.size(); ++i)
-    encode_row(options_.codec, {x_th.row(worker.row_token[i]), static_cast<size_t>(options_.hidden)},
+  std::copy(share.pairs.begin(), share.pairs.end(), sections.pairs.begin());
+  for (size_t i = 0; i < share.row_token.size(); ++i)
+    encode_row(options_.codec, {x_th.row(share.row_token[i]), static_cast<size_t>(options_.hidden)},
                sections.row(i));
   return sections.total_bytes;
 }
 
-Result<void> Dispatcher::combine(View2<float> y_th) {
-  GH_TRY(wait_for_answers());
-  for (const Worker& w : workers_)
-    for (size_t i = 0; i < w.pair_slot.size(); ++i)
-      index_tk_[static_cast<size_t>(w.pair_slot[i])] =
-          static_cast<int32_t>(w.first_pair + static_cast<int64_t>(i));
-  combine_cpu({rows_ph_.data(), expert_tk_.rows * expert_tk_.cols, options_.hidden},
-              {index_tk_.data(), expert_tk_.rows, expert_tk_.cols}, weight_tk_, y_th);
+Result<void> Dispatcher::combine(int micro_batch, View2<float> y_th) {
+  DispatchRound& round = round_m_[static_cast<size_t>(micro_batch)];
+  GH_CHECK(round.open && y_th.rows == round.expert_tk.rows);
+  const Result<void> answered = wait_for_answers(round);
+  if (answered.has_error()) return abandon_step(answered.error());
+  round.open = false;
+  const int64_t num_tokens = round.expert_tk.rows, top_k = round.expert_tk.cols;
+  round.list_answers(index_tk_);
+  combine_cpu({answers_of(round), round.num_pairs(), options_.hidden}, {index_tk_.data(), num_tokens, top_k},
+              round.weight_tk, y_th);
   return {};
 }
 
-Result<void> Dispatcher::wait_for_answers() {
+Result<void> Dispatcher::wait_for_answers(DispatchRound& round) {
   const auto deadline = Clock::now() + options_.deadline;
-  while (num_awaited_ > 0 && !failure_) {
+  while (round.num_awaited > 0 && !failure_) {
     const bool local_work = options_.pump_local_workers && options_.pump_local_workers();
     if (exchange_.poll(*this) > 0 || local_work) continue;
     if (options_.while_waiting) options_.while_waiting();
     if (failure_) break;
     if (Clock::now() > deadline)
-      give_up_late_workers();
+      give_up_late_workers(round);
     else
       exchange_.wait(kWaitSlice);
   }
@@ -175,21 +173,29 @@ Result<void> Dispatcher::wait_for_answers() {
 }
 
 // Those that have not answered are detached, so that their late frames find no link.
-void Dispatcher::give_up_late_workers() {
+void Dispatcher::give_up_late_workers(const DispatchRound& round) {
   for (size_t i = 0; i < workers_.size(); ++i) {
-    if (!workers_[i].awaited) continue;
-    const Status late{Code::deadline_exceeded,
-                      fmt::format("worker={}: no answer for layer {} within {} (transport.deadline)",
-                                  workers_[i].name, layer_, format_duration(options_.deadline))};
-    fail(late);
-    detach(static_cast<int32_t>(i));
-    lost_.emplace_back(static_cast<int32_t>(i), late);
+    if (!round.share_w[i].awaited) continue;
+    lose(static_cast<int32_t>(i),
+         {Code::deadline_exceeded,
+          fmt::format("worker={}: no answer for layer {} within {} (transport.deadline)", workers_[i].name,
+                      round.layer, format_duration(options_.deadline))});
   }
 }
 
 // The first reason counts.
 void Dispatcher::fail(Status status) {
   if (!failure_) failure_ = std::move(status);
+}
+
+// No answer to any of the step's rounds counts from here on.
+Status Dispatcher::abandon_step(Status why) {
+  for (DispatchRound& round : round_m_) {
+    round.open = false;
+    for (DispatchRound::Share& share : round.share_w) share.awaited = false;
+  }
+  failure_.reset();
+  return why;
 }
 
 void Dispatcher::poll() {
@@ -199,59 +205,76 @@ void Dispatcher::poll() {
 
 std::vector<std::pair<int32_t, Status>> Dispatcher::take_lost() { return std::exchange(lost_, {}); }
 
-Dispatcher::Worker* Dispatcher::find(PeerId peer) {
-  for (Worker& w : workers_)
-    if (w.peer == peer) return &w;
-  return nullptr;
+std::optional<int32_t> Dispatcher::find(PeerId peer) const {
+  for (size_t i = 0; i < workers_.size(); ++i)
+    if (workers_[i].peer == peer) return static_cast<int32_t>(i);
+  return std::nullopt;
+}
+
+bool Dispatcher::is_awaited(int32_t worker) {
+  return std::any_of(round_m_.begin(), round_m_.end(),
+                     [&](DispatchRound& round) { return round.share(worker).awaited; });
+}
+
+// The round that a frame answers.
+DispatchRound* Dispatcher::awaited_round(int32_t worker, const FrameHeader& header) {
+  DispatchRound& round = round_m_[header.micro_batch];
+  const bool current = round.share(worker).awaited && header.step_id == round.step_id &&
+                       header.layer == round.layer &&
+                       header.generation == workers_[static_cast<size_t>(worker)].generation;
+  return current ? &round : nullptr;
 }
 
 void Dispatcher::on_frame(PeerId peer, std::span<const std::byte> bytes) {
-  Worker* w = find(peer);
-  if (w == nullptr) return;
+  const std::optional<int32_t> worker = find(peer);
+  if (!worker) return;
   counters_.bytes_received += static_cast<int64_t>(bytes.size());
   const Result<FrameHeader> header = decode_header(bytes);
-  if (header.has_error()) return drop_link(*w, header.error());
-  const bool current = w->awaited && header->generation == w->generation && header->step_id == step_id_ &&
-                       header->layer == layer_;
-  if (!current) {
+  if (header.has_error()) return drop_link(*worker, header.error());
+  if (DispatchRound* round = awaited_round(*worker, *header))
+    take_answer(*round, *worker, *header, bytes);
+  else
     ++counters_.stale_frames;
-    return;
-  }
-  if (static_cast<FrameKind>(header->kind) == FrameKind::failure) {
+}
+
+void Dispatcher::take_answer(DispatchRound& round, int32_t worker, const FrameHeader& header,
+                             std::span<const std::byte> bytes) {
+  DispatchRound::Share& share = round.share(worker);
+  if (static_cast<FrameKind>(header.kind) == FrameKind::failure) {
     const Result<FailureView> failure = decode_failure(bytes);
-    if (failure.has_error()) return drop_link(*w, failure.error());
-    w->awaited = false;
-    --num_awaited_;
-    return fail({failure->why.code, fmt::format("worker={}: {}", w->name, failure->why.message)});
+    if (failure.has_error()) return drop_link(worker, failure.error());
+    fail({failure->why.code,
+          fmt::format("worker={}: {}", workers_[static_cast<size_t>(worker)].name, failure->why.message)});
+  } else {
+    const Result<CombineView> answer = decode_combine(bytes);
+    if (answer.has_error()) return drop_link(worker, answer.error());
+    if (answer->header.num_rows != share.pairs.size() || answer->header.hidden != options_.hidden)
+      return drop_link(worker, {Code::data_loss,
+                                fmt::format("answered {} rows of {} for {} of {}", answer->header.num_rows,
+                                            answer->header.hidden, share.pairs.size(), options_.hidden)});
+    decode_rows(*answer, answers_of(round) + share.first_pair * options_.hidden);
   }
-  const Result<CombineView> answer = decode_combine(bytes);
-  if (answer.has_error()) return drop_link(*w, answer.error());
-  if (answer->header.num_rows != w->pairs.size() || answer->header.hidden != options_.hidden)
-    return drop_link(
-        *w, {Code::data_loss, fmt::format("answered {} rows of {} for {} of {}", answer->header.num_rows,
-                                          answer->header.hidden, w->pairs.size(), options_.hidden)});
-  decode_rows(*answer, rows_ph_.data() + w->first_pair * options_.hidden);
-  w->awaited = false;
-  --num_awaited_;
+  share.awaited = false;
+  --round.num_awaited;
 }
 
 // A frame that cannot be right ends this link, and this link only.
-void Dispatcher::drop_link(Worker& worker, const Status& why) {
-  const Status named{why.code, fmt::format("worker={}: bad frame: {}", worker.name, why.message)};
-  if (worker.awaited) fail(named);
-  const auto idx = static_cast<int32_t>(&worker - workers_.data());
-  detach(idx);
-  lost_.emplace_back(idx, named);
+void Dispatcher::drop_link(int32_t worker, const Status& why) {
+  lose(worker, {why.code, fmt::format("worker={}: bad frame: {}", workers_[static_cast<size_t>(worker)].name,
+                                      why.message)});
 }
 
 void Dispatcher::on_peer_lost(PeerId peer, const Status& why) {
-  Worker* w = find(peer);
-  if (w == nullptr) return;
-  const Status named{Code::peer_lost, fmt::format("worker={}: {}", w->name, why.message)};
-  if (w->awaited) fail(named);
-  const auto idx = static_cast<int32_t>(w - workers_.data());
-  detach(idx);
-  lost_.emplace_back(idx, named);
+  const std::optional<int32_t> worker = find(peer);
+  if (!worker) return;
+  lose(*worker, {Code::peer_lost,
+                 fmt::format("worker={}: {}", workers_[static_cast<size_t>(*worker)].name, why.message)});
+}
+
+void Dispatcher::lose(int32_t worker, const Status& named) {
+  if (is_awaited(worker)) fail(named);
+  detach(worker);
+  lost_.emplace_back(worker, named);
 }
 
 }  // namespace guildhall

@@ -1,9 +1,11 @@
 // dispatcher.h: sends a layer's rows to the workers that hold their experts and adds what comes back.
 // dispatch() packs one region per worker, each row once per worker with its (expert, weight) list; combine()
 // waits for every answer and sums a token's rows in gate order, so that the bits do not depend on where
-// experts live. Owner: the engine thread.
+// experts live. A step's micro-batches have one round each under way: they are dispatched and combined in any
+// order. Owner: the engine thread.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -14,6 +16,7 @@
 #include "base/status.h"
 #include "kernels/view.h"
 #include "proto/exchange.h"
+#include "router/dispatch_round.h"
 #include "router/placement.h"
 #include "transport/exchange.h"
 
@@ -21,7 +24,8 @@ namespace guildhall {
 
 struct DispatcherOptions {
   Codec codec = Codec::bf16;  // of rows in both directions
-  int64_t hidden = 0, top_k = 0, max_tokens = 0;
+  int64_t hidden = 0, top_k = 0;
+  int64_t max_tokens = 0;               // of a step, all its micro-batches together
   std::chrono::nanoseconds deadline{};  // for one layer's answers
   // Runs workers that live in this process; returns whether there was work. Empty: there are none.
   std::function<bool()> pump_local_workers;
@@ -32,6 +36,13 @@ struct DispatcherOptions {
 struct DispatchCounters {
   int64_t dispatches = 0, pairs = 0, experts_touched = 0, bytes_sent = 0, bytes_received = 0,
           stale_frames = 0;
+};
+
+// Which rows a dispatch is about.
+struct DispatchKey {
+  int64_t layer = 0;
+  int micro_batch = 0;      // < kMaxMicroBatches; its round before this must be combined
+  int64_t first_token = 0;  // of the micro-batch within the step
 };
 
 class Dispatcher final : public ExchangeHandler {
@@ -45,14 +56,16 @@ class Dispatcher final : public ExchangeHandler {
   void detach(int32_t worker);  // while its answer is awaited: combine() ends with peer_lost
   bool all_attached() const;
 
-  // Posts x_th's rows. The views expert_tk and weight_tk must live until combine() returns.
-  // Errors: peer_lost naming the worker. After an error the step is over: the next dispatch starts afresh.
-  Result<void> dispatch(int64_t layer, View2<const float> x_th, View2<const int32_t> expert_tk,
+  // Posts x_th's rows; every worker gets a frame, those without rows an empty one. The views expert_tk and
+  // weight_tk must live until combine() returns. Errors: peer_lost naming the worker.
+  // After an error, here or from combine(), the step is void for all its micro-batches: the next dispatch
+  // starts afresh.
+  Result<void> dispatch(const DispatchKey& key, View2<const float> x_th, View2<const int32_t> expert_tk,
                         View2<const float> weight_tk);
 
-  // y_th += the experts' weighted rows. Errors: peer_lost or deadline_exceeded naming the worker, or what a
-  // worker answered instead.
-  Result<void> combine(View2<float> y_th);
+  // y_th += the experts' weighted rows of what was dispatched for this micro-batch. Errors: peer_lost or
+  // deadline_exceeded naming the worker, or what a worker answered instead, be it to another micro-batch.
+  Result<void> combine(int micro_batch, View2<float> y_th);
 
   // Delivers what has arrived outside of a step (late frames, lost peers). Call while idle.
   void poll();
@@ -69,22 +82,25 @@ class Dispatcher final : public ExchangeHandler {
     std::string name;
     std::optional<PeerId> peer;
     uint64_t generation = 0;
-    // This step's: the rows it gets and the (token, k) of each pair, in the order they are sent.
-    std::vector<int32_t> row_token;
-    std::vector<int32_t> pair_slot;  // t * K + k
-    std::vector<DispatchPair> pairs;
-    int64_t first_pair = 0;  // where its answers stand in rows_ph
-    bool awaited = false;
   };
 
-  void route(View2<const int32_t> expert_tk, View2<const float> weight_tk,
-             const std::vector<int32_t>& worker_e);
-  Result<size_t> pack(Worker& worker, int64_t layer, View2<const float> x_th);
-  Result<void> wait_for_answers();
-  void give_up_late_workers();
-  Worker* find(PeerId peer);
+  Result<void> send(DispatchRound& round, View2<const float> x_th);
+  Result<size_t> pack(const DispatchRound& round, int32_t worker, View2<const float> x_th);
+  Result<void> wait_for_answers(DispatchRound& round);
+  void give_up_late_workers(const DispatchRound& round);
+  void take_answer(DispatchRound& round, int32_t worker, const FrameHeader& header,
+                   std::span<const std::byte> bytes);
+  DispatchRound* awaited_round(int32_t worker, const FrameHeader& header);
+  bool is_awaited(int32_t worker);
+  float* answers_of(const DispatchRound& round) {
+    return rows_ph_.data() + round.first_answer * options_.hidden;
+  }
+  std::optional<int32_t> find(PeerId peer) const;
   void fail(Status status);
-  void drop_link(Worker& worker, const Status& why);
+  Status abandon_step(Status why);
+  void drop_link(int32_t worker, const Status& why);
+  void lose(int32_t worker, const Status& named);
+  void count_experts(View2<const int32_t> expert_tk, size_t num_experts);
 
   DispatcherOptions options_;
   Exchange& exchange_;
@@ -93,16 +109,12 @@ class Dispatcher final : public ExchangeHandler {
   std::vector<Exchange::Outgoing> outgoing_;
   std::vector<std::pair<int32_t, Status>> lost_;
 
-  // The dispatch under way.
-  uint64_t step_id_ = 0;
-  int64_t layer_ = 0;
-  int num_awaited_ = 0;
-  std::optional<Status> failure_;
-  View2<const int32_t> expert_tk_;
-  View2<const float> weight_tk_;
-  std::vector<float> rows_ph_;      // [T*K, H] answers
-  std::vector<int32_t> index_tk_;   // [T, K] into rows_ph_
-  std::vector<uint8_t> touched_e_;  // [E] of the layer: got a row this step
+  std::array<DispatchRound, kMaxMicroBatches> round_m_;
+  uint64_t step_id_ = 0;            // of the last round
+  std::optional<Status> failure_;   // of the step under way
+  std::vector<float> rows_ph_;      // [T*K, H] answers of the step; a round's begin at its first_answer
+  std::vector<int32_t> index_tk_;   // [T, K] into a round's answers; scratch of combine()
+  std::vector<uint8_t> touched_e_;  // [E] of the layer: got a row this round; scratch of dispatch()
   DispatchCounters counters_;
 };
 

@@ -182,14 +182,14 @@ Result<void> Forward::experts(int64_t layer, const MoeWeights& w, View2<const fl
   }
   {
     StepClock::Scope scope(clock_, StepPart::dispatch);
-    GH_TRY(dispatcher_.dispatch(layer, h_th, expert_tk, weight_tk));
+    GH_TRY(dispatcher_.dispatch({.layer = layer}, h_th, expert_tk, weight_tk));
   }
   if (w.shared) {  // while the experts work
     StepClock::Scope scope(clock_, StepPart::shared_experts);
     mlp(*w.shared, h_th, x_th);
   }
   StepClock::Scope scope(clock_, StepPart::combine);
-  return dispatcher_.combine(x_th);
+  return dispatcher_.combine(0, x_th);
 }
 
 // x += down(silu(gate h) * up h)

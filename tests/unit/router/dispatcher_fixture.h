@@ -50,7 +50,8 @@ class ScriptedWorker final : public ExchangeHandler {
     return {.generation = h.generation,
             .step_id = h.step_id,
             .placement_version = h.placement_version,
-            .layer = h.layer};
+            .layer = h.layer,
+            .micro_batch = h.micro_batch};
   }
   void answer(const DispatchView& d) { answer(d, fields_of(d.header)); }
   void answer(const DispatchView& d, const FrameFields& fields, int extra_rows = 0) {
@@ -194,10 +195,10 @@ class DispatcherTest : public ::testing::Test {
   View2<const int32_t> experts() const { return {expert_tk_.data(), num_tokens_, setup_.top_k}; }
   View2<const float> weights() const { return {weight_tk_.data(), num_tokens_, setup_.top_k}; }
 
-  Result<void> dispatch() { return dispatcher_->dispatch(kLayer, x(), experts(), weights()); }
+  Result<void> dispatch() { return dispatcher_->dispatch({.layer = kLayer}, x(), experts(), weights()); }
   Result<void> combine() {
     y_th_.assign(x_th_.size(), 1.0f);
-    return dispatcher_->combine({y_th_.data(), num_tokens_, setup_.hidden});
+    return dispatcher_->combine(0, {y_th_.data(), num_tokens_, setup_.hidden});
   }
   Result<void> step() {
     GH_TRY(dispatch());

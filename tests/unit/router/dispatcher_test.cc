@@ -47,21 +47,26 @@ TEST_F(DispatcherTest, StampsGenerationLayerPlacementAndAGrowingStep) {
   EXPECT_GT(second.step_id, first.step_id);
 }
 
-TEST_F(DispatcherTest, SendsNothingToAWorkerWithoutRows) {
+TEST_F(DispatcherTest, SendsAnEmptyDispatchToAWorkerWithoutRowsAndAwaitsItsAnswer) {
   make({.num_workers = 3});
   choose({{0, 3}, {3, 0}});  // all on w0
   expect_a_good_step();
   EXPECT_EQ(worker(0).frames.size(), 1u);
-  EXPECT_THAT(worker(1).frames, IsEmpty());
-  EXPECT_THAT(worker(2).frames, IsEmpty());
+  for (int w : {1, 2}) {
+    ASSERT_EQ(worker(w).frames.size(), 1u);
+    EXPECT_EQ(worker(w).received(0).header.num_rows, 0u);
+    EXPECT_THAT(worker(w).received(0).pairs, IsEmpty());
+  }
+  dispatcher_->poll();
+  EXPECT_EQ(dispatcher_->counters().stale_frames, 0);
 }
 
-TEST_F(DispatcherTest, ADispatchOfNoTokensSendsNothingAndIsDone) {
+TEST_F(DispatcherTest, ADispatchOfNoTokensIsAnsweredAndDone) {
   make({});
   choose({});
   ASSERT_TRUE(step());
-  EXPECT_THAT(worker(0).frames, IsEmpty());
-  EXPECT_THAT(worker(1).frames, IsEmpty());
+  EXPECT_EQ(worker(0).received(0).header.num_rows, 0u);
+  EXPECT_EQ(worker(1).received(0).header.num_rows, 0u);
   choose({{0, 1}});
   expect_a_good_step();
 }

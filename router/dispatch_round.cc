@@ -1,0 +1,39 @@
+#include "router/dispatch_round.h"
+
+namespace guildhall {
+
+void DispatchRound::route(View2<const int32_t> expert_of_tk, View2<const float> weight_of_tk,
+                          std::span<const int32_t> worker_e) {
+  expert_tk = expert_of_tk;
+  weight_tk = weight_of_tk;
+  for (Share& s : share_w) {
+    s.row_token.clear(), s.pair_slot.clear(), s.pairs.clear();
+    s.awaited = false;
+  }
+  for (int64_t t = 0; t < expert_tk.rows; ++t) {
+    for (int64_t k = 0; k < expert_tk.cols; ++k) {
+      const int32_t expert = expert_tk(t, k);
+      Share& s = share(worker_e[static_cast<size_t>(expert)]);
+      if (s.row_token.empty() || s.row_token.back() != t) s.row_token.push_back(static_cast<int32_t>(t));
+      s.pair_slot.push_back(static_cast<int32_t>(t * expert_tk.cols + k));
+      s.pairs.push_back({.row = static_cast<uint32_t>(s.row_token.size() - 1),
+                         .expert = static_cast<uint16_t>(expert),
+                         .gate_rank = static_cast<uint16_t>(k),
+                         .weight = weight_tk(t, k)});
+    }
+  }
+  int64_t first_pair = 0;
+  for (Share& s : share_w) {
+    s.first_pair = first_pair;
+    first_pair += static_cast<int64_t>(s.pairs.size());
+  }
+}
+
+void DispatchRound::list_answers(std::span<int32_t> index_tk) const {
+  for (const Share& s : share_w)
+    for (size_t i = 0; i < s.pair_slot.size(); ++i)
+      index_tk[static_cast<size_t>(s.pair_slot[i])] =
+          static_cast<int32_t>(s.first_pair + static_cast<int64_t>(i));
+}
+
+}  // namespace guildhall

@@ -1,0 +1,44 @@
+// dispatch_round.h: one micro-batch's dispatch of one layer: which rows and pairs each worker gets, and who
+// has still to answer. A token's row goes to each worker once, with the list of its experts there. Reused
+// from layer to layer. Owner: the engine thread.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/view.h"
+#include "proto/exchange.h"
+
+namespace guildhall {
+
+struct DispatchRound {
+  struct Share {                     // one worker's
+    std::vector<int32_t> row_token;  // the tokens whose rows it gets, ascending
+    std::vector<int32_t> pair_slot;  // t * K + k of each pair, in the order they are sent
+    std::vector<DispatchPair> pairs;
+    int64_t first_pair = 0;  // where its answers begin among the round's
+    bool awaited = false;
+  };
+
+  // Lists each worker's rows and pairs, in token and gate order. The views must live until the round is over.
+  void route(View2<const int32_t> expert_tk, View2<const float> weight_tk, std::span<const int32_t> worker_e);
+
+  // Where each choice's answer stands among the round's pairs: index_tk [T,K], row-major.
+  void list_answers(std::span<int32_t> index_tk) const;
+
+  int64_t num_pairs() const { return expert_tk.rows * expert_tk.cols; }
+  Share& share(int32_t worker) { return share_w[static_cast<size_t>(worker)]; }
+
+  bool open = false;  // dispatched, not combined yet
+  uint64_t step_id = 0;
+  int64_t layer = 0;
+  int micro_batch = 0;
+  int64_t first_answer = 0;  // of the round's answers among the step's: first token * K
+  int num_awaited = 0;
+  View2<const int32_t> expert_tk;
+  View2<const float> weight_tk;
+  std::vector<Share> share_w;
+};
+
+}  // namespace guildhall
