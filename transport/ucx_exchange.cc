@@ -47,7 +47,8 @@ UcxExchange::~UcxExchange() {
   shutting_down_ = true;
   for (auto& [id, peer] : peers_) {
     abandon(peer);
-    if (!peer.lost) start_close(id, peer, /*flush=*/peer.next_out > 0);
+    if (!peer.lost) start_close(id, peer, /*flush=*/peer.has_sent_frames);
+    peer.lost = true;  // what the close cuts off is no loss
   }
   // Each close ends by its own deadlines: flush, then close.
   while (!closing_.empty()) {
@@ -96,10 +97,13 @@ Result<PeerId> UcxExchange::connect(std::string_view name, std::string_view addr
   const std::string transports = describe(id);
   const bool shared_memory =
       transports.find("posix") != std::string::npos || transports.find("sysv") != std::string::npos;
+  peers_.at(id).shares_memory = shared_memory;
+  peers_.at(id).has_native_put = has_native_put(peers_.at(id).endpoint);
   if (shared_memory && address->network_namespace != network_namespace_) cannot_be_woken_ = true;
   log_info("ucx_connected", "peer={} via=\"{}\" reports_loss={} wakes={}", name, transports,
            peers_.at(id).reports_errors, !cannot_be_woken_);
 
+  offer_slots(id);
   for (Arrival& arrival : claimed->frames)
     if (!accept(id, arrival)) release(arrival);
   if (lost_frames)
@@ -133,7 +137,7 @@ void UcxExchange::disconnect(PeerId id) {
   abandon(*peer);
   if (!peer->lost) {
     links_.retire(peer->instance);
-    start_close(id, *peer, /*flush=*/peer->next_out > 0);
+    start_close(id, *peer, /*flush=*/peer->has_sent_frames);
   }
   peers_.erase(id);
 }
@@ -170,7 +174,9 @@ void UcxExchange::start_close(PeerId id, Peer& peer, bool flush) {
                   .endpoint = peer.endpoint,
                   .reports_errors = peer.reports_errors,
                   .flushing = true,
-                  .deadline = Clock::now()};
+                  .deadline = Clock::now(),
+                  .outbound = std::move(peer.outbound)};
+  if (peer.inbound) ended_slots_.push_back(std::move(peer.inbound));
   if (flush) {
     ucp_request_param_t param{};
     void* request = ucp_ep_flush_nbx(peer.endpoint, &param);
@@ -178,11 +184,15 @@ void UcxExchange::start_close(PeerId id, Peer& peer, bool flush) {
     closing.deadline += options_.close_timeout;
   }
   peer.endpoint = nullptr;
-  closing_.push_back(closing);
+  closing_.push_back(std::move(closing));
 }
 
 void UcxExchange::progress_closing() {
-  std::erase_if(closing_, [this](Closing& closing) { return advance(closing); });
+  // Cutting off one peer's frames may fail another, which then starts to close.
+  std::vector<Closing> under_way = std::exchange(closing_, {});
+  std::erase_if(under_way, [this](Closing& closing) { return advance(closing); });
+  closing_.insert(closing_.begin(), std::make_move_iterator(under_way.begin()),
+                  std::make_move_iterator(under_way.end()));
 }
 
 bool UcxExchange::advance(Closing& closing) {
@@ -208,13 +218,13 @@ bool UcxExchange::advance(Closing& closing) {
 }
 
 size_t UcxExchange::poll(ExchangeHandler& handler) {
-  for (Ready& ready : delivering_) release(ready.arrival);
-  delivering_.clear();
+  end_loans();
   // A limit, so that a peer that never stops sending cannot keep us from delivering.
   constexpr int kMaxProgress = 64;
   for (int i = 0; i < kMaxProgress && ucp_worker_progress(worker_.get()) != 0; ++i) {
   }
   if (!closing_.empty()) progress_closing();
+  expired_slots_.swap(ended_slots_);  // what is delivered now may lie in them
   if (ready_.empty()) return 0;
   delivering_.swap(ready_);
   size_t num_callbacks = 0;
@@ -224,13 +234,22 @@ size_t UcxExchange::poll(ExchangeHandler& handler) {
       if (ready.lost) {
         handler.on_peer_lost(ready.peer, ready.why);
       } else {
-        const Arrival& frame = ready.arrival;
-        const void* bytes = frame.held ? frame.held : frame.buffer.data();
-        handler.on_frame(ready.peer, {static_cast<const std::byte*>(bytes), frame.bytes});
+        handler.on_frame(ready.peer, {ready.arrival.data(), ready.arrival.bytes});
       }
     }
   }
   return num_callbacks;
+}
+
+// The frames of the last poll() go back to where they came from.
+void UcxExchange::end_loans() {
+  for (Ready& ready : delivering_) {
+    Peer* peer = ready.arrival.slot ? find(ready.peer) : nullptr;
+    if (peer) ++peer->num_read;
+    release(ready.arrival);
+  }
+  delivering_.clear();
+  expired_slots_.clear();
 }
 
 void UcxExchange::wait(std::chrono::nanoseconds timeout) {

@@ -1,11 +1,14 @@
-// ucx_exchange.h: the data plane over UCX active messages: RDMA, shared memory or TCP, whichever UCX finds.
+// ucx_exchange.h: the data plane over UCX: RDMA, shared memory or TCP, whichever UCX finds.
 //
-// Each frame is one active message; UCX sends small ones eagerly and large ones by rendezvous straight into a
-// pooled buffer. A header names the sender, its link and the frame's number on it: rendezvous frames complete
-// out of order, so the receiver puts them back. Callbacks of UCX only queue; handlers run from poll().
+// A frame goes one of three ways, chosen by what the endpoint has: packed straight into the peer's slot where
+// its memory is mapped here (shared memory), put into the slot where puts are the wire's own (RDMA), or as an
+// active message (tcp, and whatever does not fit a slot), which UCX sends eagerly or by rendezvous into a
+// pooled buffer. Each frame is announced by an active message whose header, the tag, names the sender, its
+// link and the frame's number on it: frames complete out of order, so the receiver puts them back. Callbacks
+// of UCX only queue; handlers run from poll().
 //
-// Thread: one owner, but for wake() and local_address(). Files: ucx_exchange.cc (peers), ucx_frames.cc
-// (frames).
+// Thread: one owner, but for wake() and local_address(). Files: ucx_exchange.cc (peers), ucx_sends.cc (a
+// frame's way out), ucx_frames.cc (its way in), ucx_slots.cc (the memory that peers write).
 #pragma once
 
 #include <memory>
@@ -17,6 +20,7 @@
 #include "transport/inbound_links.h"
 #include "transport/ucx_address.h"
 #include "transport/ucx_options.h"
+#include "transport/ucx_slots.h"
 #include "transport/ucx_waiter.h"
 #include "transport/ucx_worker.h"
 
@@ -44,6 +48,8 @@ class UcxExchange final : public Exchange {
 
   struct Counters {
     uint64_t sent = 0, received = 0;
+    uint64_t sent_to_slots = 0;      // of sent; the others were active messages
+    uint64_t stale_slots = 0;        // frames in slots of a link that is over: dropped
     uint64_t unknown_dropped = 0;    // from an end that is disconnected, or sent too much before its connect
     uint64_t malformed_dropped = 0;  // not our header
     uint64_t oversize_refused = 0;
@@ -51,31 +57,58 @@ class UcxExchange final : public Exchange {
   const Counters& counters() const { return counters_; }
 
  private:
-  // In front of every frame, as the active message's header. Little-endian.
-  struct FrameTag {
-    uint64_t instance;  //  0  the sender's
-    uint64_t sequence;  //  8  of the frame on its link, from 0
-    uint32_t link;      // 16  counts the sender's connects
-    uint32_t magic;     // 20  kFrameMagic, else dropped
+  enum class TagKind : uint16_t {
+    frame = 0,       // the message's data is the frame
+    slot_frame = 1,  // the frame is in a slot of the receiver's
+    slot_offer = 2,  // the message's data is InboundSlots::offer()
   };
-  static_assert(sizeof(FrameTag) == 24);
-  static constexpr uint32_t kFrameMagic = 0x31464847;  // "GHF1"
+  // The header of every active message. Little-endian. What is out of bounds loses the link.
+  struct FrameTag {
+    uint64_t instance;    //  0  the sender's
+    uint64_t sequence;    //  8  of the message on its link, from 0
+    uint64_t num_read;    // 16  slots the sender has read so far of those it offered on this link
+    uint32_t link;        // 24  counts the sender's connects
+    uint32_t magic;       // 28  kFrameMagic, else dropped
+    TagKind kind;         // 32
+    uint16_t slot;        // 34  slot_frame: which
+    uint32_t slot_link;   // 36  slot_frame: the receiver's link whose slots are meant; of another: dropped
+    uint64_t slot_bytes;  // 40  slot_frame: the frame's length
+  };
+  static_assert(sizeof(FrameTag) == 48);
+  static constexpr uint32_t kFrameMagic = 0x32464847;  // "GHF2"
   static constexpr unsigned kFrameAmId = 1;
+  static constexpr PeerId kNoPeer = 0;
 
   struct Send {
     UcxExchange* owner;
-    PeerId peer;   // 0: idle
-    FrameTag tag;  // UCX reads it until the send completes
-    FrameBuffer buffer;
+    PeerId peer = 0;                    // 0: idle
+    FrameTag tag;                       // UCX reads it until the send completes
+    OutboundSlots* in_place = nullptr;  // the region is the next slot of these
+    FrameBuffer buffer;                 // else
+    size_t capacity = 0;                // of the region
+    int num_unfinished = 0;             // requests that read tag and buffer
+    ucs_status_t status = UCS_OK;       // the first that was not
+  };
+  struct Posting {
+    Send* send;
+    size_t bytes;
   };
 
-  // A frame's bytes: in memory of UCX that we hold, in a buffer of ours, or still at the sender (rendezvous).
+  // A frame's bytes: in memory of UCX that we hold, in a buffer of ours, in a slot of ours, or still at the
+  // sender (rendezvous).
   struct Arrival {
+    TagKind kind = TagKind::frame;
+    uint32_t link = 0;  // the sender's
     uint64_t sequence = 0;
+    uint64_t num_read = 0;
     size_t bytes = 0;
     void* held = nullptr;  // UCX's; given back by ucp_am_data_release
     bool rendezvous = false;
     FrameBuffer buffer;
+    const std::byte* slot = nullptr;
+    const std::byte* data() const {
+      return slot ? slot : held ? static_cast<const std::byte*>(held) : buffer.data();
+    }
   };
   struct Receive {
     UcxExchange* owner;
@@ -90,10 +123,16 @@ class UcxExchange final : public Exchange {
     ucp_ep_h endpoint = nullptr;
     bool reports_errors = true;  // endpoint was made with peer error handling
     bool lost = false;
+    bool has_native_put = false, shares_memory = false;  // of the endpoint
+    bool has_sent_frames = false;
     uint64_t next_out = 0, next_in = 0;
     size_t num_in_flight = 0;
     Send* acquired = nullptr;
     std::vector<Arrival> early;  // by sequence
+    std::unique_ptr<InboundSlots> inbound;
+    uint64_t num_read = 0;                    // of inbound
+    std::unique_ptr<OutboundSlots> outbound;  // none until its offer comes
+    std::unique_ptr<OutboundSlots> previous_outbound;
   };
   struct Closing {
     PeerId peer;
@@ -102,6 +141,7 @@ class UcxExchange final : public Exchange {
     bool flushing;            // else closing
     void* request = nullptr;  // of the flush, then of the close
     std::chrono::steady_clock::time_point deadline;
+    std::unique_ptr<OutboundSlots> outbound;  // puts under way use it
   };
   struct Ready {
     PeerId peer;
@@ -115,27 +155,38 @@ class UcxExchange final : public Exchange {
   // Peers (ucx_exchange.cc).
   Peer* find(PeerId id);
   Result<ucp_ep_h> make_endpoint(const Peer& peer, const std::string& worker_address, bool report_errors);
-  void fail(PeerId id, Status why);  // once; reported by poll()
-  void start_close(PeerId id, Peer& peer, bool flush);
+  void fail(PeerId id, Status why);                     // once; reported by poll()
+  void start_close(PeerId id, Peer& peer, bool flush);  // takes its endpoint and slots
   void progress_closing();
   bool advance(Closing& closing);  // true: done
   void abandon(Peer& peer);        // its acquired and early frames
+  void end_loans();
   std::chrono::nanoseconds longest_sleep() const;
   static void on_endpoint_error(void* self, ucp_ep_h endpoint, ucs_status_t status);
 
-  // Frames (ucx_frames.cc).
+  // A frame's way out (ucx_sends.cc).
+  static void on_sent(void* request, ucs_status_t status, void* send);
+  Send* take_send(PeerId id);
+  void offer_slots(PeerId id);
+  bool put(Peer& peer, Send* send, size_t bytes);  // true: a fence is due before its tag
+  void send_tag(Peer& peer, Send* send, size_t bytes);
+  void track(Send* send, void* request);
+  void finish_one(Send* send, ucs_status_t status);
+  void recycle(Send* send);
+
+  // Its way in (ucx_frames.cc).
   static ucs_status_t on_active_message(void* self, const void* header, size_t header_bytes, void* data,
                                         size_t bytes, const ucp_am_recv_param_t* param);
-  static void on_sent(void* request, ucs_status_t status, void* send);
   static void on_received(void* request, ucs_status_t status, size_t bytes, void* receive);
-  void send(Peer& peer, size_t bytes);
-  void sent(Send* send, ucs_status_t status);
-  void recycle(Send* send);
   bool accept(PeerId id, Arrival& arrival);  // false: refused, and still the caller's
   void start_order(PeerId id);
+  bool find_in_slot(PeerId id, const FrameTag& tag, Arrival& arrival);
   bool start_receive(PeerId id, Arrival& arrival);
   void received(Receive* receive, ucs_status_t status);
   void arrived(PeerId id, Arrival arrival);
+  void deliver(PeerId id, Peer& peer, Arrival arrival);
+  void take_offer(PeerId id, Peer& peer, const Arrival& offer);
+  void discard(Arrival arrival);
   void release(Arrival& arrival);
 
   const UcxOptions options_;
@@ -155,6 +206,9 @@ class UcxExchange final : public Exchange {
   std::unordered_map<PeerId, Peer> peers_;
   std::vector<Closing> closing_;
   InboundLinks<Arrival> links_;
+  // Slots of links that are over, in which lent frames may lie: since the last poll(), and before it.
+  std::vector<std::unique_ptr<InboundSlots>> ended_slots_, expired_slots_;
+  std::vector<Posting> posting_;   // within post()
   std::vector<Ready> ready_;       // for the next poll()
   std::vector<Ready> delivering_;  // by the last poll(): what they hold is lent until the next
   uint32_t last_link_ = 0;

@@ -1,89 +1,13 @@
-// ucx_frames.cc: a frame's way out (acquire, post, completion) and in (active message, rendezvous, order).
+// ucx_frames.cc: a frame's way in: its tag, its bytes (message, slot or rendezvous), its place in order.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cstring>
 
-#include "base/check.h"
+#include "base/log.h"
 #include "transport/ucx_exchange.h"
 
 namespace guildhall {
-
-Result<std::span<std::byte>> UcxExchange::acquire(PeerId id, size_t bytes) {
-  Peer* peer = find(id);
-  if (!peer || peer->lost)
-    return Status{Code::peer_lost, fmt::format("peer {} is lost or disconnected",
-                                               peer ? peer->name : fmt::format("id {}", id))};
-  if (bytes > options_.max_frame_bytes)
-    return Status{Code::invalid_argument, fmt::format("peer {}: a frame of {} bytes exceeds the limit of {}",
-                                                      peer->name, bytes, options_.max_frame_bytes)};
-  if (peer->num_in_flight >= kMaxFramesInFlight)
-    return Status{Code::resource_exhausted,
-                  fmt::format("peer {}: {} frames are in flight already; poll, then try again", peer->name,
-                              peer->num_in_flight)};
-  GH_CHECK(!peer->acquired);
-  FrameBuffer buffer = pool_.take(bytes);
-  if (!buffer)
-    return Status{Code::resource_exhausted,
-                  fmt::format("peer {}: no memory for a frame of {} bytes", peer->name, bytes)};
-  if (idle_sends_.empty()) {
-    sends_.push_back(std::make_unique<Send>());
-    idle_sends_.push_back(sends_.back().get());
-  }
-  Send* send = idle_sends_.back();
-  idle_sends_.pop_back();
-  *send = {.owner = this, .peer = id, .tag = {}, .buffer = std::move(buffer)};
-  peer->acquired = send;
-  return std::span(send->buffer.data(), bytes);
-}
-
-void UcxExchange::post(std::span<const Outgoing> frames) {
-  for (const Outgoing& frame : frames) {
-    Peer* peer = find(frame.peer);
-    if (!peer || peer->lost) continue;  // its region went back when it was lost
-    GH_CHECK(peer->acquired && frame.bytes <= peer->acquired->buffer.capacity());
-    send(*peer, frame.bytes);
-  }
-}
-
-void UcxExchange::send(Peer& peer, size_t bytes) {
-  Send* send = std::exchange(peer.acquired, nullptr);
-  send->tag = {.instance = instance_, .sequence = peer.next_out++, .link = peer.link, .magic = kFrameMagic};
-  ++peer.num_in_flight;
-  ++counters_.sent;
-  ucp_request_param_t param{};
-  param.op_attr_mask =
-      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
-  param.cb.send = on_sent;
-  param.user_data = send;
-  param.memory_type = UCS_MEMORY_TYPE_HOST;
-  void* request = ucp_am_send_nbx(peer.endpoint, kFrameAmId, &send->tag, sizeof send->tag,
-                                  send->buffer.data(), bytes, &param);
-  if (!UCS_PTR_IS_PTR(request)) sent(send, UCS_PTR_STATUS(request));
-}
-
-void UcxExchange::on_sent(void* request, ucs_status_t status, void* user_data) {
-  Send* send = static_cast<Send*>(user_data);
-  send->owner->sent(send, status);
-  ucp_request_free(request);
-}
-
-void UcxExchange::sent(Send* send, ucs_status_t status) {
-  const PeerId id = send->peer;
-  recycle(send);
-  Peer* peer = find(id);
-  if (!peer) return;
-  --peer->num_in_flight;
-  if (status != UCS_OK)
-    fail(id, {Code::peer_lost,
-              fmt::format("peer {}: a frame could not be sent: {}", peer->name, ucs_status_string(status))});
-}
-
-void UcxExchange::recycle(Send* send) {
-  pool_.give(std::move(send->buffer));
-  send->peer = 0;
-  idle_sends_.push_back(send);
-}
 
 // UCS_OK: we are done with `data`. UCS_INPROGRESS: we hold it until ucp_am_data_release, or are receiving it.
 ucs_status_t UcxExchange::on_active_message(void* self, const void* header, size_t header_bytes, void* data,
@@ -92,19 +16,28 @@ ucs_status_t UcxExchange::on_active_message(void* self, const void* header, size
   if (exchange.shutting_down_) return UCS_OK;
   FrameTag tag{};
   if (header_bytes == sizeof tag) std::memcpy(&tag, header, sizeof tag);  // not aligned
-  if (tag.magic != kFrameMagic || tag.instance == 0 || tag.link == 0) {
+  if (tag.magic != kFrameMagic || tag.instance == 0 || tag.link == 0 || tag.kind > TagKind::slot_offer) {
     ++exchange.counters_.malformed_dropped;
     return UCS_OK;
   }
-  Arrival arrival{.sequence = tag.sequence,
+  Arrival arrival{.kind = tag.kind,
+                  .link = tag.link,
+                  .sequence = tag.sequence,
+                  .num_read = tag.num_read,
                   .bytes = bytes,
-                  .held = data,
                   .rendezvous = (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0};
   const LinkTag link{tag.instance, tag.link};
-  if (const auto owner = exchange.links_.owner_of(link)) {
-    if (owner->starts_link) exchange.start_order(owner->peer);
-    return exchange.accept(owner->peer, arrival) ? UCS_INPROGRESS : UCS_OK;
+  const auto owner = exchange.links_.owner_of(link);
+  if (owner && owner->starts_link) exchange.start_order(owner->peer);
+  if (tag.kind == TagKind::slot_frame) {
+    if (!owner)
+      ++exchange.counters_.unknown_dropped;
+    else if (exchange.find_in_slot(owner->peer, tag, arrival))
+      exchange.accept(owner->peer, arrival);
+    return UCS_OK;
   }
+  arrival.held = data;
+  if (owner) return exchange.accept(owner->peer, arrival) ? UCS_INPROGRESS : UCS_OK;
   if (exchange.links_.can_hold(link) && exchange.links_.hold(link, arrival)) return UCS_INPROGRESS;
   ++exchange.counters_.unknown_dropped;
   return UCS_OK;
@@ -116,6 +49,29 @@ void UcxExchange::start_order(PeerId id) {
   peer.next_in = 0;
   for (Arrival& arrival : peer.early) release(arrival);
   peer.early.clear();
+  peer.previous_outbound = std::move(peer.outbound);  // a region of it may be acquired
+}
+
+// False when the tag names what is no slot of ours: the link is lost. A frame in slots that are gone came
+// late and counts as delivered.
+bool UcxExchange::find_in_slot(PeerId id, const FrameTag& tag, Arrival& arrival) {
+  Peer* peer = find(id);
+  if (!peer || peer->lost) return false;
+  if (tag.slot_link != peer->link) {
+    ++counters_.stale_slots;
+    arrival.bytes = 0;
+    return true;
+  }
+  const auto frame =
+      peer->inbound ? peer->inbound->frame(tag.slot, tag.slot_bytes) : std::span<const std::byte>();
+  if (frame.data() == nullptr) {
+    fail(id, {Code::peer_lost, fmt::format("peer {}: announced {} bytes in slot {}, which is none of ours",
+                                           peer->name, tag.slot_bytes, tag.slot)});
+    return false;
+  }
+  arrival.slot = frame.data();
+  arrival.bytes = frame.size();
+  return true;
 }
 
 bool UcxExchange::accept(PeerId id, Arrival& arrival) {
@@ -188,7 +144,7 @@ void UcxExchange::received(Receive* receive, ucs_status_t status) {
 // Puts the frame in its place: rendezvous frames come after eager ones that were sent later.
 void UcxExchange::arrived(PeerId id, Arrival arrival) {
   Peer* peer = find(id);
-  if (!peer || peer->lost) return release(arrival);
+  if (!peer || peer->lost) return discard(std::move(arrival));
   if (arrival.sequence != peer->next_in) {
     auto place =
         std::upper_bound(peer->early.begin(), peer->early.end(), arrival.sequence,
@@ -196,15 +152,43 @@ void UcxExchange::arrived(PeerId id, Arrival arrival) {
     peer->early.insert(place, std::move(arrival));
     return;
   }
-  auto deliver = [&](Arrival next) {
-    ++peer->next_in;
-    ++counters_.received;
-    ready_.push_back({.peer = id, .lost = false, .arrival = std::move(next)});
-  };
-  deliver(std::move(arrival));
-  auto next = peer->early.begin();
-  for (; next != peer->early.end() && next->sequence == peer->next_in; ++next) deliver(std::move(*next));
-  peer->early.erase(peer->early.begin(), next);
+  deliver(id, *peer, std::move(arrival));
+  while (!peer->early.empty() && peer->early.front().sequence == peer->next_in) {
+    Arrival next = std::move(peer->early.front());
+    peer->early.erase(peer->early.begin());
+    deliver(id, *peer, std::move(next));  // may fail the peer, which empties `early`
+  }
+}
+
+void UcxExchange::deliver(PeerId id, Peer& peer, Arrival arrival) {
+  ++peer.next_in;
+  if (peer.outbound && !peer.outbound->set_freed(arrival.num_read)) {
+    fail(id, {Code::peer_lost,
+              fmt::format("peer {}: says it read {} slots, which cannot be", peer.name, arrival.num_read)});
+    return discard(std::move(arrival));
+  }
+  if (arrival.kind == TagKind::slot_offer) {
+    take_offer(id, peer, arrival);
+    return discard(std::move(arrival));
+  }
+  if (arrival.kind == TagKind::slot_frame && !arrival.slot) return;
+  ++counters_.received;
+  ready_.push_back({.peer = id, .lost = false, .arrival = std::move(arrival)});
+}
+
+void UcxExchange::take_offer(PeerId id, Peer& peer, const Arrival& offer) {
+  const std::string_view bytes(reinterpret_cast<const char*>(offer.data()), offer.bytes);
+  auto slots = OutboundSlots::accept(peer.endpoint, bytes, offer.link, peer.has_native_put);
+  if (!slots)
+    return fail(id, {Code::peer_lost, fmt::format("peer {}: {}", peer.name, slots.error().message)});
+  peer.outbound = std::move(*slots);
+  log_info("ucx_slots", "peer={} frames=\"{}\"", peer.name,
+           peer.outbound ? peer.outbound->describe() : "as messages");
+}
+
+// Releases it after the next poll(): UCX takes no message back while its own callback hands it over.
+void UcxExchange::discard(Arrival arrival) {
+  ready_.push_back({.peer = kNoPeer, .lost = false, .arrival = std::move(arrival)});
 }
 
 void UcxExchange::release(Arrival& arrival) {

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "proto/exchange.h"
+#include "transport/slot_options.h"
 #include "transport/wait_options.h"
 
 namespace guildhall {
@@ -15,6 +16,7 @@ struct UcxOptions {
   std::string tls;          // "tcp", "posix,sysv,cma", "rc,ud,self"; as UCX_TLS
   std::string net_devices;  // "eth0", "mlx5_0:1"; as UCX_NET_DEVICES
   WaitOptions wait;
+  SlotOptions slots;
   size_t max_frame_bytes = kMaxFrameBytes;  // larger ones are refused, and their link dropped
   // How often UCX looks whether quiet peers live. Its own default of 20 s is too slow to be a backstop of the
   // control plane's heartbeats; each look costs a system call per peer.

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
+#include <sstream>
 #include <vector>
 
 #include "base/log.h"
@@ -57,7 +58,10 @@ Result<Config> make_config(const UcxOptions& options) {
   std::vector<std::pair<const char*, std::string>> settings = {
       {"KEEPALIVE_INTERVAL", fmt::format("{}ms", options.keepalive.count())},
       // Off by default in UCX, and without it shared memory endpoints cannot report a dead peer at all.
-      {kSharedMemoryErrors, "y"}};
+      {kSharedMemoryErrors, "y"},
+      // Slots lie in what these allocate. posix first: a key of a segment that is gone fails cleanly, where
+      // UCX 1.13's sysv detaches what it never attached.
+      {"ALLOC_PRIO", "md:posix,md:sysv,md:*,mmap,heap"}};
   if (!options.tls.empty()) settings.emplace_back("TLS", options.tls);
   if (!options.net_devices.empty()) settings.emplace_back("NET_DEVICES", options.net_devices);
   for (const auto& [key, value] : settings)
@@ -130,16 +134,44 @@ std::string transports_in_endpoint_info(std::string_view info) {
   return fmt::format("{}", fmt::join(names, "+"));
 }
 
-std::string describe_ucx_endpoint(ucp_ep_h endpoint) {
+bool has_native_put_in_endpoint_info(std::string_view info) {
+  // Lines like "lane[0]:  1:rc_verbs/rxe0:1.0 md[1]  -> md[1]/ib/sysdev[255] rma_bw#0 am am_bw#0" say which
+  // lane carries active messages; lines like "put[0]: 0..<short>.." which lanes carry puts.
+  std::string message_lane;
+  std::vector<std::string> put_lanes;
+  std::istringstream lines{std::string(info)};
+  for (std::string line; std::getline(lines, line);) {
+    const auto index_after = [&](std::string_view word) {
+      const size_t at = line.find(word) + word.size();
+      return line.substr(at, line.find(']', at) - at);
+    };
+    if (line.find("lane[") != std::string::npos && (line + " ").find(" am ") != std::string::npos)
+      message_lane = index_after("lane[");
+    if (line.find(" put[") != std::string::npos) put_lanes.push_back(index_after("put["));
+  }
+  return put_lanes.size() == 1 && put_lanes.front() == message_lane;
+}
+
+namespace {
+
+std::string endpoint_info(ucp_ep_h endpoint) {
   char* text = nullptr;
   size_t length = 0;
   FILE* stream = open_memstream(&text, &length);
   if (!stream) return "";
   ucp_ep_print_info(endpoint, stream);
   std::fclose(stream);
-  std::string transports = transports_in_endpoint_info({text, length});
+  std::string info(text, length);
   std::free(text);
-  return transports;
+  return info;
 }
+
+}  // namespace
+
+std::string describe_ucx_endpoint(ucp_ep_h endpoint) {
+  return transports_in_endpoint_info(endpoint_info(endpoint));
+}
+
+bool has_native_put(ucp_ep_h endpoint) { return has_native_put_in_endpoint_info(endpoint_info(endpoint)); }
 
 }  // namespace guildhall

@@ -37,4 +37,9 @@ std::string describe_ucx_endpoint(ucp_ep_h endpoint);
 // The part of ucp_ep_print_info's text that describe_ucx_endpoint() wants.
 std::string transports_in_endpoint_info(std::string_view info);
 
+// Whether the endpoint's puts are the wire's own (UCX makes them of messages elsewhere: tcp, ud) and stay in
+// order with its active messages behind a fence: UCX 1.13 fences each lane by itself, so both must share one.
+bool has_native_put(ucp_ep_h endpoint);
+bool has_native_put_in_endpoint_info(std::string_view info);
+
 }  // namespace guildhall

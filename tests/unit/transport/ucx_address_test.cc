@@ -46,6 +46,21 @@ TEST(UcxEndpointInfo, NamesEachTransportOnce) {
             "tcp/eth0+rc_mlx5/mlx5_0:1");
 }
 
+// Lines of UCX 1.13's ucp_ep_print_info().
+TEST(UcxEndpointInfo, PutsAreNativeWhereTheMessageLaneHasThem) {
+  const std::string rc =
+      "#                 lane[0]:  1:rc_verbs/rxe0:1.0 md[1]       -> md[1]/ib/sysdev[255] rma_bw#0 am am_bw#0\n"
+      "#                 lane[1]:  2:ud_verbs/rxe0:1.0 md[1]       -> md[1]/ib/sysdev[255] keepalive wireup\n"
+      "#\n#                 am_send: 0..<egr/short>..72..<egr/bcopy>..415134..<rndv>..(inf)\n";
+  const std::string put = "#                  put[0]: 0..<short>..81..<bcopy>..16384..<zcopy>..(inf)\n";
+  const std::string other_put = "#                  put[1]: 0..<short>..81..<bcopy>..(inf)\n";
+  EXPECT_TRUE(has_native_put_in_endpoint_info(rc + put));
+  EXPECT_FALSE(has_native_put_in_endpoint_info(rc));              // emulated, as over ud and tcp
+  EXPECT_FALSE(has_native_put_in_endpoint_info(rc + other_put));  // not in order with messages
+  EXPECT_FALSE(has_native_put_in_endpoint_info(rc + put + other_put));
+  EXPECT_FALSE(has_native_put_in_endpoint_info(""));
+}
+
 TEST(UcxEndpointInfo, SurvivesAnyText) {
   EXPECT_EQ(transports_in_endpoint_info(""), "");
   EXPECT_EQ(transports_in_endpoint_info("lane["), "");
@@ -56,6 +71,7 @@ TEST(UcxEndpointInfo, SurvivesAnyText) {
     std::string text = "lane[0]: ";
     for (size_t k = random() % 40; k > 0; --k) text += alphabet[random() % alphabet.size()];
     transports_in_endpoint_info(text);
+    has_native_put_in_endpoint_info(text);
   }
 }
 
