@@ -149,6 +149,20 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      "adaptive | spin"},
     {"transport.ucx.tls", "", "Transports UCX may use, as `UCX_TLS`. Without it: UCX chooses."},
     {"transport.ucx.net_devices", "", "Devices UCX may use, as `UCX_NET_DEVICES`. Without it: all."},
+    {"transport.slots.count",
+     "4",
+     "Slots that each end of a link keeps for the other to write frames into, over shared memory and RDMA. "
+     "4: "
+     "two micro-batches, each with a frame being written and one being read. 0: every frame is a message.",
+     {},
+     0,
+     64},
+    {"transport.slots.size",
+     "2MiB",
+     "Size of a slot; larger frames go as messages. `guildhall config check` prints the memory this takes.",
+     {},
+     4096,
+     1ll << 30},
 
     {"balance.policy", "static", "`static`: experts are split evenly over the workers.", "static"},
 

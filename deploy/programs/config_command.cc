@@ -28,6 +28,18 @@ Result<void> check_workers(const config::Config& config, const ModelSpec& spec) 
   return {};
 }
 
+// What the links' slots take where UCX can use them (shared memory, RDMA).
+void print_slots(const config::Config& config) {
+  const SlotOptions slots = slot_options(config);
+  if (config.transport().kind() != "ucx") return;
+  const auto link = static_cast<int64_t>(slots.link_bytes());
+  const int num_workers = config.experts().workers_size();
+  fmt::print(
+      "# slots: {} of {} per link and direction; the router maps {} for {} workers, a worker {} per router\n",
+      slots.num, format_bytes(static_cast<int64_t>(slots.bytes)), format_bytes(link * num_workers),
+      num_workers, format_bytes(link));
+}
+
 }  // namespace
 
 Result<void> check_config_file(const std::filesystem::path& file) {
@@ -41,6 +53,7 @@ Result<void> check_config_file(const std::filesystem::path& file) {
   fmt::print("# model: {}, {} layers, {} experts top-{}, vocabulary {}\n", spec.model_type, spec.num_layers,
              spec.moe.num_experts, spec.moe.top_k, tokenizer->vocab_size());
   fmt::print("# context: {} tokens; KV cache: {} tokens\n", model_len, cache->capacity_tokens());
+  print_slots(config);
   return check_workers(config, spec);
 }
 

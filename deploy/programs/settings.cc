@@ -55,11 +55,17 @@ HttpServerOptions http_options(const config::Config& config, const ModelSpec& sp
           .vocab_size = static_cast<int32_t>(spec.vocab_size)};
 }
 
+SlotOptions slot_options(const config::Config& config) {
+  const config::Slots& slots = config.transport().slots();
+  return {.num = static_cast<uint32_t>(slots.count()), .bytes = static_cast<size_t>(slots.size_bytes())};
+}
+
 ExchangeOptions exchange_options(const config::Config& config, const std::string& name) {
   ExchangeOptions options{.name = name};
   options.ucx.tls = config.transport().ucx().tls();
   options.ucx.net_devices = config.transport().ucx().net_devices();
   options.ucx.wait = wait_options(config);
+  options.ucx.slots = slot_options(config);
   return options;
 }
 

@@ -13,6 +13,7 @@ namespace guildhall {
 Result<void> apply_isa(const config::Config& config);
 
 HttpServerOptions http_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len);
+SlotOptions slot_options(const config::Config& config);
 ExchangeOptions exchange_options(const config::Config& config, const std::string& name);
 TeamOptions team_options(const config::Config& config,
                          int threads);  // threads 0: the cores this process may use
