@@ -1,154 +1,118 @@
-// exchange_bench.cc: what the exchange costs between two processes: one-way latency (half of a ping-pong) and
-// goodput (a window of frames in flight), per frame size, transport and way of waiting.
+// exchange_bench.cc: what a layer's dispatch and combine cost when the experts cost nothing: the real
+// Dispatcher in this process, empty experts in others. Prints one JSON object; tests/bench/exchange puts it
+// beside what ucx_perftest reaches on the same transport.
 //
-//   exchange_bench [TLS...]     default: tcp, then shared memory
+//   exchange_bench --tokens 1 --hidden 7168 --top-k 1 --workers 1 --tls tcp
 #include <fmt/format.h>
-#include <signal.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
-#include <vector>
+#include <random>
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "transport/ucx_exchange.h"
+#include "base/units.h"
+#include "router/dispatcher.h"
+#include "tests/bench/empty_experts.h"
 
 namespace guildhall {
 namespace {
 
-// 14 KiB: one row of DeepSeek-V3 (7168 in bf16).
-constexpr size_t kFrameBytes[] = {8, 1024, 14336, 131072, 1 << 20, 16 << 20};
-constexpr std::chrono::milliseconds kTimePerFigure{500};
-constexpr size_t kWindow = 16;
-
-class Side : public ExchangeHandler {
- public:
-  Side(const UcxOptions& options, int socket) : exchange_(open(options)) {
-    const std::string mine = exchange_->local_address();
-    const size_t my_size = mine.size();
-    check(write(socket, &my_size, sizeof my_size) == sizeof my_size);
-    check(write(socket, mine.data(), mine.size()) == static_cast<ssize_t>(mine.size()));
-    size_t size = 0;
-    check(recv(socket, &size, sizeof size, MSG_WAITALL) == sizeof size);
-    std::string theirs(size, '\0');
-    check(recv(socket, theirs.data(), size, MSG_WAITALL) == static_cast<ssize_t>(size));
-    auto peer = exchange_->connect("other", theirs);
-    check(peer.has_value());
-    peer_ = *peer;
-  }
-
-  void send(size_t bytes) {
-    auto region = exchange_->acquire(peer_, bytes);
-    check(region.has_value());
-    // Packing is part of sending: the receiver would otherwise be served from the sender's cold pages.
-    std::memset(region->data(), 1, bytes);
-    const Exchange::Outgoing outgoing{peer_, bytes};
-    exchange_->post({&outgoing, 1});
-  }
-  void receive_until(size_t num_frames) {
-    while (num_received_ < num_frames) {
-      if (exchange_->poll(*this) == 0) exchange_->wait(std::chrono::seconds(10));
-    }
-  }
-  // The other process: per frame size, echoes until an empty frame, then answers each window until an empty
-  // frame. The answer is the flow control, and makes the goodput count only what arrived.
-  void echo() {
-    echoing_ = true;
-    while (num_phases_ < 2 * std::size(kFrameBytes)) receive_until(num_received_ + 1);
-  }
-  std::string describe() const { return exchange_->describe(peer_); }
-  size_t received() const { return num_received_; }
-
-  void on_frame(PeerId, std::span<const std::byte> bytes) override {
-    ++num_received_;
-    if (!echoing_) return;
-    if (bytes.empty()) {
-      ++num_phases_;
-      num_in_window_ = 0;
-    } else if (num_phases_ % 2 == 0) {
-      send(bytes.size());
-    } else if (++num_in_window_ % kWindow == 0) {
-      send(8);
-    }
-  }
-  void on_peer_lost(PeerId, const Status& why) override {
-    fmt::print(stderr, "exchange_bench: {}\n", to_string(why));
-    std::exit(1);
-  }
-
- private:
-  static std::unique_ptr<UcxExchange> open(const UcxOptions& options) {
-    auto exchange = UcxExchange::open(options);
-    if (!exchange) fmt::print(stderr, "exchange_bench: {}\n", to_string(exchange.error()));
-    check(exchange.has_value());
-    return std::move(*exchange);
-  }
-  static void check(bool fine) {
-    if (!fine) std::exit(1);
-  }
-
-  std::unique_ptr<UcxExchange> exchange_;
-  PeerId peer_;
-  size_t num_received_ = 0;
-  bool echoing_ = false;
-  size_t num_phases_ = 0, num_in_window_ = 0;  // echoing
+struct Case {
+  int64_t tokens = 1, hidden = 7168, top_k = 1, num_experts = 64;
+  int num_workers = 1;
+  std::string tls = "tcp", net_devices, codec = "bf16", wait = "spin", slot_size = "32MiB";
+  double seconds = 1;
 };
 
-void measure(Side& side, const std::string& title) {
-  fmt::print("{} ({})\n{:>12}{:>14}{:>14}{:>14}\n", side.describe(), title, "frame B", "one-way us", "p99 us",
-             "goodput GB/s");
-  for (size_t bytes : kFrameBytes) {
-    std::vector<double> half_us;
-    for (auto end = Clock::now() + kTimePerFigure; Clock::now() < end;) {
-      const int64_t start = now_ns();
-      side.send(bytes);
-      side.receive_until(side.received() + 1);
-      half_us.push_back(static_cast<double>(now_ns() - start) / 2e3);
-    }
-    side.send(0);
+struct Routing {
+  std::vector<int32_t> expert_tk;
+  std::vector<float> weight_tk;
+};
 
-    const size_t before = side.received();
-    size_t num_windows = 0;
-    const int64_t start = now_ns();
-    for (auto end = Clock::now() + kTimePerFigure; Clock::now() < end; ++num_windows) {
-      for (size_t k = 0; k < kWindow; ++k) side.send(bytes);
-      side.receive_until(before + num_windows);  // two windows in flight
-    }
-    side.receive_until(before + num_windows);
-    const double seconds = static_cast<double>(now_ns() - start) / 1e9;
-    side.send(0);
-    std::sort(half_us.begin(), half_us.end());
-    fmt::print("{:>12}{:>14.2f}{:>14.2f}{:>14.3f}\n", bytes, half_us[half_us.size() / 2],
-               half_us[half_us.size() * 99 / 100],
-               static_cast<double>(bytes * kWindow * num_windows) / seconds / 1e9);
-    std::fflush(stdout);
+// Distinct experts per token, drawn evenly.
+Routing random_routing(const Case& c) {
+  std::mt19937 random(1);
+  std::vector<int32_t> experts(static_cast<size_t>(c.num_experts));
+  for (size_t e = 0; e < experts.size(); ++e) experts[e] = static_cast<int32_t>(e);
+  Routing routing;
+  for (int64_t t = 0; t < c.tokens; ++t) {
+    std::shuffle(experts.begin(), experts.end(), random);
+    routing.expert_tk.insert(routing.expert_tk.end(), experts.begin(), experts.begin() + c.top_k);
+    routing.weight_tk.insert(routing.weight_tk.end(), static_cast<size_t>(c.top_k), 1.0f / c.top_k);
   }
+  return routing;
 }
 
-void run(const UcxOptions& options, const std::string& title) {
-  int sockets[2];
-  if (socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) != 0) std::exit(1);
-  const pid_t child = fork();
-  if (child == 0) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    {
-      Side side(options, sockets[1]);
-      side.echo();
-    }
-    _exit(0);
+Placement placement_of(const Case& c) {
+  Placement placement{.version = 1, .num_workers = c.num_workers};
+  auto& worker_e = placement.worker_le.emplace_back();
+  for (int64_t e = 0; e < c.num_experts; ++e)
+    worker_e.push_back(static_cast<int32_t>(e * c.num_workers / c.num_experts));
+  return placement;
+}
+
+void check(const Result<void>& result) {
+  if (!result.has_error()) return;
+  fmt::print(stderr, "exchange_bench: {}\n", to_string(result.error()));
+  std::exit(1);
+}
+
+UcxOptions ucx_options(const Case& c) {
+  UcxOptions options{.tls = c.tls, .net_devices = c.net_devices};
+  options.wait.mode = c.wait == "spin" ? WaitMode::spin : WaitMode::adaptive;
+  options.slots.bytes = static_cast<size_t>(*parse_bytes(c.slot_size));
+  return options;
+}
+
+void run(const Case& c) {
+  EmptyExperts workers(c.num_workers, ucx_options(c));
+  auto opened = UcxExchange::open(ucx_options(c));
+  if (opened.has_error()) check(opened.error());
+  UcxExchange& exchange = **opened;
+  Dispatcher dispatcher({.codec = c.codec == "bf16" ? Codec::bf16 : Codec::f32,
+                         .hidden = c.hidden,
+                         .top_k = c.top_k,
+                         .max_tokens = c.tokens,
+                         .deadline = std::chrono::seconds(10)},
+                        exchange);
+  dispatcher.set_placement(placement_of(c));
+  const std::vector<PeerId> peers = workers.meet(exchange);
+  for (size_t i = 0; i < peers.size(); ++i)
+    dispatcher.attach(static_cast<int32_t>(i), fmt::format("w{}", i), peers[i], 1);
+
+  Routing routing = random_routing(c);
+  const View2<int32_t> expert_tk(routing.expert_tk.data(), c.tokens, c.top_k);
+  const View2<float> weight_tk(routing.weight_tk.data(), c.tokens, c.top_k);
+  std::vector<float> x(static_cast<size_t>(c.tokens * c.hidden), 0.5f), y(x.size());
+  const View2<float> x_th(x.data(), c.tokens, c.hidden), y_th(y.data(), c.tokens, c.hidden);
+  const auto round = [&] {
+    check(dispatcher.dispatch({}, x_th, expert_tk, weight_tk));
+    check(dispatcher.combine(0, y_th));
+  };
+
+  for (int i = 0; i < 50; ++i) round();  // connections, slots, pages
+  const DispatchCounters before = dispatcher.counters();
+  std::vector<double> round_us;
+  const auto begin = Clock::now();
+  const auto end =
+      begin + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(c.seconds));
+  while (Clock::now() < end) {
+    const int64_t start = now_ns();
+    round();
+    round_us.push_back(static_cast<double>(now_ns() - start) / 1e3);
   }
-  {
-    Side side(options, sockets[0]);
-    measure(side, title);
-  }
-  waitpid(child, nullptr, 0);
-  close(sockets[0]);
-  close(sockets[1]);
+  const DispatchCounters& after = dispatcher.counters();
+  std::sort(round_us.begin(), round_us.end());
+  const auto rounds = static_cast<double>(round_us.size());
+  fmt::print(
+      R"({{"via": "{}", "rounds": {}, "p50_us": {:.3f}, "p99_us": {:.3f}, "sent_bytes": {:.1f}, "received_bytes": {:.1f}, "slot_share": {:.3f}}})"
+      "\n",
+      exchange.describe(peers[0]), round_us.size(), round_us[round_us.size() / 2],
+      round_us[round_us.size() * 99 / 100],
+      static_cast<double>(after.bytes_sent - before.bytes_sent) / rounds,
+      static_cast<double>(after.bytes_received - before.bytes_received) / rounds,
+      static_cast<double>(exchange.counters().sent_to_slots) / static_cast<double>(exchange.counters().sent));
 }
 
 }  // namespace
@@ -157,14 +121,19 @@ void run(const UcxOptions& options, const std::string& title) {
 int main(int argc, char** argv) {
   using namespace guildhall;
   init_log("exchange_bench", "warn");
-  std::vector<std::string> transports(argv + 1, argv + argc);
-  if (transports.empty()) transports = {"tcp", "posix,sysv,cma"};
-  for (const std::string& tls : transports) {
-    UcxOptions options{.tls = tls};
-    run(options, "adaptive, 20 us spin");
-    options.wait.spin = std::chrono::nanoseconds(0);
-    run(options, "adaptive, no spin");
-    options.wait.mode = WaitMode::spin;
-    run(options, "spin");
-  }
+  Case c;
+  CLI::App app("Times dispatch + combine against experts that compute nothing");
+  app.add_option("--tokens", c.tokens);
+  app.add_option("--hidden", c.hidden);
+  app.add_option("--top-k", c.top_k);
+  app.add_option("--experts", c.num_experts);
+  app.add_option("--workers", c.num_workers);
+  app.add_option("--tls", c.tls, "as UCX_TLS");
+  app.add_option("--net-devices", c.net_devices, "as UCX_NET_DEVICES");
+  app.add_option("--codec", c.codec, "f32 | bf16");
+  app.add_option("--wait", c.wait, "spin | adaptive");
+  app.add_option("--slot-size", c.slot_size);
+  app.add_option("--seconds", c.seconds);
+  CLI11_PARSE(app, argc, argv);
+  run(c);
 }

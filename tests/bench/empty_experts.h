@@ -1,0 +1,33 @@
+// empty_experts.h: expert workers that compute nothing, each in a process of its own: every row that was
+// dispatched comes back as it is. What remains of a layer's time is the exchange.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+#include "transport/ucx_exchange.h"
+
+namespace guildhall {
+
+class EmptyExperts {
+ public:
+  // Forks one process per worker; call before this process opens UCX itself.
+  EmptyExperts(int num_workers, const UcxOptions& options);
+  ~EmptyExperts();  // ends them
+  EmptyExperts(const EmptyExperts&) = delete;
+  EmptyExperts& operator=(const EmptyExperts&) = delete;
+
+  // Connects `exchange` to every worker and them to it; exits on failure.
+  std::vector<PeerId> meet(Exchange& exchange);
+
+ private:
+  struct Process {
+    pid_t pid;
+    int socket;
+  };
+  std::vector<Process> processes_;
+};
+
+}  // namespace guildhall
