@@ -188,11 +188,11 @@ TEST_F(ClusterTest, AWorkerThatCannotLoadFailsTheStart) {
 TEST_F(ClusterTest, AWorkerThatIsNotThereFailsTheStartAfterItsTime) {
   listen();
   run_on_io([&] { server_.reset(); });  // nobody listens at address_ from here on
-  start(std::chrono::milliseconds(100));
+  start(std::chrono::milliseconds(800));
   const Status why = startup_failed_.pop();
   EXPECT_EQ(why.code, Code::deadline_exceeded);
   EXPECT_THAT(why.message,
-              AllOf(HasSubstr("worker=w0"), HasSubstr(address_), HasSubstr("not reached within 100 ms")));
+              AllOf(HasSubstr("worker=w0"), HasSubstr(address_), HasSubstr("not reached within 800 ms")));
 }
 
 TEST_F(ClusterTest, ALostLinkIsDialedAgainWithANewGeneration) {

@@ -212,14 +212,14 @@ TEST_F(DispatcherFaults, AnswersToAStepThatFailedAreStaleInTheNext) {
 // ---- silence
 
 TEST_F(DispatcherFaults, ALostAnswerEndsAtTheDeadlineNamingWorkerAndLayer) {
-  make({.deadline = std::chrono::milliseconds(30)});
+  make({.deadline = kShortDeadline});
   choose({{0, 1}, {2, 3}});
   worker(1).serve = [](const DispatchView&) {};
-  expect_only_w1_lost(step(), Code::deadline_exceeded, "no answer for layer 1 within 30 ms");
+  expect_only_w1_lost(step(), Code::deadline_exceeded, "no answer for layer 1 within 400 ms");
 }
 
 TEST_F(DispatcherFaults, EachLateWorkerIsNamed) {
-  make({.num_workers = 3, .deadline = std::chrono::milliseconds(30)});
+  make({.num_workers = 3, .deadline = kShortDeadline});
   choose({{0, 1}, {2, 3}});
   worker(1).serve = worker(2).serve = [](const DispatchView&) {};
   ASSERT_TRUE(step().has_error());
@@ -238,7 +238,7 @@ struct Lateness {
 class DispatcherLate : public DispatcherTest, public ::testing::WithParamInterface<Lateness> {};
 
 TEST_P(DispatcherLate, FramesHaveNoEffectOnTheNextDispatches) {
-  make({.deadline = std::chrono::milliseconds(30)});
+  make({.deadline = kShortDeadline});
   choose({{0, 1}, {2, 3}});
   for (int i = 0; i < GetParam().num_steps_before; ++i) expect_a_good_step();
   for (int round = 0; round < 3; ++round) {

@@ -16,6 +16,9 @@
 
 namespace guildhall {
 
+// For tests in which somebody is late: long enough that nobody else is on a machine that stalls.
+inline constexpr std::chrono::milliseconds kShortDeadline{400};
+
 // An expert of the scripts: scales the row by 1 + its number.
 inline float scripted_expert(float x, uint16_t expert) { return x * static_cast<float>(1 + expert); }
 

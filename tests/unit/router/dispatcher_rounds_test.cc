@@ -170,7 +170,7 @@ TEST_F(DispatcherRounds, AWorkerLostBetweenTheDispatchesEndsTheStepForBoth) {
 }
 
 TEST_F(DispatcherRounds, TheDeadlineNamesThoseThatOweTheRoundAwaited) {
-  make({.deadline = std::chrono::milliseconds(30)});
+  make({.deadline = kShortDeadline});
   choose({{0, 1}, {2, 3}});
   first_ = 1;
   worker(0).serve = [this](const DispatchView& d) {

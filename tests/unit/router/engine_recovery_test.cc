@@ -50,7 +50,7 @@ TEST_F(EngineRecovery, TheSameTokensComeOutThoughAWorkerDiedAndCameBack) {
 }
 
 TEST_F(EngineRecovery, TheSameTokensComeOutThoughAnAnswerWasLost) {
-  start({.num_workers = 2, .deadline = std::chrono::milliseconds(100)});
+  start({.num_workers = 2, .deadline = std::chrono::seconds(2)});
   const auto undisturbed = run_crowd(nullptr, nullptr);
   const auto disturbed = run_crowd([&] { local_->fabric().set_faults("w0", "router", {.loss = 1}); },
                                    [&] {

@@ -19,13 +19,13 @@ std::string free_address() {
 TEST_F(ControlClientTest, GivesUpAtTheDeadlineAndNamesWorkerAddressAndCause) {
   address_ = free_address();
   DialOptions options = dial_options();
-  options.timeout = std::chrono::milliseconds(30);
+  options.timeout = std::chrono::milliseconds(500);
   const auto dialed = dial(options);
   ASSERT_FALSE(dialed);
   EXPECT_EQ(dialed.error().code, Code::deadline_exceeded);
   EXPECT_THAT(dialed.error().message, HasSubstr("worker=w0 address=" + address_));
   EXPECT_THAT(dialed.error().message, HasSubstr("Connection refused"));
-  EXPECT_THAT(dialed.error().message, HasSubstr("not reached within 30 ms"));
+  EXPECT_THAT(dialed.error().message, HasSubstr("not reached within 500 ms"));
 }
 
 TEST_F(ControlClientTest, RetriesUntilTheServerIsThere) {
@@ -47,8 +47,8 @@ TEST_F(ControlClientTest, AServerThatHangsUpOrIsSilentIsRetriedUntilTheDeadline)
       io, {boost::asio::ip::address_v4::loopback(), 0});  // accepts in the kernel, never answers
   address_ = "127.0.0.1:" + std::to_string(acceptor.local_endpoint().port());
   DialOptions options = dial_options();
-  options.timeout = std::chrono::milliseconds(60);
-  options.link.handshake_timeout = std::chrono::milliseconds(10);
+  options.timeout = std::chrono::milliseconds(1500);
+  options.link.handshake_timeout = std::chrono::milliseconds(200);
   const auto dialed = dial(options);
   ASSERT_FALSE(dialed);
   EXPECT_EQ(dialed.error().code, Code::deadline_exceeded);
