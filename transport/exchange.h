@@ -40,7 +40,8 @@ class Exchange {
   virtual void disconnect(PeerId peer) = 0;
 
   // Memory to pack the next frame for `peer` into: at least `bytes` long, 64-byte aligned, owned by the
-  // exchange. Posting it gives it back. At most one is acquired per peer at a time.
+  // exchange, and possibly the peer's own: write it once, front to back, and do not read it. Posting it gives
+  // it back. At most one is acquired per peer at a time.
   virtual Result<std::span<std::byte>> acquire(PeerId peer, size_t bytes) = 0;
 
   struct Outgoing {
@@ -63,7 +64,7 @@ class Exchange {
   virtual std::string describe(PeerId peer) const = 0;
 };
 
-inline constexpr size_t kMaxUnclaimedFrames =
-    64;  // a hello overtaken by its peer's first frames; more is a fault
+// A hello may be overtaken by its peer's first frames; more is a fault. An exchange's own first message counts.
+inline constexpr size_t kMaxUnclaimedFrames = 64;
 
 }  // namespace guildhall

@@ -103,7 +103,7 @@ Result<PeerId> UcxExchange::connect(std::string_view name, std::string_view addr
   log_info("ucx_connected", "peer={} via=\"{}\" reports_loss={} wakes={}", name, transports,
            peers_.at(id).reports_errors, !cannot_be_woken_);
 
-  offer_slots(id);
+  if (peers_.at(id).shares_memory || peers_.at(id).has_native_put) offer_slots(id);
   for (Arrival& arrival : claimed->frames)
     if (!accept(id, arrival)) release(arrival);
   if (lost_frames)

@@ -123,11 +123,10 @@ void UcxExchange::send_tag(Peer& peer, Send* send, size_t bytes) {
                               bytes > 0 ? send->buffer.data() : nullptr, bytes, &param));
 }
 
-// Where the peer could use them, lets it write frames into our memory.
+// Lets the peer write frames into our memory.
 void UcxExchange::offer_slots(PeerId id) {
   Peer& peer = peers_.at(id);
-  const bool useful = peer.has_native_put || peer.shares_memory;
-  if (options_.slots.num == 0 || !useful) return;
+  if (options_.slots.num == 0) return;
   auto slots = InboundSlots::map(worker_.context.get(), options_.slots);
   if (!slots) {
     log_warn("ucx_no_slots", "peer={} reason=\"{}\" effect=\"its frames come as messages\"", peer.name,
