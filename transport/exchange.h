@@ -12,6 +12,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "base/status.h"
 
@@ -25,6 +26,27 @@ class ExchangeHandler {
   // `bytes` is 8-byte aligned and valid until the next poll(), though the peer be lost or disconnected.
   virtual void on_frame(PeerId peer, std::span<const std::byte> bytes) = 0;
   virtual void on_peer_lost(PeerId peer, const Status& why) = 0;
+};
+
+class Exchange;
+
+// Keeps one frame's bytes valid; ends with it. Must not outlive the exchange.
+class FrameHold {
+ public:
+  FrameHold() = default;
+  FrameHold(Exchange& exchange, uint32_t held_idx) : exchange_(&exchange), held_idx_(held_idx) {}
+  FrameHold(FrameHold&& other) noexcept
+      : exchange_(std::exchange(other.exchange_, nullptr)), held_idx_(other.held_idx_) {}
+  FrameHold& operator=(FrameHold&& other) noexcept {
+    std::swap(exchange_, other.exchange_);
+    std::swap(held_idx_, other.held_idx_);
+    return *this;
+  }
+  inline ~FrameHold();
+
+ private:
+  Exchange* exchange_ = nullptr;
+  uint32_t held_idx_ = 0;
 };
 
 class Exchange {
@@ -55,6 +77,10 @@ class Exchange {
   // Makes progress and delivers what has arrived. Returns the number of callbacks made.
   virtual size_t poll(ExchangeHandler& handler) = 0;
 
+  // Within on_frame(): that frame's bytes stay valid until the hold ends. Its sender may run out of room
+  // meanwhile, so a hold is for as long as it takes to answer, not for keeping.
+  virtual FrameHold hold() = 0;
+
   // Sleeps until poll() may have work, wake() was called, or the time is over. How eagerly it spins first is
   // the implementation's option (transport.wait in the configuration).
   virtual void wait(std::chrono::nanoseconds timeout) = 0;
@@ -62,9 +88,18 @@ class Exchange {
 
   // What carries frames to this peer, for people: "ucx posix+cma", "ucx tcp eth0", "loopback".
   virtual std::string describe(PeerId peer) const = 0;
+
+ private:
+  friend class FrameHold;
+  virtual void end_hold(uint32_t held_idx) = 0;
 };
 
-// A hello may be overtaken by its peer's first frames; more is a fault. An exchange's own first message counts.
+inline FrameHold::~FrameHold() {
+  if (exchange_) exchange_->end_hold(held_idx_);
+}
+
+// A hello may be overtaken by its peer's first frames; more is a fault. An exchange's own first message
+// counts.
 inline constexpr size_t kMaxUnclaimedFrames = 64;
 
 }  // namespace guildhall

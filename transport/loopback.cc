@@ -12,6 +12,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "proto/exchange.h"
+#include "transport/held_frames.h"
 #include "transport/loopback_fabric.h"
 #include "transport/peer_ids.h"
 
@@ -36,9 +37,15 @@ class LoopbackEnd final : public Exchange {
   size_t poll(ExchangeHandler& handler) override;
   void wait(std::chrono::nanoseconds timeout) override;
   void wake() override { mailbox_->wake(); }
+  FrameHold hold() override {
+    GH_CHECK(delivered_.size() > 0 && delivered_.back());
+    return {*this, held_.put(std::move(delivered_.back()))};
+  }
   std::string describe(PeerId) const override { return "loopback"; }
 
  private:
+  void end_hold(uint32_t held_idx) override { fabric_->give(held_.take(held_idx)); }
+
   struct Peer {
     std::string name;
     uint64_t instance;
@@ -67,6 +74,7 @@ class LoopbackEnd final : public Exchange {
   std::vector<LoopbackArrival> taken_;  // swapped with the mailbox's, so that neither allocates
   std::deque<Delayed> delayed_;         // by due poll, then arrival
   std::vector<FrameBuffer> delivered_;  // lent to the handler until the next poll
+  HeldFrames<FrameBuffer> held_;        // and longer
   uint64_t poll_idx_ = 0;
   size_t num_callbacks_ = 0;
 };

@@ -97,13 +97,13 @@ Result<PeerId> UcxExchange::connect(std::string_view name, std::string_view addr
   const std::string transports = describe(id);
   const bool shared_memory =
       transports.find("posix") != std::string::npos || transports.find("sysv") != std::string::npos;
-  peers_.at(id).shares_memory = shared_memory;
-  peers_.at(id).has_native_put = has_native_put(peers_.at(id).endpoint);
+  peers_.at(id).slot_access = {.shares_memory = shared_memory,
+                               .has_native_put = has_native_put(peers_.at(id).endpoint)};
   if (shared_memory && address->network_namespace != network_namespace_) cannot_be_woken_ = true;
   log_info("ucx_connected", "peer={} via=\"{}\" reports_loss={} wakes={}", name, transports,
            peers_.at(id).reports_errors, !cannot_be_woken_);
 
-  if (peers_.at(id).shares_memory || peers_.at(id).has_native_put) offer_slots(id);
+  if (peers_.at(id).slot_access.any()) offer_slots(id);
   for (Arrival& arrival : claimed->frames)
     if (!accept(id, arrival)) release(arrival);
   if (lost_frames)
@@ -176,7 +176,7 @@ void UcxExchange::start_close(PeerId id, Peer& peer, bool flush) {
                   .flushing = true,
                   .deadline = Clock::now(),
                   .outbound = std::move(peer.outbound)};
-  if (peer.inbound) ended_slots_.push_back(std::move(peer.inbound));
+  peer.inbound.reset();
   if (flush) {
     ucp_request_param_t param{};
     void* request = ucp_ep_flush_nbx(peer.endpoint, &param);
@@ -218,38 +218,36 @@ bool UcxExchange::advance(Closing& closing) {
 }
 
 size_t UcxExchange::poll(ExchangeHandler& handler) {
-  end_loans();
+  for (Ready& lent : delivering_) release(lent.arrival);
+  delivering_.clear();
   // A limit, so that a peer that never stops sending cannot keep us from delivering.
   constexpr int kMaxProgress = 64;
   for (int i = 0; i < kMaxProgress && ucp_worker_progress(worker_.get()) != 0; ++i) {
   }
   if (!closing_.empty()) progress_closing();
-  expired_slots_.swap(ended_slots_);  // what is delivered now may lie in them
   if (ready_.empty()) return 0;
   delivering_.swap(ready_);
   size_t num_callbacks = 0;
-  for (Ready& ready : delivering_) {
-    if (find(ready.peer)) {  // else disconnected meanwhile
-      ++num_callbacks;
-      if (ready.lost) {
-        handler.on_peer_lost(ready.peer, ready.why);
-      } else {
-        handler.on_frame(ready.peer, {ready.arrival.data(), ready.arrival.bytes});
-      }
-    }
+  for (on_frame_idx_ = 0; on_frame_idx_ < delivering_.size(); ++on_frame_idx_) {
+    const Ready& ready = delivering_[on_frame_idx_];
+    if (!find(ready.peer)) continue;  // disconnected meanwhile
+    ++num_callbacks;
+    if (ready.lost)
+      handler.on_peer_lost(ready.peer, ready.why);
+    else
+      handler.on_frame(ready.peer, {ready.arrival.data(), ready.arrival.bytes});
   }
   return num_callbacks;
 }
 
-// The frames of the last poll() go back to where they came from.
-void UcxExchange::end_loans() {
-  for (Ready& ready : delivering_) {
-    Peer* peer = ready.arrival.slot ? find(ready.peer) : nullptr;
-    if (peer) ++peer->num_read;
-    release(ready.arrival);
-  }
-  delivering_.clear();
-  expired_slots_.clear();
+FrameHold UcxExchange::hold() {
+  Ready& ready = delivering_[on_frame_idx_];
+  return {*this, held_.put(std::exchange(ready, {}))};
+}
+
+void UcxExchange::end_hold(uint32_t held_idx) {
+  Ready lent = held_.take(held_idx);
+  release(lent.arrival);
 }
 
 void UcxExchange::wait(std::chrono::nanoseconds timeout) {

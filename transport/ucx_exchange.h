@@ -17,6 +17,7 @@
 
 #include "transport/exchange.h"
 #include "transport/frame_pool.h"
+#include "transport/held_frames.h"
 #include "transport/inbound_links.h"
 #include "transport/ucx_address.h"
 #include "transport/ucx_options.h"
@@ -44,6 +45,7 @@ class UcxExchange final : public Exchange {
   size_t poll(ExchangeHandler& handler) override;
   void wait(std::chrono::nanoseconds timeout) override;
   void wake() override { waiter_.wake(); }
+  FrameHold hold() override;
   std::string describe(PeerId peer) const override;
 
   struct Counters {
@@ -105,6 +107,8 @@ class UcxExchange final : public Exchange {
     void* held = nullptr;  // UCX's; given back by ucp_am_data_release
     bool rendezvous = false;
     FrameBuffer buffer;
+    std::shared_ptr<InboundSlots> slots;  // where it lies, if in a slot
+    uint32_t slot_idx = 0;
     const std::byte* slot = nullptr;
     const std::byte* data() const {
       return slot ? slot : held ? static_cast<const std::byte*>(held) : buffer.data();
@@ -123,14 +127,13 @@ class UcxExchange final : public Exchange {
     ucp_ep_h endpoint = nullptr;
     bool reports_errors = true;  // endpoint was made with peer error handling
     bool lost = false;
-    bool has_native_put = false, shares_memory = false;  // of the endpoint
+    SlotAccess slot_access;  // of the endpoint
     bool has_sent_frames = false;
     uint64_t next_out = 0, next_in = 0;
     size_t num_in_flight = 0;
     Send* acquired = nullptr;
-    std::vector<Arrival> early;  // by sequence
-    std::unique_ptr<InboundSlots> inbound;
-    uint64_t num_read = 0;                    // of inbound
+    std::vector<Arrival> early;               // by sequence
+    std::shared_ptr<InboundSlots> inbound;    // shared with the frames in it, which may outlive the link
     std::unique_ptr<OutboundSlots> outbound;  // none until its offer comes
     std::unique_ptr<OutboundSlots> previous_outbound;
   };
@@ -160,7 +163,7 @@ class UcxExchange final : public Exchange {
   void progress_closing();
   bool advance(Closing& closing);  // true: done
   void abandon(Peer& peer);        // its acquired and early frames
-  void end_loans();
+  void end_hold(uint32_t held_idx) override;
   std::chrono::nanoseconds longest_sleep() const;
   static void on_endpoint_error(void* self, ucp_ep_h endpoint, ucs_status_t status);
 
@@ -206,10 +209,10 @@ class UcxExchange final : public Exchange {
   std::unordered_map<PeerId, Peer> peers_;
   std::vector<Closing> closing_;
   InboundLinks<Arrival> links_;
-  // Slots of links that are over, in which lent frames may lie: since the last poll(), and before it.
-  std::vector<std::unique_ptr<InboundSlots>> ended_slots_, expired_slots_;
   std::vector<Posting> posting_;   // within post()
   std::vector<Ready> ready_;       // for the next poll()
+  HeldFrames<Ready> held_;         // lent for longer
+  size_t on_frame_idx_ = 0;        // in delivering_, within on_frame()
   std::vector<Ready> delivering_;  // by the last poll(): what they hold is lent until the next
   uint32_t last_link_ = 0;
   bool shutting_down_ = false;

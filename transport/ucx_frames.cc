@@ -70,6 +70,8 @@ bool UcxExchange::find_in_slot(PeerId id, const FrameTag& tag, Arrival& arrival)
     return false;
   }
   arrival.slot = frame.data();
+  arrival.slot_idx = tag.slot;
+  arrival.slots = peer->inbound;
   arrival.bytes = frame.size();
   return true;
 }
@@ -178,12 +180,12 @@ void UcxExchange::deliver(PeerId id, Peer& peer, Arrival arrival) {
 
 void UcxExchange::take_offer(PeerId id, Peer& peer, const Arrival& offer) {
   const std::string_view bytes(reinterpret_cast<const char*>(offer.data()), offer.bytes);
-  auto slots = OutboundSlots::accept(peer.endpoint, bytes, offer.link, peer.has_native_put);
-  if (!slots)
+  auto slots = OutboundSlots::accept(peer.endpoint, peer.slot_access, bytes, offer.link);
+  if (!slots && slots.error().code == Code::data_loss)
     return fail(id, {Code::peer_lost, fmt::format("peer {}: {}", peer.name, slots.error().message)});
-  peer.outbound = std::move(*slots);
+  if (slots) peer.outbound = std::move(*slots);
   log_info("ucx_slots", "peer={} frames=\"{}\"", peer.name,
-           peer.outbound ? peer.outbound->describe() : "as messages");
+           slots ? peer.outbound->describe() : "as messages: " + slots.error().message);
 }
 
 // Releases it after the next poll(): UCX takes no message back while its own callback hands it over.
@@ -194,6 +196,7 @@ void UcxExchange::discard(Arrival arrival) {
 void UcxExchange::release(Arrival& arrival) {
   if (arrival.held) ucp_am_data_release(worker_.get(), std::exchange(arrival.held, nullptr));
   pool_.give(std::move(arrival.buffer));
+  if (auto slots = std::exchange(arrival.slots, nullptr)) slots->set_read(arrival.slot_idx);
 }
 
 }  // namespace guildhall

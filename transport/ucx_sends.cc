@@ -110,7 +110,7 @@ bool UcxExchange::put(Peer& peer, Send* send, size_t bytes) {
 void UcxExchange::send_tag(Peer& peer, Send* send, size_t bytes) {
   send->tag.instance = instance_;
   send->tag.sequence = peer.next_out++;
-  send->tag.num_read = peer.num_read;
+  send->tag.num_read = peer.inbound ? peer.inbound->num_read() : 0;
   send->tag.link = peer.link;
   send->tag.magic = kFrameMagic;
   ucp_request_param_t param{};
@@ -127,7 +127,7 @@ void UcxExchange::send_tag(Peer& peer, Send* send, size_t bytes) {
 void UcxExchange::offer_slots(PeerId id) {
   Peer& peer = peers_.at(id);
   if (options_.slots.num == 0) return;
-  auto slots = InboundSlots::map(worker_.context.get(), options_.slots);
+  auto slots = InboundSlots::create(worker_.context.get(), peer.slot_access, options_.slots);
   if (!slots) {
     log_warn("ucx_no_slots", "peer={} reason=\"{}\" effect=\"its frames come as messages\"", peer.name,
              slots.error().message);

@@ -6,8 +6,8 @@
 // says how many were read, so credits cost nothing. Without a free slot, or with a frame that is larger than
 // one, the frame itself is an active message.
 //
-// Every link has its own mapping, which ends with it: what a peer of an earlier link still writes lands in
-// memory that nobody reads. Owner: the exchange's thread.
+// Every link has memory of its own: what a peer of an earlier link still writes lands where nobody reads.
+// Owner: the exchange's thread.
 #pragma once
 
 #include <ucp/api/ucp.h>
@@ -15,19 +15,29 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
 #include "base/status.h"
+#include "transport/shared_memory.h"
 #include "transport/slot_options.h"
 
 namespace guildhall {
 
+// What an endpoint has for writing into the peer's memory.
+struct SlotAccess {
+  bool shares_memory = false;   // the peer is on this machine: frames are packed in place
+  bool has_native_put = false;  // else, if set: by put
+  bool any() const { return shares_memory || has_native_put; }
+};
+
 // Our memory, for one peer to write.
 class InboundSlots {
  public:
-  // Errors: resource_exhausted, say because /dev/shm is full.
-  static Result<std::unique_ptr<InboundSlots>> map(ucp_context_h context, const SlotOptions& options);
+  // Errors: resource_exhausted: no memory, or it cannot be registered with the network device.
+  static Result<std::unique_ptr<InboundSlots>> create(ucp_context_h context, SlotAccess access,
+                                                      const SlotOptions& options);
   ~InboundSlots();
   InboundSlots(const InboundSlots&) = delete;
   InboundSlots& operator=(const InboundSlots&) = delete;
@@ -36,24 +46,31 @@ class InboundSlots {
   std::string offer() const;
   // The frame in slot `idx`; none when there is no such slot, or no such room in it.
   std::span<const std::byte> frame(uint32_t idx, size_t bytes) const;
+  // The frame in slot `idx` was read. In any order; slots are freed in the order in which they are filled.
+  void set_read(uint32_t idx);
+  uint64_t num_read() const { return num_read_; }  // freed so far
 
  private:
-  InboundSlots(ucp_context_h context, const SlotOptions& options) : context_(context), options_(options) {}
+  InboundSlots(ucp_context_h context, const SlotOptions& options, SharedMemory memory)
+      : context_(context), options_(options), memory_(std::move(memory)) {}
+  Result<void> register_for_puts();
 
   ucp_context_h context_;
   SlotOptions options_;
-  ucp_mem_h memory_ = nullptr;
-  std::byte* base_ = nullptr;
+  SharedMemory memory_;
+  ucp_mem_h registration_ = nullptr;
   std::string rkey_;
+  uint64_t num_read_ = 0;
+  uint64_t read_ahead_ = 0;  // bit i: the frame i after the next to be freed was read
 };
 
 // A peer's memory, for us to write.
 class OutboundSlots {
  public:
-  // `link` is the peer's: it numbers the offer. `has_native_put`: the endpoint's puts are the wire's own.
-  // Empty when slots would not be faster here than active messages. Errors: the offer's bytes are wrong.
-  static Result<std::unique_ptr<OutboundSlots>> accept(ucp_ep_h endpoint, std::string_view offer,
-                                                       uint32_t link, bool has_native_put);
+  // `link` is the peer's: it numbers the offer. Errors: data_loss, the offer's bytes are wrong; unavailable,
+  // they cannot be written from here (any more): frames go as messages then.
+  static Result<std::unique_ptr<OutboundSlots>> accept(ucp_ep_h endpoint, SlotAccess access,
+                                                       std::string_view offer, uint32_t link);
   ~OutboundSlots();
   OutboundSlots(const OutboundSlots&) = delete;
   OutboundSlots& operator=(const OutboundSlots&) = delete;
@@ -68,8 +85,8 @@ class OutboundSlots {
   ucp_rkey_h rkey() const { return rkey_; }
   uint64_t remote_address(uint32_t idx) const { return remote_base_ + uint64_t{idx} * stride_; }
   // The slot itself where the peer's memory is mapped here (shared memory): frames are packed in place.
-  bool is_mapped() const { return mapped_ != nullptr; }
-  std::byte* mapped(uint32_t idx) const { return mapped_ + uint64_t{idx} * stride_; }
+  bool is_mapped() const { return memory_.has_value(); }
+  std::byte* mapped(uint32_t idx) const { return memory_->data() + uint64_t{idx} * stride_; }
   std::string describe() const;
 
  private:
@@ -78,7 +95,7 @@ class OutboundSlots {
   ucp_rkey_h rkey_ = nullptr;
   uint64_t remote_base_ = 0, stride_ = 0, slot_bytes_ = 0;
   uint32_t num_ = 0, link_ = 0;
-  std::byte* mapped_ = nullptr;
+  std::optional<SharedMemory> memory_;
   uint64_t num_taken_ = 0, num_freed_ = 0;
 };
 

@@ -58,10 +58,7 @@ Result<Config> make_config(const UcxOptions& options) {
   std::vector<std::pair<const char*, std::string>> settings = {
       {"KEEPALIVE_INTERVAL", fmt::format("{}ms", options.keepalive.count())},
       // Off by default in UCX, and without it shared memory endpoints cannot report a dead peer at all.
-      {kSharedMemoryErrors, "y"},
-      // Slots lie in what these allocate. posix first: a key of a segment that is gone fails cleanly, where
-      // UCX 1.13's sysv detaches what it never attached.
-      {"ALLOC_PRIO", "md:posix,md:sysv,md:*,mmap,heap"}};
+      {kSharedMemoryErrors, "y"}};
   if (!options.tls.empty()) settings.emplace_back("TLS", options.tls);
   if (!options.net_devices.empty()) settings.emplace_back("NET_DEVICES", options.net_devices);
   for (const auto& [key, value] : settings)

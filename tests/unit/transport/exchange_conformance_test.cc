@@ -178,6 +178,46 @@ TEST_P(ExchangeConformance, FramesStayValidUntilTheNextPoll) {
   }
 }
 
+TEST_P(ExchangeConformance, HeldFramesStayValidThoughTheirPeerGoes) {
+  class Holder : public Recorder {
+   public:
+    explicit Holder(Exchange& exchange) : exchange_(exchange) {}
+    void on_frame(PeerId peer, std::span<const std::byte> bytes) override {
+      Recorder::on_frame(peer, bytes);
+      held.emplace_back(bytes, exchange_.hold());
+    }
+    std::vector<std::pair<std::span<const std::byte>, FrameHold>> held;
+
+   private:
+    Exchange& exchange_;
+  };
+  build(3);
+  const size_t sizes[] = {100, 20000, 2 << 20, 0};
+  {
+    Holder holder(*ends_[1].exchange);
+    for (size_t i = 0; i < std::size(sizes); ++i)
+      for (size_t from : {0, 2})
+        send_frame(*ends_[from].exchange, ends_[from].peers[1], sizes[i], 10 * from + i);
+    ASSERT_TRUE(drive({{ends_[0].exchange.get(), ends_[0].recorder.get()},
+                       {ends_[1].exchange.get(), &holder},
+                       {ends_[2].exchange.get(), ends_[2].recorder.get()}},
+                      [&] { return holder.num_frames == 2 * std::size(sizes); }));
+    ends_[1].exchange->disconnect(ends_[1].peers[0]);
+    for (int i = 0; i < 100; ++i) ends_[1].exchange->poll(holder);
+    EXPECT_EQ(holder.frames.size(), 2u);
+    for (const auto& [bytes, hold] : holder.held) {
+      const Bytes now(bytes.begin(), bytes.end());
+      bool known = false;
+      for (size_t from : {0, 2})
+        for (size_t i = 0; i < std::size(sizes); ++i) known |= now == pattern(sizes[i], 10 * from + i);
+      EXPECT_TRUE(known) << now.size();
+    }
+  }
+  send_frame(*ends_[2].exchange, ends_[2].peers[1], 300, 7);  // held memory went back and is used again
+  ASSERT_TRUE(drive_all([&] { return ends_[1].recorder->num_frames == 1; }));
+  EXPECT_EQ(got(1, 2)[0], pattern(300, 7));
+}
+
 TEST_P(ExchangeConformance, DisconnectedPeersFramesAreDropped) {
   build(3);
   send_frame(*ends_[0].exchange, ends_[0].peers[1], 8, 0);

@@ -49,7 +49,8 @@ TEST(UcxEndpointInfo, NamesEachTransportOnce) {
 // Lines of UCX 1.13's ucp_ep_print_info().
 TEST(UcxEndpointInfo, PutsAreNativeWhereTheMessageLaneHasThem) {
   const std::string rc =
-      "#                 lane[0]:  1:rc_verbs/rxe0:1.0 md[1]       -> md[1]/ib/sysdev[255] rma_bw#0 am am_bw#0\n"
+      "#                 lane[0]:  1:rc_verbs/rxe0:1.0 md[1]       -> md[1]/ib/sysdev[255] rma_bw#0 am "
+      "am_bw#0\n"
       "#                 lane[1]:  2:ud_verbs/rxe0:1.0 md[1]       -> md[1]/ib/sysdev[255] keepalive wireup\n"
       "#\n#                 am_send: 0..<egr/short>..72..<egr/bcopy>..415134..<rndv>..(inf)\n";
   const std::string put = "#                  put[0]: 0..<short>..81..<bcopy>..16384..<zcopy>..(inf)\n";

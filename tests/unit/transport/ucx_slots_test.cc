@@ -121,6 +121,46 @@ TEST_F(UcxSlots, ALentFrameIsNotWrittenOver) {
   EXPECT_EQ(Bytes(lender.lent[0].begin(), lender.lent[0].end()), pattern(5000, 1));
 }
 
+TEST_F(UcxSlots, HeldFramesAreNotWrittenOverThoughLaterOnesAreRead) {
+  open(with_slots(shared_memory_options(), 4));
+  class Keeper : public ExchangeHandler {
+   public:
+    explicit Keeper(Exchange& exchange) : exchange_(exchange) {}
+    void on_frame(PeerId peer, std::span<const std::byte> bytes) override {
+      if (num_frames++ % 3 == 0) kept.emplace_back(bytes, exchange_.hold());
+      auto region = exchange_.acquire(peer, 8);  // the answer frees what was read
+      ASSERT_TRUE(region);
+      const Exchange::Outgoing outgoing{peer, 8};
+      exchange_.post({&outgoing, 1});
+    }
+    void on_peer_lost(PeerId, const Status& why) override { ADD_FAILURE() << to_string(why); }
+    size_t num_frames = 0;
+    std::vector<std::pair<std::span<const std::byte>, FrameHold>> kept;
+
+   private:
+    Exchange& exchange_;
+  } keeper(*ends_[1].exchange);
+  for (uint64_t i = 0; i < 30; ++i) {
+    send(0, 5000, i);
+    ASSERT_TRUE(drive({{ends_[0].exchange.get(), &ends_[0].recorder}, {ends_[1].exchange.get(), &keeper}},
+                      [&] { return keeper.num_frames == i + 1 && ends_[0].recorder.num_frames >= i + 2; }));
+  }
+  ASSERT_EQ(keeper.kept.size(), 10u);
+  for (size_t i = 0; i < 10; ++i) {
+    const auto bytes = keeper.kept[i].first;
+    EXPECT_EQ(Bytes(bytes.begin(), bytes.end()), pattern(5000, 3 * i)) << i;
+  }
+  const auto before = counters(0);
+  keeper.kept.clear();
+  for (int i = 0; i < 3; ++i) {
+    send(0, 100, 0);
+    await(1, ends_[1].recorder.num_frames + 1);
+    send(1, 100, 0);
+    await(0, ends_[0].recorder.num_frames + 1);
+  }
+  EXPECT_GT(counters(0).sent_to_slots, before.sent_to_slots);
+}
+
 TEST_F(UcxSlots, ALateWriterOfAnEndedLinkHarmsNobody) {
   open(with_slots(shared_memory_options(), 4));
   auto region = ends_[1].exchange->acquire(ends_[1].peer, 5000);  // a slot of end 0's, for the link that is
@@ -154,22 +194,52 @@ TEST_F(UcxSlots, TcpHasNoUseForThem) {
 }
 
 TEST(OutboundSlots, OffersThatCannotBeRightAreRefused) {
-  const auto offer = [](uint64_t slot_bytes, uint64_t stride, uint32_t num, uint32_t rkey_bytes,
-                        size_t rest) {
-    std::string bytes(32 + rest, '\0');
-    std::memcpy(&bytes[8], &slot_bytes, 8), std::memcpy(&bytes[16], &stride, 8);
-    std::memcpy(&bytes[24], &num, 4), std::memcpy(&bytes[28], &rkey_bytes, 4);
+  const auto offer = [](uint64_t slot_bytes, uint32_t num, uint32_t rkey_bytes, size_t rest) {
+    std::string bytes(48 + rest, '\0');
+    std::memcpy(&bytes[8], &slot_bytes, 8), std::memcpy(&bytes[16], &num, 4);
+    std::memcpy(&bytes[20], &rkey_bytes, 4);
     return bytes;
   };
   for (const std::string& bad :
-       {std::string(), std::string(31, 'x'), offer(64, 64, 0, 4, 4), offer(64, 64, kMaxSlots + 1, 4, 4),
-        offer(128, 64, 4, 4, 4), offer(64, 65, 4, 4, 4),
-        offer(kMaxSlotBytes + 64, kMaxSlotBytes + 64, 4, 4, 4), offer(64, 64, 4, 5, 4),
-        offer(64, 64, 4, 0xffffffff, 4)}) {
-    const auto slots = OutboundSlots::accept(nullptr, bad, 1, true);
+       {std::string(), std::string(47, 'x'), offer(64, 0, 4, 4), offer(64, kMaxSlots + 1, 4, 4),
+        offer(0, 4, 4, 4), offer(kMaxSlotBytes + 1, 4, 4, 4), offer(64, 4, 5, 4),
+        offer(64, 4, 0xffffffff, 4)}) {
+    const auto slots = OutboundSlots::accept(nullptr, {.shares_memory = true}, bad, 1);
     ASSERT_FALSE(slots);
     EXPECT_EQ(slots.error().code, Code::data_loss);
   }
+}
+
+TEST(OutboundSlots, MemoryThatIsGoneIsRefusedCleanly) {
+  auto inbound = InboundSlots::create(nullptr, {.shares_memory = true}, {.num = 2, .bytes = 1000});
+  ASSERT_TRUE(inbound) << to_string(inbound.error());
+  const std::string offer = (*inbound)->offer();
+  auto outbound = OutboundSlots::accept(nullptr, {.shares_memory = true}, offer, 1);
+  ASSERT_TRUE(outbound) << to_string(outbound.error());
+  std::string other_token = offer;
+  other_token[40] = static_cast<char>(other_token[40] + 1);
+  std::string other_size = offer;
+  other_size[9] = 100;  // slots of some other size: not this memory
+  inbound->reset();
+  std::memset((*outbound)->mapped(1), 1, 1000);  // ours for as long as we keep it
+  for (const std::string& gone : {offer, other_token, other_size}) {
+    const auto late = OutboundSlots::accept(nullptr, {.shares_memory = true}, gone, 1);
+    ASSERT_FALSE(late);
+    EXPECT_EQ(late.error().code, Code::unavailable);
+  }
+}
+
+TEST(InboundSlots, SlotsAreFreedInTheOrderTheyAreFilled) {
+  auto slots = InboundSlots::create(nullptr, {.shares_memory = true}, {.num = 3, .bytes = 64});
+  ASSERT_TRUE(slots);
+  const std::pair<uint32_t, uint64_t> read_then_freed[] = {{1, 0}, {0, 2}, {2, 3}, {2, 3}, {1, 3}, {0, 6}};
+  for (const auto& [idx, num_read] : read_then_freed) {
+    (*slots)->set_read(idx);
+    EXPECT_EQ((*slots)->num_read(), num_read);
+  }
+  EXPECT_TRUE((*slots)->frame(2, 64).data());
+  EXPECT_FALSE((*slots)->frame(2, 65).data());
+  EXPECT_FALSE((*slots)->frame(3, 1).data());
 }
 
 }  // namespace
