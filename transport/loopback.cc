@@ -62,6 +62,7 @@ class LoopbackEnd final : public Exchange {
   };
 
   void send(Peer& peer, size_t bytes);
+  void travel(LoopbackArrival arrival);
   void admit(LoopbackArrival arrival, ExchangeHandler& handler);
   void deliver(PeerId peer, LoopbackArrival arrival, ExchangeHandler& handler);
   void delay(uint64_t due_poll, PeerId peer, LoopbackArrival arrival);
@@ -71,10 +72,11 @@ class LoopbackEnd final : public Exchange {
   const uint64_t instance_;
   std::unordered_map<PeerId, Peer> peers_;
   InboundLinks<LoopbackArrival> links_;
-  std::vector<LoopbackArrival> taken_;  // swapped with the mailbox's, so that neither allocates
-  std::deque<Delayed> delayed_;         // by due poll, then arrival
-  std::vector<FrameBuffer> delivered_;  // lent to the handler until the next poll
-  HeldFrames<FrameBuffer> held_;        // and longer
+  std::vector<LoopbackArrival> taken_;      // swapped with the mailbox's, so that neither allocates
+  std::deque<LoopbackArrival> on_the_way_;  // whose latency is not over, by when it is
+  std::deque<Delayed> delayed_;             // by due poll, then arrival
+  std::vector<FrameBuffer> delivered_;      // lent to the handler until the next poll
+  HeldFrames<FrameBuffer> held_;            // and longer
   uint64_t poll_idx_ = 0;
   size_t num_callbacks_ = 0;
 };
@@ -154,12 +156,14 @@ void LoopbackEnd::send(Peer& peer, size_t bytes) {
         fabric_->draw({mailbox_->name, peer.mailbox->name}, arrival.buffer.data(), arrival.bytes);
     if (fate.dies) return fabric_->kill(instance_);
     if (fate.lost) return fabric_->give(std::move(arrival.buffer));
+    if (fate.latency.count() > 0) arrival.due = Clock::now() + fate.latency;
     arrival.delay_polls = fate.delay_polls;
     arrival.overtakable = fate.overtakable;
     if (fate.duplicate) {
       LoopbackArrival copy{.tag = arrival.tag,
                            .buffer = fabric_->take(arrival.bytes),
                            .bytes = arrival.bytes,
+                           .due = arrival.due,
                            .delay_polls = arrival.delay_polls,
                            .overtakable = arrival.overtakable};
       if (copy.buffer) {
@@ -189,11 +193,28 @@ size_t LoopbackEnd::poll(ExchangeHandler& handler) {
       taken.swap(mailbox_->arrivals);
       mailbox_->something.store(mailbox_->woken, std::memory_order_relaxed);
     }
-    for (LoopbackArrival& arrival : taken) admit(std::move(arrival), handler);
+    for (LoopbackArrival& arrival : taken) {
+      if (arrival.due == Clock::time_point{})
+        admit(std::move(arrival), handler);
+      else
+        travel(std::move(arrival));
+    }
     taken.clear();
     taken_ = std::move(taken);
   }
+  while (!on_the_way_.empty() && on_the_way_.front().due <= Clock::now()) {
+    LoopbackArrival arrived = std::move(on_the_way_.front());
+    on_the_way_.pop_front();
+    admit(std::move(arrived), handler);
+  }
   return num_callbacks_;
+}
+
+void LoopbackEnd::travel(LoopbackArrival arrival) {
+  auto after =
+      std::upper_bound(on_the_way_.begin(), on_the_way_.end(), arrival.due,
+                       [](Clock::time_point due, const LoopbackArrival& other) { return due < other.due; });
+  on_the_way_.insert(after, std::move(arrival));
 }
 
 void LoopbackEnd::admit(LoopbackArrival arrival, ExchangeHandler& handler) {
@@ -242,7 +263,8 @@ void LoopbackEnd::deliver(PeerId id, LoopbackArrival arrival, ExchangeHandler& h
 
 void LoopbackEnd::wait(std::chrono::nanoseconds timeout) {
   if (!delayed_.empty()) return;  // only polls bring them nearer
-  const auto deadline = Clock::now() + std::min<std::chrono::nanoseconds>(timeout, kLongestWait);
+  auto deadline = Clock::now() + std::min<std::chrono::nanoseconds>(timeout, kLongestWait);
+  if (!on_the_way_.empty()) deadline = std::min(deadline, on_the_way_.front().due);
   const WaitOptions& options = fabric_->wait;
   const auto spin_until =
       options.mode == WaitMode::spin ? deadline : std::min(deadline, Clock::now() + options.spin);

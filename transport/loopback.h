@@ -2,9 +2,11 @@
 //
 // Without faults a frame's hand-over is a pointer move: the receiver reads the buffer the sender packed. With
 // faults, each directed link draws its frames' fates from its own generator, so that a single-threaded test
-// replays exactly from its seed. Delays count polls of the receiving end, not time.
+// replays exactly from its seed. Random delays count polls of the receiving end, not time, for the same
+// reason; `latency` is a wire's: for measuring what it costs and what hides it.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -25,6 +27,8 @@ class LoopbackFabric {
     double truncate = 0;   // cut to a shorter length
     double reorder = 0;    // held back, so that later frames of its own link overtake it
     uint32_t min_delay_polls = 0, max_delay_polls = 0;  // order within the link is kept
+    // From post() until a poll can deliver it; wait() sleeps until then. To be set before frames flow.
+    std::chrono::nanoseconds latency{0};
     uint64_t die_at_frame = 0;  // the sender dies as it posts its Nth frame on this link; 0: never
   };
 

@@ -69,6 +69,7 @@ LoopbackFate LoopbackFabric::Shared::draw(const LinkName& name, std::byte* data,
   if (truncate) bytes = how % bytes;
   fate.delay_polls = faults.min_delay_polls +
                      static_cast<uint32_t>(when % (faults.max_delay_polls - faults.min_delay_polls + 1));
+  fate.latency = faults.latency;
   constexpr uint32_t kOvertakenByPolls = 4;
   if (fate.overtakable) fate.delay_polls += 1 + static_cast<uint32_t>(where % kOvertakenByPolls);
   counters.lost += fate.lost;

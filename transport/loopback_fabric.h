@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/clock.h"
 #include "transport/frame_pool.h"
 #include "transport/inbound_links.h"
 #include "transport/loopback.h"
@@ -20,6 +21,7 @@ struct LoopbackArrival {
   LinkTag tag;
   FrameBuffer buffer;
   size_t bytes = 0;
+  Clock::time_point due{};  // not before this, whatever polls say
   uint32_t delay_polls = 0;
   bool overtakable = false;
   bool lost = false;  // not a frame: the sender died
@@ -46,6 +48,7 @@ struct LoopbackMailbox {
 struct LoopbackFate {
   bool lost = false, duplicate = false, overtakable = false, dies = false;
   uint32_t delay_polls = 0;
+  std::chrono::nanoseconds latency{0};
 };
 
 struct LoopbackFabric::Shared {

@@ -7,6 +7,7 @@
 #include <random>
 #include <set>
 
+#include "base/clock.h"
 #include "tests/unit/transport/exchange_harness.h"
 
 namespace guildhall {
@@ -41,6 +42,20 @@ TEST(LoopbackFaults, LossDropsAboutThatManyAndKeepsTheOthersInOrder) {
     while (next < 1000 && frame != pattern(16, next)) ++next;
     ASSERT_LT(next++, 1000u) << "out of order";
   }
+}
+
+TEST(LoopbackFaults, LatencyHoldsFramesBackInOrderAndWaitSleepsUntilTheyAreDue) {
+  constexpr std::chrono::milliseconds kLatency{20};
+  Pair pair;
+  pair.fabric.set_faults("a", "b", {.latency = kLatency});
+  const auto sent = Clock::now();
+  for (uint64_t i = 0; i < 5; ++i) pair.send(16, i);
+  while (pair.got().size() < 5) {
+    pair.b->poll(pair.at_b);
+    if (pair.got().empty()) pair.b->wait(std::chrono::minutes(1));
+  }
+  EXPECT_GE(Clock::now() - sent, kLatency);
+  for (uint64_t i = 0; i < 5; ++i) EXPECT_EQ(pair.got()[i], pattern(16, i));
 }
 
 TEST(LoopbackFaults, DuplicatesArriveTwice) {
