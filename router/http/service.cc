@@ -6,13 +6,25 @@
 
 #include "base/check.h"
 #include "router/http/json_fields.h"
+#include "router/http/metrics.h"
 
 namespace guildhall {
 namespace {
 
 namespace json = boost::json;
 
-enum class Endpoint { none, live, health, models, model, tokenizer_info, tokenize, detokenize, completions };
+enum class Endpoint {
+  none,
+  live,
+  health,
+  metrics,
+  models,
+  model,
+  tokenizer_info,
+  tokenize,
+  detokenize,
+  completions
+};
 
 struct Route {
   std::string_view path, method;
@@ -28,6 +40,7 @@ constexpr Route kRoutes[] = {
     {"/tokenizer_info", "GET", Endpoint::tokenizer_info},
     {"/live", "GET", Endpoint::live},
     {"/health", "GET", Endpoint::health},
+    {"/metrics", "GET", Endpoint::metrics},
 };
 
 Route find_route(std::string_view path) {
@@ -153,6 +166,8 @@ HttpReply HttpService::respond(const HttpRequest& request) const {
       return json_reply({{"status", "live"}});
     case Endpoint::health:
       return health();
+    case Endpoint::metrics:
+      return metrics();
     case Endpoint::models:
       return models();
     case Endpoint::model:
@@ -195,6 +210,15 @@ HttpReply HttpService::health() const {
   HttpReply reply = json_reply(body);
   reply.status = ready ? 200 : 503;
   if (!ready) reply.headers.emplace_back("retry-after", "1");
+  return reply;
+}
+
+HttpReply HttpService::metrics() const {
+  HttpReply reply;
+  reply.content_type = "text/plain; version=0.0.4; charset=utf-8";
+  const ModelBackend* ready = backend();
+  const EngineCounters counters = ready ? ready->engine.counters() : EngineCounters{};
+  reply.body = metrics_text(status_.serving_status(), ready ? &counters : nullptr);
   return reply;
 }
 

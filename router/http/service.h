@@ -35,6 +35,7 @@ class HttpService {
 
  private:
   HttpReply health() const;
+  HttpReply metrics() const;
   HttpReply models() const;
   HttpReply model(std::string_view id) const;
   HttpReply tokenizer_info(const ModelBackend& backend) const;

@@ -20,6 +20,8 @@ class FakeEngine : public EngineClient {
   FakeEngine();
   ~FakeEngine() override;
 
+  EngineCounters reported;  // set before the server is attached
+
   // What every request is answered with: these tokens, over and over, until max_tokens or a stop token.
   void set_reply(std::vector<int32_t> tokens);
   // Requests are only recorded; the test emits.
@@ -29,7 +31,7 @@ class FakeEngine : public EngineClient {
 
   Result<RequestId> submit(EngineRequest request, EventSink sink) override;
   void cancel(RequestId id) override;
-  EngineCounters counters() const override { return {}; }
+  EngineCounters counters() const override { return reported; }
 
   // Runs the request's sink on the engine thread.
   void emit(RequestId id, EngineEvent event);
