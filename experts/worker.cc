@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/trace.h"
 
 namespace guildhall {
 namespace {
@@ -69,6 +70,7 @@ WorkerCounters Worker::counters() const {
 // ---- the serve thread ----
 
 void Worker::run() {
+  name_trace_thread("serve");
   while (!stopping_)
     if (!poll()) exchange_.wait(kIdleWait);
 }
@@ -114,7 +116,12 @@ void Worker::serve(PeerId peer, const Router& router, const DispatchView& dispat
   }
   const FrameSections sections = begin_combine(reply_fields(dispatch.header), shape, *region);
   const int64_t begin = now_ns();
-  runner_.run(dispatch, sections.rows);
+  {
+    TraceSpan span("experts", {.layer = dispatch.header.layer,
+                               .micro_batch = dispatch.header.micro_batch,
+                               .tokens = dispatch.header.num_rows});
+    runner_.run(dispatch, sections.rows);
+  }
   compute_ns_.fetch_add(static_cast<uint64_t>(now_ns() - begin), std::memory_order_relaxed);
   const Exchange::Outgoing reply{peer, sections.total_bytes};
   exchange_.post({&reply, 1});

@@ -101,6 +101,12 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      {},
      1,
      1 << 20},
+    {"router.batching.micro_batches", "auto",
+     "Parts a step runs as. With 2, one is in attention while the other is on the wire or in the experts. "
+     "`auto` times both and takes the faster, for each size of step; with workers in the router's process it "
+     "is 1. "
+     "Results are the same.",
+     "auto | 1 | 2"},
 
     {"experts.workers.name", "", "Name in logs, and for `guildhall up --host`. **Required**, unique."},
     {"experts.workers.address", "",
@@ -167,6 +173,18 @@ constexpr std::array kRules = std::to_array<KeyRule>({
     {"balance.policy", "static", "`static`: experts are split evenly over the workers.", "static"},
 
     {"log.level", "info", "Least severe lines that are printed.", "trace | debug | info | warn | error"},
+
+    {"trace.file", "",
+     "Where each process writes what its threads did when (Chrome trace format), at its end and on "
+     "`SIGUSR2`. "
+     "The process's name goes before the extension: `trace.json` becomes `trace-w0.json`. A relative path "
+     "starts at the configuration file's folder. Without it: nothing is recorded."},
+    {"trace.max_events",
+     "200000",
+     "Spans kept in a process, 64 bytes each; the newest stay.",
+     {},
+     1,
+     100'000'000},
 });
 
 struct Unit {

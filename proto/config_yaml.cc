@@ -276,13 +276,13 @@ class Reader {
   size_t num_problems_ = 0;
 };
 
-void resolve_model_path(const std::filesystem::path& filename, config::Config& config) {
-  const std::filesystem::path path = config.model().path();
-  if (path.empty() || path.is_absolute()) return;
+// A relative path starts at the configuration file's folder.
+std::string resolved(const std::filesystem::path& filename, const std::filesystem::path& path) {
+  if (path.empty() || path.is_absolute()) return path.string();
   std::error_code ignored;  // without a working directory the path stays relative
   const auto joined = (filename.parent_path() / path).lexically_normal();
   const auto absolute = std::filesystem::absolute(joined, ignored);
-  config.mutable_model()->set_path((ignored ? joined : absolute.lexically_normal()).string());
+  return (ignored ? joined : absolute.lexically_normal()).string();
 }
 
 }  // namespace
@@ -292,7 +292,8 @@ Result<config::Config> parse_config(std::string_view text, const std::filesystem
   config::Config config;
   Reader reader(filename.string());
   reader.read(root, config);
-  resolve_model_path(filename, config);
+  config.mutable_model()->set_path(resolved(filename, config.model().path()));
+  config.mutable_trace()->set_file(resolved(filename, config.trace().file()));
   derive_defaults(config);
   if (reader.good())
     for (const ConfigProblem& found : check_config(config)) reader.problem_at(found);

@@ -67,6 +67,9 @@ class Dispatcher final : public ExchangeHandler {
   // deadline_exceeded naming the worker, or what a worker answered instead, be it to another micro-batch.
   Result<void> combine(int micro_batch, View2<float> y_th);
 
+  // Lets frames under way move on, and takes those that have come. Call between pieces of computing while
+  // rounds are open. What goes wrong shows in the next dispatch() or combine().
+  void progress() { exchange_.poll(*this); }
   // Delivers what has arrived outside of a step (late frames, lost peers). Call while idle.
   void poll();
   // The workers reported lost since the last call.

@@ -6,7 +6,9 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/trace.h"
 #include "base/units.h"
+#include "router/micro_batch_split.h"
 
 namespace guildhall {
 namespace {
@@ -27,7 +29,8 @@ Engine::Engine(EngineOptions options, const ModelSpec& spec, const DenseWeights&
       scheduler_(options_.scheduler, *cache_),
       dispatcher_(dispatcher_options(), exchange),
       forward_(spec, weights, *cache_, dispatcher_, team_, clock_, options_.scheduler.max_batched_tokens,
-               options_.max_model_len) {}
+               options_.max_model_len),
+      policy_(micro_batches()) {}
 
 Engine::~Engine() = default;
 
@@ -35,6 +38,12 @@ DispatcherOptions Engine::dispatcher_options() {
   DispatcherOptions options = options_.dispatcher;
   options.while_waiting = [this] { run_link_changes(); };
   return options;
+}
+
+MicroBatches Engine::micro_batches() const {
+  const bool here = options_.dispatcher.pump_local_workers != nullptr;
+  return here && options_.micro_batches == MicroBatches::automatic ? MicroBatches::one
+                                                                   : options_.micro_batches;
 }
 
 // ---- any thread ----
@@ -143,6 +152,7 @@ void Engine::post_link_change(std::function<void()> change) {
 // ---- the engine thread ----
 
 void Engine::run() {
+  name_trace_thread("engine");
   while (!stopping_) {
     const bool had_commands = run_commands();
     collect_lost_workers();
@@ -212,7 +222,9 @@ void Engine::await_workers() {
 void Engine::step() {
   const int64_t begin = now_ns();
   const auto& chunks = scheduler_.schedule(batch_);
-  const Result<View2<const float>> hidden_rh = forward_.run(batch_);
+  clock_.begin_step();
+  TraceSpan span("step", {.step = clock_.step(), .tokens = batch_.num_tokens()});
+  const Result<View2<const float>> hidden_rh = run_forward();
   if (hidden_rh.has_error()) return pause(hidden_rh.error());
   paused_since_.reset();
   list_rows(chunks);
@@ -222,6 +234,21 @@ void Engine::step() {
   std::lock_guard lock(counters_mutex_);
   counters_.step_ns += now_ns() - begin;
   ++counters_.steps;
+}
+
+Result<View2<const float>> Engine::run_forward() {
+  const int num_micro_batches = policy_.choose(batch_.num_tokens());
+  const int64_t split = num_micro_batches == 2 ? split_by_work(spec_, batch_.position_t) : 0;
+  TraceSpan span(num_micro_batches == 2 ? "forward x2" : "forward",
+                 {.step = clock_.step(), .tokens = batch_.num_tokens()});
+  const int64_t begin = now_ns();
+  GH_ASSIGN(const View2<const float> hidden_rh, forward_.run(batch_, split));
+  policy_.record({.num_tokens = batch_.num_tokens(),
+                  .num_micro_batches = num_micro_batches,
+                  .step_ns = now_ns() - begin});
+  std::lock_guard lock(counters_mutex_);
+  ++counters_.steps_by_micro_batches[static_cast<size_t>(num_micro_batches - 1)];
+  return hidden_rh;
 }
 
 // The step is void: every sequence is put back and recomputed once the workers are there again.
@@ -264,7 +291,7 @@ void Engine::evaluate(View2<const float> hidden_rh) {
   for (int64_t begin = 0; begin < hidden_rh.rows; begin += Forward::kLogitTile) {
     const int64_t n = std::min(Forward::kLogitTile, hidden_rh.rows - begin);
     const View2<const float> logits_rv = forward_.logits(hidden_rh.sub_rows(begin, n));
-    StepClock::Scope scope(clock_, StepPart::sample);
+    StepClock::Scope scope(clock_, StepPart::sample, {.tokens = n});
     team_.parallel_for(n, [&](int64_t i) {
       const auto row = static_cast<size_t>(begin + i);
       results_[row] = evaluate_row(rows_[row], {logits_rv.row(i), static_cast<size_t>(logits_rv.cols)});
@@ -345,7 +372,15 @@ void Engine::publish_counters() {
   counters_.kv_pages_total = cache_->num_pages();
   counters_.kv_pages_used = cache_->num_pages() - cache_->num_free();
   counters_.preemptions = scheduler_.num_preemptions();
-  counters_.experts_touched = dispatcher_.counters().experts_touched;
+  const DispatchCounters& exchanged = dispatcher_.counters();
+  counters_.experts_touched = exchanged.experts_touched;
+  counters_.dispatches = exchanged.dispatches;
+  counters_.pairs = exchanged.pairs;
+  counters_.bytes_sent = exchanged.bytes_sent;
+  counters_.bytes_received = exchanged.bytes_received;
+  counters_.stale_frames = exchanged.stale_frames;
+  for (size_t part = 0; part < kNumStepParts; ++part)
+    counters_.part_ns[part] = clock_.ns(static_cast<StepPart>(part));
   counters_.kernel_ns = clock_.kernel_ns();
   counters_.exchange_ns = clock_.exchange_ns();
 }

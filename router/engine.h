@@ -16,6 +16,7 @@
 #include "router/dispatcher.h"
 #include "router/engine_client.h"
 #include "router/forward.h"
+#include "router/micro_batch_policy.h"
 #include "router/scheduler.h"
 
 namespace guildhall {
@@ -24,6 +25,9 @@ struct EngineOptions {
   SchedulerOptions scheduler;
   DispatcherOptions dispatcher;
   TeamOptions team;
+  // automatic: from measured times; always one when workers live in this process, as their experts then run
+  // on this thread.
+  MicroBatches micro_batches = MicroBatches::automatic;
   int64_t max_waiting = 1024;
   int64_t max_model_len = 0;
   std::chrono::nanoseconds recovery_timeout{};
@@ -69,6 +73,7 @@ class Engine final : public EngineClient {
   };
 
   DispatcherOptions dispatcher_options();
+  MicroBatches micro_batches() const;
   void post(std::function<void()> command);
   void post_link_change(std::function<void()> change);
   bool run_commands();
@@ -76,6 +81,7 @@ class Engine final : public EngineClient {
   void wait_for_work();
   void update_serving();
   void step();
+  Result<View2<const float>> run_forward();
   void collect_lost_workers();
   void pause(const Status& why);
   void await_workers();
@@ -98,6 +104,7 @@ class Engine final : public EngineClient {
   Scheduler scheduler_;
   Dispatcher dispatcher_;
   Forward forward_;
+  MicroBatchPolicy policy_;
   StepBatch batch_;
   std::vector<LogitRow> rows_;
   std::vector<RowResult> results_;

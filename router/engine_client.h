@@ -1,7 +1,8 @@
-// engine_client.h: the seam between HTTP and the engine. HTTP threads submit and cancel; the engine thread runs
-// steps and calls each request's sink. Text lives on the HTTP side: the engine knows token ids only.
+// engine_client.h: the seam between HTTP and the engine. HTTP threads submit and cancel; the engine thread
+// runs steps and calls each request's sink. Text lives on the HTTP side: the engine knows token ids only.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -11,6 +12,7 @@
 
 #include "base/status.h"
 #include "kernels/sampling.h"
+#include "router/step_clock.h"
 
 namespace guildhall {
 
@@ -60,6 +62,9 @@ struct EngineCounters {
   int64_t preemptions = 0;
   int64_t experts_touched = 0;                          // distinct (layer, expert) pairs, summed over steps
   int64_t step_ns = 0, kernel_ns = 0, exchange_ns = 0;  // sums; the rest of step_ns is overhead
+  std::array<int64_t, kNumStepParts> part_ns{};         // sums by StepPart
+  std::array<int64_t, 2> steps_by_micro_batches{};      // of one, of two
+  int64_t dispatches = 0, pairs = 0, bytes_sent = 0, bytes_received = 0, stale_frames = 0;  // of the exchange
 };
 
 class EngineClient {

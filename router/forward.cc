@@ -41,8 +41,10 @@ Forward::Forward(const ModelSpec& spec, const DenseWeights& weights, KvCache& ca
   x_.view(t, spec.hidden), h_.view(t, spec.hidden), final_.view(t, spec.hidden);
   gate_up_.view(t, 2 * std::max(spec.dense_width, spec.moe.shared_width));
   act_.view(t, std::max(spec.dense_width, spec.moe.shared_width));
-  gate_logits_.view(t, spec.moe.num_experts), weight_.view(t, spec.moe.top_k);
+  gate_logits_.view(t, spec.moe.num_experts);
   expert_.resize(static_cast<size_t>(t * spec.moe.top_k));
+  weight_.resize(static_cast<size_t>(t * spec.moe.top_k));
+  parts_.reserve(2);
   logits_.view(kLogitTile, spec.vocab_size);
   reserve_attention(t);
 }
@@ -60,32 +62,62 @@ void Forward::reserve_attention(int64_t t) {
   attended_.view(t, h * mla.v_head_dim);
 }
 
-Result<View2<const float>> Forward::run(const StepBatch& batch) {
-  const View2<float> x_th = x_.view(batch.num_tokens(), spec_.hidden);
+Result<View2<const float>> Forward::run(const StepBatch& batch, int64_t split) {
+  const int64_t num_tokens = batch.num_tokens();
+  GH_CHECK(split >= 0 && (split < num_tokens || split == 0));
+  const View2<float> x_th = x_.view(num_tokens, spec_.hidden);
   {
-    StepClock::Scope scope(clock_, StepPart::embed);
+    StepClock::Scope scope(clock_, StepPart::embed, {.tokens = num_tokens});
     embedding_cpu(batch.ids_t, weights_.embed_vh, x_th);
   }
-  for (int64_t layer = 0; layer < spec_.num_layers; ++layer) {
-    attention(layer, batch, x_th);
-    GH_TRY(feed_forward(layer, x_th));
-  }
+  divide(batch, split, x_th);
+  // A micro-batch's layer is combined only when its next begins: the other's attention runs in between. The
+  // keys and values of a layer are written in the order of tokens, so a sequence may lie on both sides.
+  for (int64_t layer = 0; layer < spec_.num_layers; ++layer)
+    for (const MicroBatch& m : parts_) {
+      if (layer > 0) GH_TRY(combine(layer - 1, m));
+      GH_TRY(run_layer(layer, m));
+    }
+  for (const MicroBatch& m : parts_) GH_TRY(combine(spec_.num_layers - 1, m));
   return final_rows(batch, x_th);
 }
 
-// x += attention(norm(x))
-void Forward::attention(int64_t layer, const StepBatch& batch, View2<float> x_th) {
-  StepClock::Scope scope(clock_, StepPart::attention);
-  const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
-  const View2<float> h_th = h_.view(x_th.rows, spec_.hidden);
-  rmsnorm_cpu(team_, x_th, w.input_norm, spec_.rms_eps, h_th);
-  if (std::holds_alternative<GqaSpec>(spec_.attention))
-    gqa(layer, batch, h_th, x_th);
-  else
-    mla(layer, batch, h_th, x_th);
+void Forward::divide(const StepBatch& batch, int64_t split, View2<float> x_th) {
+  const AttentionBatch whole = batch.attention();
+  const auto add = [&](int64_t begin, int64_t end) {
+    const auto first = static_cast<size_t>(begin), n = static_cast<size_t>(end - begin);
+    parts_.push_back({.idx = static_cast<int>(parts_.size()),
+                      .first_token = begin,
+                      .num_tokens = end - begin,
+                      .x_th = x_th.sub_rows(begin, end - begin),
+                      .batch = {whole.sequence_t.subspan(first, n), whole.position_t.subspan(first, n),
+                                whole.block_table_sb}});
+  };
+  parts_.clear();
+  if (split > 0) add(0, split);
+  add(split, x_th.rows);
 }
 
-void Forward::gqa(int64_t layer, const StepBatch& batch, View2<const float> h_th, View2<float> x_th) {
+Result<void> Forward::run_layer(int64_t layer, const MicroBatch& m) {
+  attention(layer, m);
+  dispatcher_.progress();  // what the other micro-batch has on the wire
+  return feed_forward(layer, m);
+}
+
+// x += attention(norm(x))
+void Forward::attention(int64_t layer, const MicroBatch& m) {
+  StepClock::Scope scope(clock_, StepPart::attention,
+                         {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
+  const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
+  const View2<float> h_th = h_.view(m.num_tokens, spec_.hidden);
+  rmsnorm_cpu(team_, m.x_th, w.input_norm, spec_.rms_eps, h_th);
+  if (std::holds_alternative<GqaSpec>(spec_.attention))
+    gqa(layer, m.batch, h_th, m.x_th);
+  else
+    mla(layer, m.batch, h_th, m.x_th);
+}
+
+void Forward::gqa(int64_t layer, const AttentionBatch& batch, View2<const float> h_th, View2<float> x_th) {
   const auto& a = std::get<GqaSpec>(spec_.attention);
   const auto& w = std::get<GqaWeights>(weights_.layers[static_cast<size_t>(layer)].attention);
   const int64_t t = x_th.rows;
@@ -103,16 +135,15 @@ void Forward::gqa(int64_t layer, const StepBatch& batch, View2<const float> h_th
   rope_cpu(team_, rope_, spec_.rope_pairing, batch.position_t, heads(k, a.num_kv_heads).sub2(0, rope_.dim));
 
   const KvPages pages = cache_.layer(layer);
-  kv_write_cpu(team_, heads(k, a.num_kv_heads), heads(v, a.num_kv_heads), batch.attention(), pages);
+  kv_write_cpu(team_, heads(k, a.num_kv_heads), heads(v, a.num_kv_heads), batch, pages);
   const View2<float> attended = attended_.view(t, a.num_heads * a.head_dim);
-  paged_attention_cpu(team_, heads(q, a.num_heads), batch.attention(), pages, a.scale,
-                      heads(attended, a.num_heads));
+  paged_attention_cpu(team_, heads(q, a.num_heads), batch, pages, a.scale, heads(attended, a.num_heads));
   linear_cpu(team_, attended, w.o, {.bias_n = w.o_bias, .accumulate = true}, x_th);
 }
 
 // Absorbed MLA (DeepSeek-V2 §2.1.2), for prefill and decode alike so that a row's bits never depend on which:
 // the cache holds [latent r | rotated key dr]; queries are taken into the latent space and results out of it.
-void Forward::mla(int64_t layer, const StepBatch& batch, View2<const float> h_th, View2<float> x_th) {
+void Forward::mla(int64_t layer, const AttentionBatch& batch, View2<const float> h_th, View2<float> x_th) {
   const auto& a = std::get<MlaSpec>(spec_.attention);
   const auto& w = std::get<MlaWeights>(weights_.layers[static_cast<size_t>(layer)].attention);
   const int64_t t = x_th.rows, r = a.kv_lora_rank, dn = a.qk_nope_head_dim, dr = a.qk_rope_head_dim;
@@ -122,7 +153,7 @@ void Forward::mla(int64_t layer, const StepBatch& batch, View2<const float> h_th
   rmsnorm_cpu(team_, latent.sub_cols(0, r), w.kv_a_norm, a.norm_eps, latent.sub_cols(0, r));
   rope_cpu(team_, rope_, spec_.rope_pairing, batch.position_t, heads(latent, 1).sub2(r, dr));
   const KvPages pages = cache_.layer(layer);
-  kv_write_cpu(team_, heads(latent, 1), {}, batch.attention(), pages);
+  kv_write_cpu(team_, heads(latent, 1), {}, batch, pages);
 
   const View2<const float> q = mla_queries(a, w, h_th);
   const View2<float> absorbed = absorbed_.view(t, a.num_heads * (r + dr));
@@ -136,7 +167,7 @@ void Forward::mla(int64_t layer, const StepBatch& batch, View2<const float> h_th
   rope_cpu(team_, rope_, spec_.rope_pairing, batch.position_t, absorbed_rope);
 
   const View2<float> context = context_.view(t, a.num_heads * r);
-  paged_attention_cpu(team_, heads(absorbed, a.num_heads), batch.attention(), pages, a.scale,
+  paged_attention_cpu(team_, heads(absorbed, a.num_heads), batch, pages, a.scale,
                       heads(context, a.num_heads));
   const View2<float> attended = attended_.view(t, a.num_heads * a.v_head_dim);
   linear_heads_cpu(team_, heads(View2<const float>(context), a.num_heads), w.v_up_hdr,
@@ -158,38 +189,49 @@ View2<const float> Forward::mla_queries(const MlaSpec& a, const MlaWeights& w, V
   return q;
 }
 
-// x += mlp(norm(x)) or x += shared(norm(x)) + experts(norm(x))
-Result<void> Forward::feed_forward(int64_t layer, View2<float> x_th) {
+// x += mlp(norm(x)) or x += shared(norm(x)) + experts(norm(x)); the routed experts' part is combine()'s.
+Result<void> Forward::feed_forward(int64_t layer, const MicroBatch& m) {
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
-  const View2<float> h_th = h_.view(x_th.rows, spec_.hidden);
-  rmsnorm_cpu(team_, x_th, w.post_attention_norm, spec_.rms_eps, h_th);
-  if (const auto* moe = std::get_if<MoeWeights>(&w.mlp)) return experts(layer, *moe, h_th, x_th);
-  StepClock::Scope scope(clock_, StepPart::dense_mlp);
-  mlp(std::get<MlpWeights>(w.mlp), h_th, x_th);
+  const TraceArgs about{.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens};
+  const View2<float> h_th = h_.view(m.num_tokens, spec_.hidden);
+  rmsnorm_cpu(team_, m.x_th, w.post_attention_norm, spec_.rms_eps, h_th);
+  const auto* moe = std::get_if<MoeWeights>(&w.mlp);
+  if (moe == nullptr) {
+    StepClock::Scope scope(clock_, StepPart::dense_mlp, about);
+    mlp(std::get<MlpWeights>(w.mlp), h_th, m.x_th);
+    return {};
+  }
+  GH_TRY(dispatch(layer, m, *moe, h_th));
+  if (moe->shared) {  // while the experts work
+    StepClock::Scope scope(clock_, StepPart::shared_experts, about);
+    mlp(*moe->shared, h_th, m.x_th);
+  }
   return {};
 }
 
-Result<void> Forward::experts(int64_t layer, const MoeWeights& w, View2<const float> h_th,
-                              View2<float> x_th) {
-  const int64_t t = x_th.rows;
-  const View2<int32_t> expert_tk(expert_.data(), t, spec_.moe.top_k);
-  const View2<float> weight_tk = weight_.view(t, spec_.moe.top_k);
+Result<void> Forward::dispatch(int64_t layer, const MicroBatch& m, const MoeWeights& w,
+                               View2<const float> h_th) {
+  const TraceArgs about{.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens};
+  const int64_t top_k = spec_.moe.top_k;
+  const View2<int32_t> expert_tk(expert_.data() + m.first_token * top_k, m.num_tokens, top_k);
+  const View2<float> weight_tk(weight_.data() + m.first_token * top_k, m.num_tokens, top_k);
   {
-    StepClock::Scope scope(clock_, StepPart::gate);
-    const View2<float> logits_te = gate_logits_.view(t, spec_.moe.num_experts);
+    StepClock::Scope scope(clock_, StepPart::gate, about);
+    const View2<float> logits_te = gate_logits_.view(m.num_tokens, spec_.moe.num_experts);
     linear_cpu(team_, h_th, w.gate_eh, {}, logits_te);
     gate_topk_cpu(logits_te, w.gate_bias_e, spec_.moe.gate, expert_tk, weight_tk);
   }
-  {
-    StepClock::Scope scope(clock_, StepPart::dispatch);
-    GH_TRY(dispatcher_.dispatch({.layer = layer}, h_th, expert_tk, weight_tk));
-  }
-  if (w.shared) {  // while the experts work
-    StepClock::Scope scope(clock_, StepPart::shared_experts);
-    mlp(*w.shared, h_th, x_th);
-  }
-  StepClock::Scope scope(clock_, StepPart::combine);
-  return dispatcher_.combine(0, x_th);
+  StepClock::Scope scope(clock_, StepPart::dispatch, about);
+  return dispatcher_.dispatch({.layer = layer, .micro_batch = m.idx, .first_token = m.first_token}, h_th,
+                              expert_tk, weight_tk);
+}
+
+// x += experts(norm(x)), once their rows are back.
+Result<void> Forward::combine(int64_t layer, const MicroBatch& m) {
+  if (!spec_.is_moe_layer[static_cast<size_t>(layer)]) return {};
+  StepClock::Scope scope(clock_, StepPart::combine,
+                         {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
+  return dispatcher_.combine(m.idx, m.x_th);
 }
 
 // x += down(silu(gate h) * up h)
@@ -202,7 +244,7 @@ void Forward::mlp(const MlpWeights& w, View2<const float> h_th, View2<float> x_t
 }
 
 View2<const float> Forward::final_rows(const StepBatch& batch, View2<const float> x_th) {
-  StepClock::Scope scope(clock_, StepPart::logits);
+  StepClock::Scope scope(clock_, StepPart::logits, {.tokens = static_cast<int64_t>(batch.logit_rows.size())});
   const View2<float> rows = final_.view(static_cast<int64_t>(batch.logit_rows.size()), spec_.hidden);
   for (int64_t i = 0; i < rows.rows; ++i)
     std::copy_n(x_th.row(batch.logit_rows[static_cast<size_t>(i)]), spec_.hidden, rows.row(i));
@@ -212,7 +254,7 @@ View2<const float> Forward::final_rows(const StepBatch& batch, View2<const float
 
 View2<const float> Forward::logits(View2<const float> hidden_rh) {
   GH_CHECK(hidden_rh.rows <= kLogitTile);
-  StepClock::Scope scope(clock_, StepPart::logits);
+  StepClock::Scope scope(clock_, StepPart::logits, {.tokens = hidden_rh.rows});
   const View2<float> logits_rv = logits_.view(hidden_rh.rows, spec_.vocab_size);
   linear_cpu(team_, hidden_rh, weights_.lm_head_vh, {}, logits_rv);
   return logits_rv;

@@ -8,6 +8,9 @@
 #include <csignal>
 #include <thread>
 
+#include "base/log.h"
+#include "base/trace.h"
+
 namespace guildhall {
 namespace {
 constexpr std::chrono::milliseconds kLastWords{200};  // for goodbyes that are queued on links
@@ -17,16 +20,26 @@ struct ControlThread::Impl {
   explicit Impl(std::function<void()> on_signal_) : on_signal(std::move(on_signal_)) {}
 
   void wait_for_signal() {
-    signals.async_wait([this](const boost::system::error_code& error, int) {
+    signals.async_wait([this](const boost::system::error_code& error, int signal) {
       if (error) return;
-      on_signal();
+      if (signal == SIGUSR2)
+        write_trace_now();
+      else
+        on_signal();
       wait_for_signal();
     });
   }
 
+  static void write_trace_now() {
+    if (!tracing()) return log_warn("no_trace", "SIGUSR2 writes the trace; name it with trace.file first");
+    const Result<void> written = write_trace();
+    if (written.has_error()) return log_warn("trace_failed", "{}", to_string(written.error()));
+    log_info("trace_written", "reason=SIGUSR2");
+  }
+
   boost::asio::io_context io{1};
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work{io.get_executor()};
-  boost::asio::signal_set signals{io, SIGTERM, SIGINT};
+  boost::asio::signal_set signals{io, SIGTERM, SIGINT, SIGUSR2};
   boost::asio::steady_timer last_words{io};
   std::function<void()> on_signal;
   std::thread thread;

@@ -1,5 +1,5 @@
-// control_thread.h: the io_context of a process's control plane, its thread, and the signals that end the
-// process.
+// control_thread.h: the io_context of a process's control plane, its thread, and the signals: those that end
+// the process, and SIGUSR2, on which it writes its trace.
 #pragma once
 
 #include <functional>

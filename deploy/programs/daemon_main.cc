@@ -6,9 +6,20 @@
 #include <CLI/CLI.hpp>
 
 #include "base/log.h"
+#include "base/trace.h"
 #include "proto/config_yaml.h"
 
 namespace guildhall {
+namespace {
+
+void begin_trace(const config::Trace& trace, const std::string& process) {
+  if (trace.file().empty()) return;
+  start_trace(
+      {.file = trace_file_of(trace.file(), process), .process = process, .max_events = trace.max_events()});
+  name_trace_thread("main");
+}
+
+}  // namespace
 
 int daemon_main(int argc, char** argv, const DaemonOptions& options,
                 const std::function<Result<void>(config::Config, const std::string& name)>& run) {
@@ -31,7 +42,10 @@ int daemon_main(int argc, char** argv, const DaemonOptions& options,
     return 2;
   }
   init_log(name.empty() ? options.program : name, config->log().level());
+  begin_trace(config->trace(), name.empty() ? config->router().name() : name);
   const Result<void> served = run(std::move(*config), name);
+  const Result<void> traced = write_trace();
+  if (traced.has_error()) log_warn("trace_failed", "{}", to_string(traced.error()));
   if (served.has_error()) {
     log_error("fatal", "{}", to_string(served.error()));
     return 1;

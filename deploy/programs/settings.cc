@@ -28,6 +28,11 @@ DType kv_dtype(const config::Config& config) {
   return config.router().kv_cache().dtype() == "bf16" ? DType::bf16 : DType::f32;
 }
 
+MicroBatches micro_batches(const config::Config& config) {
+  const std::string& asked = config.router().batching().micro_batches();
+  return asked == "1" ? MicroBatches::one : asked == "2" ? MicroBatches::two : MicroBatches::automatic;
+}
+
 }  // namespace
 
 Result<void> apply_isa(const config::Config& config) {
@@ -134,6 +139,7 @@ EngineOptions engine_options(const config::Config& config, const ModelSpec& spec
                         .max_tokens = batching.max_batched_tokens(),
                         .deadline = std::chrono::microseconds(config.transport().deadline_us())};
   options.team = team_options(config, config.router().dense().threads());
+  options.micro_batches = micro_batches(config);
   options.max_waiting = batching.max_waiting();
   options.max_model_len = max_model_len;
   options.recovery_timeout = std::chrono::microseconds(config.transport().recovery_timeout_us());

@@ -1,5 +1,5 @@
 // golden_test.cc: the whole model in one process against transformers, and against itself: the same bits
-// whatever the number of workers, the batch, the chunking or a preemption.
+// whatever the number of workers, the batch, the chunking, the micro-batches or a preemption.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -102,16 +102,19 @@ TEST_P(Golden, BitsDoNotDependOnTheCrowdOrOnPreemption) {
     LocalEngine engine(golden_.path, {});
     for (const EngineRequest& r : requests) alone.push_back(bits(engine.run(r)));
   }
-  const auto in_crowd = [&](const LocalEngineOptions& options) {
+  const auto in_crowd = [&](const LocalEngineOptions& options) -> EngineCounters {
     LocalEngine engine(golden_.path, options);
     std::vector<std::future<Completion>> pending;
     for (const EngineRequest& r : requests) pending.push_back(engine.submit(r));
     for (size_t i = 0; i < pending.size(); ++i)
       EXPECT_EQ(bits(pending[i].get()), alone[i]) << "request " << i;
-    return engine.engine().counters().preemptions;
+    return engine.engine().counters();
   };
-  EXPECT_EQ(in_crowd({.num_workers = 3}), 0);
-  EXPECT_GT(in_crowd({.num_workers = 1, .max_batched_tokens = 40, .kv_tokens = 400}), 0);
+  EXPECT_EQ(in_crowd({.num_workers = 3}).preemptions, 0);
+  EXPECT_GT(in_crowd({.num_workers = 1, .max_batched_tokens = 40, .kv_tokens = 400}).preemptions, 0);
+  const EngineCounters divided =
+      in_crowd({.num_workers = 2, .worker_threads = true, .micro_batches = MicroBatches::two});
+  EXPECT_GT(divided.steps_by_micro_batches[1], divided.steps_by_micro_batches[0]);
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, Golden, ::testing::ValuesIn(golden_case_names()),

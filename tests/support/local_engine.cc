@@ -1,5 +1,8 @@
 #include "tests/support/local_engine.h"
 
+#include <pthread.h>
+#include <sched.h>
+
 #include <iterator>
 
 namespace guildhall {
@@ -16,6 +19,17 @@ std::unique_ptr<KvCache> make_cache(const ModelSpec& spec, const LocalEngineOpti
       .value();
 }
 
+// To the nth core this process may use, counted round.
+void pin(std::thread& thread, int n) {
+  cpu_set_t usable, one;
+  sched_getaffinity(0, sizeof usable, &usable);
+  CPU_ZERO(&one);
+  n %= CPU_COUNT(&usable);
+  for (int core = 0; core < CPU_SETSIZE; ++core)
+    if (CPU_ISSET(core, &usable) && n-- == 0) CPU_SET(core, &one);
+  pthread_setaffinity_np(thread.native_handle(), sizeof one, &one);
+}
+
 }  // namespace
 
 LocalEngine::LocalEngine(const std::filesystem::path& checkpoint, const LocalEngineOptions& options)
@@ -23,15 +37,21 @@ LocalEngine::LocalEngine(const std::filesystem::path& checkpoint, const LocalEng
       options_(options),
       spec_(read_model_spec(checkpoint).value()),
       placement_(even_split(spec_, options.num_workers, 1)),
+      fabric_(0, options.wait),
       exchange_(fabric_.make_end("router")),
       members_(static_cast<size_t>(options.num_workers)) {
   weights_ = DenseWeights::load(checkpoint, spec_, options.load, progress_).value();
   engine_ =
       std::make_unique<Engine>(engine_options(), spec_, *weights_, *exchange_, make_cache(spec_, options));
+  for (int i = 0; i < options.num_workers && options.latency.count() > 0; ++i) {
+    fabric_.set_faults("router", worker_name(i), {.latency = options.latency});
+    fabric_.set_faults(worker_name(i), "router", {.latency = options.latency});
+  }
   engine_->set_placement(placement_);
   if (options.attach_workers)
     for (int i = 0; i < options.num_workers; ++i) attach_worker(i);
   thread_ = std::thread([this] { engine_->run(); });
+  if (options.own_cores) pin(thread_, 0);
   while (options.attach_workers && !engine_->serving()) std::this_thread::yield();
 }
 
@@ -50,8 +70,9 @@ EngineOptions LocalEngine::engine_options() {
                        .hidden = spec_.hidden,
                        .top_k = spec_.moe.top_k,
                        .max_tokens = options_.max_batched_tokens,
-                       .deadline = options_.deadline,
-                       .pump_local_workers = [this] { return pump(); }};
+                       .deadline = options_.deadline};
+  if (!options_.worker_threads) engine.dispatcher.pump_local_workers = [this] { return pump(); };
+  engine.micro_batches = options_.micro_batches;
   engine.team = {.num_threads = options_.num_threads};
   engine.max_waiting = options_.max_waiting;
   engine.max_model_len = std::min(spec_.max_position, options_.kv_tokens);
@@ -68,21 +89,35 @@ EngineOptions LocalEngine::engine_options() {
 bool LocalEngine::pump() {
   std::lock_guard lock(mutex_);
   bool worked = false;
-  for (Member& m : members_) worked |= m.worker && m.worker->poll();
+  for (auto& m : members_) worked |= m && m->worker->poll();
   return worked;
 }
 
+LocalEngine::Member::~Member() {
+  if (!thread.joinable()) return;
+  worker->stop();
+  thread.join();
+}
+
 void LocalEngine::attach_worker(int i) {
-  Member m{fabric_.make_end(worker_name(i)), nullptr};
-  m.worker = std::make_unique<Worker>(spec_, *m.exchange, TeamOptions{.num_threads = options_.num_threads});
-  m.worker->set_store(
+  auto m = std::make_unique<Member>();
+  m->exchange = fabric_.make_end(worker_name(i));
+  m->worker = std::make_unique<Worker>(spec_, *m->exchange, TeamOptions{.num_threads = options_.num_threads});
+  m->worker->set_store(
       ExpertStore::load(checkpoint_, spec_, options_.load, placement_.experts_of(i), progress_).value());
   std::lock_guard lock(mutex_);
   const uint64_t generation = ++last_generation_;
-  m.worker->attach_router("router", exchange_->local_address(), generation,
-                          [](Result<void> attached) { attached.value(); });
-  engine_->attach_worker(i, worker_name(i), m.exchange->local_address(), generation);
+  m->worker->attach_router("router", exchange_->local_address(), generation,
+                           [](Result<void> attached) { attached.value(); });
+  if (options_.worker_threads) m->thread = std::thread([worker = m->worker.get()] { worker->run(); });
+  if (options_.worker_threads && options_.own_cores) pin(m->thread, 1 + i);
+  engine_->attach_worker(i, worker_name(i), m->exchange->local_address(), generation);
   std::swap(members_[static_cast<size_t>(i)], m);
+}
+
+WorkerCounters LocalEngine::worker_counters(int i) {
+  std::lock_guard lock(mutex_);
+  return members_[static_cast<size_t>(i)]->worker->counters();
 }
 
 std::pair<int32_t, Status> LocalEngine::wait_for_loss() {

@@ -27,6 +27,12 @@ struct LocalEngineOptions {
   Codec codec = Codec::f32;
   DType kv_dtype = DType::f32;
   LoadMode load = LoadMode::checkpoint;
+  bool worker_threads = false;  // each worker on a thread of its own; else the engine's runs them as it waits
+  bool own_cores =
+      false;  // the engine's thread and the workers' on one core each, as on machines of their own
+  std::chrono::nanoseconds latency{0};  // of each frame, one way
+  WaitOptions wait;
+  MicroBatches micro_batches = MicroBatches::automatic;
   bool attach_workers = true;  // false: the test does, and the engine is not serving until then
   int64_t max_waiting = 1024;
   std::chrono::nanoseconds deadline = std::chrono::minutes(1), recovery_timeout = std::chrono::minutes(1);
@@ -51,6 +57,7 @@ class LocalEngine {
   LoopbackFabric& fabric() { return fabric_; }
   const ModelSpec& spec() const { return spec_; }
   int64_t dense_bytes() const { return weights_->bytes(); }
+  WorkerCounters worker_counters(int i);
 
   std::future<Completion> submit(EngineRequest request);
   Completion run(EngineRequest request) { return submit(std::move(request)).get(); }
@@ -66,8 +73,10 @@ class LocalEngine {
 
  private:
   struct Member {
+    ~Member();  // ends its thread, if it has one
     std::unique_ptr<Exchange> exchange;
     std::unique_ptr<Worker> worker;
+    std::thread thread;
   };
   static std::string worker_name(int i) { return "w" + std::to_string(i); }
   EngineOptions engine_options();
@@ -81,7 +90,7 @@ class LocalEngine {
   LoopbackFabric fabric_;
   std::unique_ptr<Exchange> exchange_;
   std::mutex mutex_;  // guards members_ and what follows
-  std::vector<Member> members_;
+  std::vector<std::unique_ptr<Member>> members_;
   uint64_t last_generation_ = 0;
   std::deque<std::pair<int32_t, Status>> losses_;
   std::condition_variable lost_;

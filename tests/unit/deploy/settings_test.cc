@@ -62,6 +62,16 @@ TEST(Settings, EngineOptions) {
   EXPECT_EQ(options.recovery_timeout, std::chrono::seconds(9));
 }
 
+TEST(Settings, MicroBatches) {
+  for (const auto& [written, meant] :
+       {std::pair{"auto", MicroBatches::automatic}, std::pair{"1", MicroBatches::one},
+        std::pair{"2", MicroBatches::two}}) {
+    config::Config config = make_config();
+    config.mutable_router()->mutable_batching()->set_micro_batches(written);
+    EXPECT_EQ(engine_options(config, tiny_gqa_spec(), 48).micro_batches, meant) << written;
+  }
+}
+
 TEST(Settings, KvCacheOptions) {
   const KvCacheOptions options = kv_cache_options(make_config(), 48);
   EXPECT_EQ(options.block_size, 4);

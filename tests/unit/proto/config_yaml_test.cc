@@ -59,6 +59,8 @@ TEST(ConfigYaml, DefaultsAreFilledIn) {
   EXPECT_EQ(config->transport().startup_timeout_us(), 600'000'000);
   EXPECT_EQ(config->balance().policy(), "static");
   EXPECT_EQ(config->log().level(), "info");
+  EXPECT_EQ(config->router().batching().micro_batches(), "auto");
+  EXPECT_EQ(config->trace().file(), "");
 }
 
 TEST(ConfigYaml, WhatIsWrittenArrives) {
@@ -172,6 +174,18 @@ TEST(ConfigYaml, AllProblemsAreListedInOrderAndBounded) {
   const std::string bounded = error_of(many);
   EXPECT_LT(bounded.size(), 5000u);
   EXPECT_THAT(bounded, HasSubstr("and 49980 more problems"));
+}
+
+TEST(ConfigYaml, RelativeTraceFileStartsAtTheFile) {
+  const auto config = parse_config(std::string(kMinimal) + "trace: {file: traces/t.json}\n", "/etc/g.yaml");
+  ASSERT_TRUE(config) << to_string(config.error());
+  EXPECT_EQ(config->trace().file(), "/etc/traces/t.json");
+}
+
+TEST(ConfigYaml, MicroBatchesAreAutoOneOrTwo) {
+  EXPECT_TRUE(parse_more("router: {batching: {micro_batches: 2}}\n"));
+  EXPECT_THAT(error_more("router: {batching: {micro_batches: 3}}\n"),
+              HasSubstr(":5: router.batching.micro_batches: '3' is not one of: auto | 1 | 2"));
 }
 
 TEST(ConfigYaml, RelativeModelPathStartsAtTheFile) {

@@ -351,6 +351,7 @@ class KnowsBeforeItTells final : public Exchange {
   }
   void post(std::span<const Outgoing> frames) override { exchange_.post(frames); }
   size_t poll(ExchangeHandler& handler) override { return exchange_.poll(handler); }
+  FrameHold hold() override { return exchange_.hold(); }
   void wait(std::chrono::nanoseconds timeout) override { exchange_.wait(timeout); }
   void wake() override { exchange_.wake(); }
   std::string describe(PeerId peer) const override { return exchange_.describe(peer); }
@@ -358,6 +359,7 @@ class KnowsBeforeItTells final : public Exchange {
   PeerId refused = 0;
 
  private:
+  void end_hold(uint32_t) override {}  // holds are the other's
   Exchange& exchange_;
 };
 
