@@ -3,16 +3,21 @@
 #include "transport/ucx_worker.h"
 
 #include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <ucs/debug/log_def.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <sstream>
 #include <vector>
 
 #include "base/log.h"
+#include "base/units.h"
 
 namespace guildhall {
 namespace {
@@ -45,6 +50,36 @@ ucs_log_func_rc_t log_from_ucx(const char* file, unsigned line, const char* func
   return UCS_LOG_FUNC_RC_STOP;
 }
 
+bool names_rdma(const std::string& tls) {  // "rc_v,self", "ud_verbs", "dc_x", "ib"; as UCX_TLS
+  std::istringstream names(tls);
+  for (std::string name; std::getline(names, name, ',');)
+    for (std::string_view family : {"rc", "ud", "dc", "ib"})
+      if (name.starts_with(family)) return true;
+  return false;
+}
+
+// RDMA locks the memory it registers. Where too little may be locked, UCX comes up all the same and then
+// tries again for ever, two log lines each time; so this is found out before.
+Result<void> check_lockable_memory(const std::string& tls) {
+  constexpr size_t kNeededBytes = 32 << 20;  // UCX 1.13: 20 MiB to receive datagrams into, first of all
+  if (!names_rdma(tls)) return {};
+  void* probe = mmap(nullptr, kNeededBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (probe == MAP_FAILED)
+    return Status{Code::resource_exhausted, fmt::format("transport.ucx: no {} of memory: {}",
+                                                        format_bytes(kNeededBytes), std::strerror(errno))};
+  const bool enough = mlock2(probe, kNeededBytes, MLOCK_ONFAULT) == 0;
+  munmap(probe, kNeededBytes);
+  if (enough) return {};
+  rlimit limit{};
+  getrlimit(RLIMIT_MEMLOCK, &limit);
+  return Status{
+      Code::resource_exhausted,
+      fmt::format(
+          "transport.ucx.tls: \"{}\" is RDMA, which locks what it sends and receives, and this process "
+          "may lock {}: `ulimit -l unlimited` (systemd: LimitMEMLOCK=infinity)",
+          tls, format_bytes(static_cast<int64_t>(limit.rlim_cur)))};
+}
+
 struct ConfigRelease {
   void operator()(ucp_config_t* config) const { ucp_config_release(config); }
 };
@@ -73,6 +108,7 @@ Result<Config> make_config(const UcxOptions& options) {
 Result<UcxWorker> open_ucx_worker(const UcxOptions& options) {
   static std::once_flag log_once;
   std::call_once(log_once, [] { ucs_log_push_handler(log_from_ucx); });
+  GH_TRY(check_lockable_memory(options.tls));
   GH_ASSIGN(Config config, make_config(options));
 
   UcxWorker opened;
