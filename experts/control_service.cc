@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -59,6 +60,8 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
   Result<void> listen() {
     ServerOptions server_options{.name = "worker=" + options.worker_name};
     server_options.link.heartbeat = options.heartbeat;
+    server_options.link.handshake_timeout =
+        std::max(server_options.link.handshake_timeout, kSilentHeartbeats * options.heartbeat);
     const std::weak_ptr<Impl> weak = weak_from_this();
     LinkHandlers handlers;
     handlers.on_message = [weak](const LinkPtr& link, const control::Envelope& message) {

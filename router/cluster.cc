@@ -1,5 +1,6 @@
 #include "router/cluster.h"
 
+#include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -62,6 +63,9 @@ class Cluster::Peer : public std::enable_shared_from_this<Cluster::Peer> {
     DialOptions dial{
         .name = address_.name, .address = address_.address, .timeout = options_->startup_timeout};
     dial.link.heartbeat = options_->heartbeat;
+    // As patient as with a silent peer: another dial would only add to what a slow one has to do.
+    dial.link.handshake_timeout =
+        std::max(dial.link.handshake_timeout, kSilentHeartbeats * dial.link.heartbeat);
     const std::weak_ptr<Peer> weak = weak_from_this();
     LinkHandlers handlers;
     handlers.on_message = [weak](const LinkPtr&, const control::Envelope& message) {
