@@ -15,7 +15,7 @@ SOURCE = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("GUILDHALL_BIN", SOURCE / "build/release/bin"))
 GOLDEN = SOURCE / "tests/golden/data"
 DEMO = SOURCE / "deploy/demo-model"
-STARTUP_LIMIT_S = 60
+STARTUP_LIMIT_S = int(os.environ.get("GUILDHALL_STARTUP_LIMIT_S", 60))
 
 
 def free_ports(count):
@@ -38,31 +38,34 @@ def is_free(port):
     return True
 
 
-def config_text(model, num_workers=2, kind="ucx", port=None, worker_ports=None, extra=""):
-    """A configuration file; `extra` is YAML appended at top level."""
+def config_text(model, num_workers=2, kind="ucx", port=None, worker_ports=None, router_host="127.0.0.1",
+                worker_host="127.0.0.1", threads=0, transport="", extra=""):
+    """A configuration file; `transport` is more of that section's YAML, `extra` is YAML appended at top level."""
     ports = free_ports(num_workers + 1)
     port = port or ports[0]
     worker_ports = worker_ports or ports[1:]
     workers = "".join(
-        f"    - {{name: w{i}" + ("" if kind == "loopback" else f', address: "127.0.0.1:{p}"') + "}\n"
+        f"    - {{name: w{i}, threads: {threads}"
+        + ("" if kind == "loopback" else f', address: "{worker_host}:{p}"') + "}\n"
         for i, p in enumerate(worker_ports))
     return port, (f"model: {{path: {model}, name: test-model}}\n"
                   f"router:\n"
-                  f'  http: {{listen: "127.0.0.1:{port}"}}\n'
+                  f'  http: {{listen: "{router_host}:{port}"}}\n'
+                  f"  dense: {{threads: {threads}}}\n"
                   f"  kv_cache: {{memory: 64MiB}}\n"
                   f"experts:\n  workers:\n{workers}"
-                  f"transport: {{kind: {kind}}}\n{extra}")
+                  f"transport: {{kind: {kind}{transport and ', ' + transport}}}\n{extra}")
 
 
 class Cluster:
     """Use as a context manager; leaving it stops everything and checks that the end was orderly."""
 
-    def __init__(self, model, **options):
+    def __init__(self, model, router_host="127.0.0.1", **options):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="guildhall-test-"))
-        self.port, text = config_text(model, **options)
+        self.port, text = config_text(model, router_host=router_host, **options)
         self.config = self.folder / "guildhall.yaml"
         self.config.write_text(text)
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.host, self.url = router_host, f"http://{router_host}:{self.port}"
         self.log = open(self.folder / "log", "w+")
         self.process = None
 
@@ -120,7 +123,7 @@ class Cluster:
         return self.request("POST", path, body if isinstance(body, (bytes, str)) else json.dumps(body), timeout)
 
     def request(self, method, path, body, timeout):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
         try:
             connection.request(method, path, body, {"content-type": "application/json"})
             response = connection.getresponse()
