@@ -18,6 +18,16 @@ if(GUILDHALL_SANITIZE)
   add_link_options(-fsanitize=${GUILDHALL_SANITIZE})
 endif()
 
+# Coverage in every library, which is what libFuzzer steers by; only the targets' own files are its main program.
+if(GUILDHALL_FUZZ)
+  if(NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    message(FATAL_ERROR "GUILDHALL_FUZZ needs clang: use the preset fuzz, or -DCMAKE_CXX_COMPILER=clang++")
+  endif()
+  add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
+                      -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=address,undefined)
+endif()
+
 # guildhall_library(NAME SOURCES ... LINKS ...): the folder's one target, named guildhall_NAME.
 function(guildhall_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINKS" ${ARGN})

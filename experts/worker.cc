@@ -94,12 +94,15 @@ bool Worker::run_commands() {
 void Worker::on_frame(PeerId peer, std::span<const std::byte> bytes) {
   const auto it = routers_.find(peer);
   if (it == routers_.end()) return;
-  const Result<DispatchView> dispatch = decode_dispatch(bytes);
-  if (dispatch.has_error()) return drop(peer, dispatch.error());
-  if (dispatch->header.generation != it->second.generation) {
+  const Result<FrameHeader> header = decode_header(bytes);
+  if (header.has_error()) return drop(peer, header.error());
+  // Before what it carries is looked at: a late frame, even a bad one, says nothing about this link.
+  if (header->generation != it->second.generation) {
     frames_refused_.fetch_add(1, std::memory_order_relaxed);
     return;
   }
+  const Result<DispatchView> dispatch = decode_dispatch(bytes);
+  if (dispatch.has_error()) return drop(peer, dispatch.error());
   const Result<void> runnable = runner_.check(*dispatch);
   if (runnable.has_error()) return refuse(peer, dispatch->header, runnable.error());
   serve(peer, it->second, *dispatch);

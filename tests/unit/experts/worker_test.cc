@@ -187,6 +187,17 @@ TEST_F(WorkerTest, AFrameOfAnotherGenerationIsDropped) {
   expect_served(*router, 5);
 }
 
+TEST_F(WorkerTest, ABadFrameOfAnotherGenerationLeavesTheLink) {
+  const auto router = make_router("r0", 5);
+  DispatchFrame frame(fields(4), {{1}});
+  seal_frame(frame.bytes());
+  frame.bytes().back() ^= std::byte{1};
+  router->send(frame.bytes());
+  exchange_frames(*router);
+  EXPECT_EQ(worker_.counters().frames_refused, 1u);
+  expect_served(*router, 5);
+}
+
 TEST_F(WorkerTest, AGarbageFrameDropsThatRouterOnly) {
   const auto good = make_router("r0", 5);
   for (int kind = 0; kind < 4; ++kind) {
