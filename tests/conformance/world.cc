@@ -47,7 +47,9 @@ std::vector<Transport> transports() {
 
 World::World(const Transport& transport, const WorldOptions& options)
     : transport_(transport), options_(options), fabric_(options.seed), random_(options.seed) {
-  init_log("conformance", "error");  // refused frames and lost peers are what these tests are made of
+  // Refused frames and lost peers are what these tests are made of. Once: threads of another world may be
+  // logging.
+  [[maybe_unused]] static const bool quiet = init_log("conformance", "error");
   placement_ = even_split(tiny_model(), options.num_workers, /*version=*/1);
   members_.resize(static_cast<size_t>(options.num_workers));
   routers_.resize(static_cast<size_t>(options.num_routers));
