@@ -122,9 +122,13 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
       return Status{Code::invalid_argument,
                     fmt::format("{} serves another {} checkpoint than the one at {}", who, hello.model_type(),
                                 options.model_path.string())};
-    if (hello.codec() > static_cast<uint32_t>(Codec::bf16))
+    for (const uint32_t codec : {hello.dispatch_codec(), hello.combine_codec()})
+      if (codec >= kNumCodecs)
+        return Status{Code::unsupported,
+                      fmt::format("{} asks for codec {}, which this version lacks", who, codec)};
+    if (hello.combine() > static_cast<uint32_t>(Combine::reduced))
       return Status{Code::unsupported,
-                    fmt::format("{} asks for codec {}, which this version lacks", who, hello.codec())};
+                    fmt::format("{} asks for combine {}, which this version lacks", who, hello.combine())};
     return {};
   }
 

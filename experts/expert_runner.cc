@@ -4,11 +4,22 @@
 
 #include <algorithm>
 
-#include "kernels/convert.h"
+#include "base/check.h"
+#include "kernels/combine.h"
 #include "kernels/expert_ffn.h"
+#include "kernels/parallel_rows.h"
 #include "kernels/permute.h"
+#include "kernels/row_codec.h"
 
 namespace guildhall {
+namespace {
+
+template <class T>
+std::span<T> row_span(View2<T> rows, int64_t r) {
+  return {rows.row(r), static_cast<size_t>(rows.cols)};
+}
+
+}  // namespace
 
 ExpertRunner::ExpertRunner(const ModelSpec& spec, Team& team)
     : spec_(spec), team_(team), offset_e_(static_cast<size_t>(spec.moe.num_experts + 1)) {}
@@ -41,43 +52,100 @@ Result<void> ExpertRunner::check(const DispatchView& dispatch) const {
   return {};
 }
 
-void ExpertRunner::run(const DispatchView& dispatch, std::span<std::byte> rows_out) {
-  const auto num_pairs = static_cast<int64_t>(dispatch.pairs.size());
-  expert_p_.clear(), row_p_.clear();
-  for (const DispatchPair& pair : dispatch.pairs) {
-    expert_p_.push_back(pair.expert);
-    row_p_.push_back(static_cast<int32_t>(pair.row));
-  }
-  position_p_.resize(dispatch.pairs.size());
+void ExpertRunner::run(std::span<const ExpertJob> jobs) {
+  const int64_t num_rows = gather_pairs(jobs);
+  const auto num_pairs = static_cast<int64_t>(expert_p_.size());
+  position_p_.resize(expert_p_.size());
   group_by_expert_cpu(expert_p_, offset_e_, position_p_);
 
-  const View2<float> x_th = x_.view(dispatch.header.num_rows, spec_.hidden);
-  decode_rows(dispatch, x_th);
+  const View2<float> x_rh = x_.view(num_rows, spec_.hidden);
+  int64_t row = 0;
+  for (const ExpertJob& job : jobs) {
+    decode_rows(*job.dispatch, x_rh.sub_rows(row, job.dispatch->header.num_rows));
+    row += job.dispatch->header.num_rows;
+  }
   const View2<float> grouped_ph = grouped_.view(num_pairs, spec_.hidden);
-  permute_cpu(x_th, row_p_, position_p_, grouped_ph);
+  permute_cpu(x_rh, row_p_, position_p_, grouped_ph);
   const View2<float> result_ph = result_.view(num_pairs, spec_.hidden);
-  expert_ffn_cpu(team_, grouped_ph, offset_e_, experts_le_[dispatch.header.layer],
+  expert_ffn_cpu(team_, grouped_ph, offset_e_, experts_le_[jobs.front().dispatch->header.layer],
                  hidden_.view(num_pairs, spec_.moe.expert_width), result_ph);
-  encode_rows(dispatch, result_ph, rows_out);
+
+  std::span<const int32_t> position_p = position_p_;
+  for (const ExpertJob& job : jobs) {
+    const auto mine_p = position_p.first(job.dispatch->pairs.size());
+    if (combine_of(job.dispatch->header) == Combine::reduced)
+      answer_rows(job, result_ph, mine_p);
+    else
+      answer_pairs(job, result_ph, mine_p);
+    position_p = position_p.subspan(mine_p.size());
+  }
 }
 
-void ExpertRunner::decode_rows(const DispatchView& dispatch, View2<float> x_th) const {
-  if (static_cast<Codec>(dispatch.header.codec) == Codec::bf16)
-    from_bf16_cpu(rows_as<bf16>(dispatch), x_th.data);
-  else
-    std::ranges::copy(rows_as<float>(dispatch), x_th.data);
+// Lists every job's pairs, rows counted on from job to job. Returns the number of rows.
+int64_t ExpertRunner::gather_pairs(std::span<const ExpertJob> jobs) {
+  expert_p_.clear(), row_p_.clear();
+  int64_t num_rows = 0;
+  for (const ExpertJob& job : jobs) {
+    GH_CHECK(job.dispatch->header.layer == jobs.front().dispatch->header.layer);
+    for (const DispatchPair& pair : job.dispatch->pairs) {
+      expert_p_.push_back(pair.expert);
+      row_p_.push_back(static_cast<int32_t>(num_rows + pair.row));
+    }
+    num_rows += job.dispatch->header.num_rows;
+  }
+  return num_rows;
 }
 
-void ExpertRunner::encode_rows(const DispatchView& dispatch, View2<const float> grouped_ph,
-                               std::span<std::byte> rows_out) {
-  const View2<float> ordered_ph =
-      static_cast<Codec>(dispatch.header.codec) == Codec::f32
-          ? View2<float>(reinterpret_cast<float*>(rows_out.data()), grouped_ph.rows, grouped_ph.cols)
-          : ordered_.view(grouped_ph.rows, grouped_ph.cols);
-  unpermute_cpu(grouped_ph, position_p_, ordered_ph);
-  if (static_cast<Codec>(dispatch.header.codec) == Codec::bf16)
-    to_bf16_cpu({ordered_ph.data, static_cast<size_t>(ordered_ph.rows * ordered_ph.cols)},
-                reinterpret_cast<bf16*>(rows_out.data()));
+void ExpertRunner::decode_rows(const DispatchView& dispatch, View2<float> x_rh) {
+  parallel_rows(team_, x_rh.rows, x_rh.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r)
+      decode_row(codec_of(dispatch.header), dispatch.row(static_cast<size_t>(r)), row_span(x_rh, r));
+  });
+}
+
+// An exact combine: the row of each pair, in the pairs' order.
+void ExpertRunner::answer_pairs(const ExpertJob& job, View2<const float> result_ph,
+                                std::span<const int32_t> position_p) {
+  const FrameShape shape = answer_shape(job.dispatch->header);
+  const size_t bytes = row_bytes(shape.codec, shape.hidden);
+  GH_CHECK(job.rows_out.size() == shape.num_rows * bytes);
+  parallel_rows(team_, shape.num_rows, result_ph.cols, [&](int64_t begin, int64_t end) {
+    for (auto p = static_cast<size_t>(begin); p < static_cast<size_t>(end); ++p)
+      encode_row(shape.codec, row_span(result_ph, position_p[p]), job.rows_out.data() + p * bytes);
+  });
+}
+
+// A reduced combine: each dispatched row's pairs, weighted and summed in gate order; a row without pairs is
+// 0.
+void ExpertRunner::answer_rows(const ExpertJob& job, View2<const float> result_ph,
+                               std::span<const int32_t> position_p) {
+  const FrameShape shape = answer_shape(job.dispatch->header);
+  const size_t bytes = row_bytes(shape.codec, shape.hidden);
+  GH_CHECK(job.rows_out.size() == shape.num_rows * bytes);
+  const std::span<const DispatchPair> pairs = job.dispatch->pairs;
+  count_r_.assign(shape.num_rows, 0);
+  size_t num_k = 1;
+  for (const DispatchPair& pair : pairs) num_k = std::max<size_t>(num_k, ++count_r_[pair.row]);
+  index_rk_.assign(shape.num_rows * num_k, -1);
+  weight_rk_.assign(shape.num_rows * num_k, 0);
+  count_r_.assign(shape.num_rows, 0);
+  for (size_t p = 0; p < pairs.size(); ++p) {  // a row's pairs come in gate order
+    const size_t at = pairs[p].row * num_k + count_r_[pairs[p].row]++;
+    index_rk_[at] = position_p[p];
+    weight_rk_[at] = pairs[p].weight;
+  }
+  const auto cols = static_cast<int64_t>(num_k);
+  const View2<const int32_t> index_rk{index_rk_.data(), shape.num_rows, cols};
+  const View2<const float> weight_rk{weight_rk_.data(), shape.num_rows, cols};
+  const View2<float> sum_rh = sum_.view(shape.num_rows, spec_.hidden);
+  parallel_rows(team_, shape.num_rows, spec_.hidden * cols, [&](int64_t begin, int64_t end) {
+    const View2<float> part_rh = sum_rh.sub_rows(begin, end - begin);
+    std::fill_n(part_rh.data, part_rh.rows * part_rh.cols, 0.0f);
+    combine_cpu(result_ph, index_rk.sub_rows(begin, end - begin), weight_rk.sub_rows(begin, end - begin),
+                part_rh);
+    for (int64_t r = begin; r < end; ++r)
+      encode_row(shape.codec, row_span(sum_rh, r), job.rows_out.data() + static_cast<size_t>(r) * bytes);
+  });
 }
 
 }  // namespace guildhall

@@ -1,5 +1,7 @@
-// expert_runner.h: one dispatch frame through the experts: rows in, one row per (row, expert) pair out.
-// Groups rows by expert, runs the grouped FFN, and puts rows back in pair order. Owner: the serve thread.
+// expert_runner.h: dispatch frames through the experts: rows in, answers out. Groups rows by expert, runs the
+// grouped FFN, and answers with a row per (row, expert) pair, or, for a reduced combine, with one row per
+// dispatched row: the sum of weight * row over its pairs in gate order, in fp32. Several frames of one layer
+// run as one; a row's bits do not depend on the others. Owner: the serve thread.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +18,12 @@
 
 namespace guildhall {
 
+// A checked dispatch and where its answer's rows go: answer_shape(dispatch->header)'s, packed.
+struct ExpertJob {
+  const DispatchView* dispatch;
+  std::span<std::byte> rows_out;
+};
+
 class ExpertRunner {
  public:
   // `spec` and `team` are borrowed.
@@ -27,20 +35,25 @@ class ExpertRunner {
   // Whether this dispatch can be run here: its layer, hidden size and every expert.
   Result<void> check(const DispatchView& dispatch) const;
 
-  // Runs a checked dispatch and writes its pairs' rows, in the frame's codec, to `rows_out`.
-  void run(const DispatchView& dispatch, std::span<std::byte> rows_out);
+  // Runs jobs of one layer together.
+  void run(std::span<const ExpertJob> jobs);
 
  private:
-  void decode_rows(const DispatchView& dispatch, View2<float> x_th) const;
-  void encode_rows(const DispatchView& dispatch, View2<const float> grouped_ph,
-                   std::span<std::byte> rows_out);
+  int64_t gather_pairs(std::span<const ExpertJob> jobs);
+  void decode_rows(const DispatchView& dispatch, View2<float> x_rh);
+  void answer_pairs(const ExpertJob& job, View2<const float> result_ph, std::span<const int32_t> position_p);
+  void answer_rows(const ExpertJob& job, View2<const float> result_ph, std::span<const int32_t> position_p);
 
   const ModelSpec& spec_;
   Team& team_;
   std::shared_ptr<const ExpertStore> store_;
-  std::vector<std::vector<ExpertWeightView>> experts_le_;  // [L][E]; empty views: not held
-  std::vector<int32_t> expert_p_, row_p_, position_p_, offset_e_;
-  MatrixBuffer x_, grouped_, hidden_, result_, ordered_;  // grow to their largest shape once
+  std::vector<std::vector<ExpertWeightView>> experts_le_;          // [L][E]; empty views: not held
+  std::vector<int32_t> expert_p_, row_p_, position_p_, offset_e_;  // over all jobs' pairs and rows
+  // Of a reduced answer: each row's number of pairs, where their results stand, and their weights.
+  std::vector<uint32_t> count_r_;
+  std::vector<int32_t> index_rk_;
+  std::vector<float> weight_rk_;
+  MatrixBuffer x_, grouped_, hidden_, result_, sum_;  // grow to their largest shape once
 };
 
 }  // namespace guildhall

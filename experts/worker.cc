@@ -11,14 +11,6 @@ namespace {
 
 constexpr std::chrono::milliseconds kIdleWait{500};
 
-FrameFields reply_fields(const FrameHeader& request) {
-  return {.generation = request.generation,
-          .step_id = request.step_id,
-          .placement_version = request.placement_version,
-          .layer = request.layer,
-          .micro_batch = request.micro_batch};
-}
-
 }  // namespace
 
 Worker::Worker(const ModelSpec& spec, Exchange& exchange, TeamOptions team)
@@ -109,21 +101,20 @@ void Worker::on_frame(PeerId peer, std::span<const std::byte> bytes) {
 }
 
 void Worker::serve(PeerId peer, const Router& router, const DispatchView& dispatch) {
-  const FrameShape shape{.num_rows = dispatch.header.num_pairs,
-                         .hidden = dispatch.header.hidden,
-                         .codec = static_cast<Codec>(dispatch.header.codec)};
+  const FrameShape shape = answer_shape(dispatch.header);
   const auto region = exchange_.acquire(peer, frame_layout(shape).total_bytes);
   if (region.has_error()) {
     log_warn("reply_failed", "router={} reason=\"{}\"", router.name, to_string(region.error()));
     return;
   }
-  const FrameSections sections = begin_combine(reply_fields(dispatch.header), shape, *region);
+  const FrameSections sections = begin_combine(answer_fields(dispatch.header), shape, *region);
   const int64_t begin = now_ns();
+  const ExpertJob job{&dispatch, sections.rows};
   {
     TraceSpan span("experts", {.layer = dispatch.header.layer,
                                .micro_batch = dispatch.header.micro_batch,
                                .tokens = dispatch.header.num_rows});
-    runner_.run(dispatch, sections.rows);
+    runner_.run({&job, 1});
   }
   compute_ns_.fetch_add(static_cast<uint64_t>(now_ns() - begin), std::memory_order_relaxed);
   const Exchange::Outgoing reply{peer, sections.total_bytes};
@@ -137,7 +128,7 @@ void Worker::refuse(PeerId peer, const FrameHeader& header, const Status& why) {
   frames_refused_.fetch_add(1, std::memory_order_relaxed);
   const auto region = exchange_.acquire(peer, kMaxFailureFrameBytes);
   if (region.has_error()) return;
-  const Exchange::Outgoing reply{peer, write_failure(reply_fields(header), why, *region)};
+  const Exchange::Outgoing reply{peer, write_failure(answer_fields(header), why, *region)};
   exchange_.post({&reply, 1});
 }
 

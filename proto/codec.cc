@@ -7,6 +7,7 @@
 #include <cstring>
 #include <string>
 
+#include "base/check.h"
 #include "proto/crc32c.h"
 
 namespace guildhall {
@@ -75,15 +76,20 @@ Code from_wire(uint16_t code) {
 bool aligned(const void* address) { return reinterpret_cast<uintptr_t>(address) % 8 == 0; }
 
 FrameShape shape_of(const FrameHeader& header) {
-  return {header.num_rows, header.num_pairs, header.hidden, static_cast<Codec>(header.codec)};
+  return {header.num_rows, header.num_pairs, header.hidden, codec_of(header)};
 }
 
 // The counts of a dispatch or combine against their bounds; after this the layout cannot overflow.
 Result<void> check_counts(const FrameHeader& header) {
   const bool is_dispatch = header.kind == static_cast<uint16_t>(FrameKind::dispatch);
-  const uint32_t max_rows = is_dispatch ? kMaxRows : kMaxPairs;
-  if (header.codec != static_cast<uint16_t>(Codec::f32) && header.codec != static_cast<uint16_t>(Codec::bf16))
-    return refuse(fmt::format("codec {} is not known", header.codec));
+  if (header.codec >= kNumCodecs) return refuse(fmt::format("codec {} is not known", header.codec));
+  if (header.combine > static_cast<uint8_t>(Combine::reduced))
+    return refuse(fmt::format("combine {} is not known", header.combine));
+  if (header.answer_codec >= (is_dispatch ? kNumCodecs : 1))
+    return refuse(fmt::format("answer_codec {} is {}", header.answer_codec,
+                              is_dispatch ? "not known" : "not 0 in a combine"));
+  const bool row_per_pair = !is_dispatch && combine_of(header) == Combine::exact;
+  const uint32_t max_rows = row_per_pair ? kMaxPairs : kMaxRows;
   if (header.num_rows > max_rows)
     return refuse(fmt::format("num_rows {} exceeds {}", header.num_rows, max_rows));
   if (header.hidden > kMaxHidden)
@@ -108,6 +114,8 @@ Result<void> check_counts(const FrameHeader& header) {
 Result<void> check_failure_counts(const FrameHeader& header) {
   if (header.num_rows != 0 || header.num_pairs != 0 || header.hidden != 0)
     return refuse("a failure has neither rows nor pairs");
+  if (header.codec != 0 || header.combine != 0 || header.answer_codec != 0)
+    return refuse("codec, combine and answer_codec of a failure are not 0");
   if (header.payload_bytes < sizeof(FailureBody) ||
       header.payload_bytes > sizeof(FailureBody) + kMaxFailureMessage)
     return refuse(fmt::format("payload_bytes {} of a failure is not in [{}, {}]", header.payload_bytes,
@@ -178,7 +186,9 @@ FrameSections begin_frame(FrameKind kind, const FrameFields& fields, const Frame
                            .placement_version = fields.placement_version,
                            .layer = fields.layer,
                            .micro_batch = fields.micro_batch,
-                           .codec = static_cast<uint16_t>(shape.codec),
+                           .codec = static_cast<uint8_t>(shape.codec),
+                           .combine = static_cast<uint8_t>(fields.combine),
+                           .answer_codec = static_cast<uint8_t>(fields.answer_codec),
                            .num_rows = shape.num_rows,
                            .num_pairs = shape.num_pairs,
                            .hidden = shape.hidden,
@@ -201,7 +211,7 @@ FrameLayout frame_layout(const FrameShape& shape) {
   FrameLayout layout{};
   layout.pairs_offset = sizeof(FrameHeader);
   layout.rows_offset = layout.pairs_offset + padded(size_t{shape.num_pairs} * sizeof(DispatchPair));
-  layout.row_bytes = size_t{shape.hidden} * codec_element_bytes(shape.codec);
+  layout.row_bytes = row_bytes(shape.codec, shape.hidden);
   layout.total_bytes = layout.rows_offset + padded(shape.num_rows * layout.row_bytes);
   return layout;
 }
@@ -212,6 +222,21 @@ FrameSections begin_dispatch(const FrameFields& fields, const FrameShape& shape,
 
 FrameSections begin_combine(const FrameFields& fields, const FrameShape& shape, std::span<std::byte> out) {
   return begin_frame(FrameKind::combine, fields, shape, out);
+}
+
+FrameShape answer_shape(const FrameHeader& dispatch) {
+  return {.num_rows = combine_of(dispatch) == Combine::exact ? dispatch.num_pairs : dispatch.num_rows,
+          .hidden = dispatch.hidden,
+          .codec = static_cast<Codec>(dispatch.answer_codec)};
+}
+
+FrameFields answer_fields(const FrameHeader& dispatch) {
+  return {.generation = dispatch.generation,
+          .step_id = dispatch.step_id,
+          .placement_version = dispatch.placement_version,
+          .layer = dispatch.layer,
+          .micro_batch = dispatch.micro_batch,
+          .combine = combine_of(dispatch)};
 }
 
 void seal_frame(std::span<std::byte> frame) {

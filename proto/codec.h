@@ -1,20 +1,17 @@
 // codec.h: data-plane frames as bytes and back; the only place where the two meet. Layout and bounds:
 // WIRE.md. Decoding trusts nothing: every count, offset and index is checked before a view is handed out, and
-// a refusal says which field was wrong. Views borrow the frame's bytes. Rows are raw f32 or bf16 elements;
-// converting them is the kernels' business. Any thread.
+// a refusal says which field was wrong. Views borrow the frame's bytes. What is in a row is the business of
+// kernels/row_codec.h. Any thread.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <span>
 
-#include "base/check.h"
 #include "base/status.h"
 #include "proto/exchange.h"
 
 namespace guildhall {
-
-inline constexpr size_t codec_element_bytes(Codec codec) { return codec == Codec::f32 ? 4 : 2; }
 
 struct FrameShape {
   uint32_t num_rows = 0, num_pairs = 0, hidden = 0;
@@ -24,7 +21,7 @@ struct FrameShape {
 struct FrameLayout {
   size_t pairs_offset;  // from the frame's start
   size_t rows_offset;   // multiple of 8
-  size_t row_bytes;     // rows are packed: hidden * element size, no padding between them
+  size_t row_bytes;     // rows are packed: no padding between them
   size_t total_bytes;   // header included
 };
 
@@ -39,6 +36,8 @@ struct FrameFields {
   uint32_t placement_version = 0;
   uint16_t layer = 0;
   uint16_t micro_batch = 0;
+  Combine combine = Combine::exact;  // of a combine, or what a dispatch asks for
+  Codec answer_codec = Codec::f32;   // what a dispatch asks for
 };
 
 // ---- Writing
@@ -99,11 +98,12 @@ Result<DispatchView> decode_dispatch(std::span<const std::byte> frame);
 Result<CombineView> decode_combine(std::span<const std::byte> frame);
 Result<FailureView> decode_failure(std::span<const std::byte> frame);
 
-// Rows as elements: float for Codec::f32, uint16_t (or another 2-byte type) for Codec::bf16.
-template <class Element, class View>
-std::span<const Element> rows_as(const View& view) {
-  GH_CHECK(sizeof(Element) == codec_element_bytes(static_cast<Codec>(view.header.codec)));
-  return {reinterpret_cast<const Element*>(view.rows.data()), view.rows.size() / sizeof(Element)};
-}
+// A checked header's codes as what they mean.
+inline Codec codec_of(const FrameHeader& header) { return static_cast<Codec>(header.codec); }
+inline Combine combine_of(const FrameHeader& header) { return static_cast<Combine>(header.combine); }
+
+// The frame that answers a checked dispatch: its shape, and the fields it repeats.
+FrameShape answer_shape(const FrameHeader& dispatch);
+FrameFields answer_fields(const FrameHeader& dispatch);
 
 }  // namespace guildhall

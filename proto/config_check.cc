@@ -106,8 +106,14 @@ void derive_defaults(config::Config& config) {
   if (router.host().empty()) router.set_host(host_of(router.http().listen()));
   if (config.transport().kind() == "loopback" && config.experts().workers().empty())
     config.mutable_experts()->add_workers()->set_name("local");
-  for (config::Worker& worker : *config.mutable_experts()->mutable_workers())
+  config::Transport& transport = *config.mutable_transport();
+  if (transport.dispatch_codec().empty()) transport.set_dispatch_codec(transport.codec());
+  if (transport.combine_codec().empty()) transport.set_combine_codec(transport.codec());
+  for (config::Worker& worker : *config.mutable_experts()->mutable_workers()) {
     if (worker.host().empty()) worker.set_host(host_of(worker.address()));
+    if (worker.dispatch_codec().empty()) worker.set_dispatch_codec(transport.dispatch_codec());
+    if (worker.combine_codec().empty()) worker.set_combine_codec(transport.combine_codec());
+  }
 }
 
 std::vector<ConfigProblem> check_config(const config::Config& config) { return Checker(config).run(); }

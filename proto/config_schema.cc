@@ -121,16 +121,29 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      {},
      0,
      kMaxThreads},
+    {"experts.workers.dispatch_codec", "",
+     "Element type of the rows sent to this worker. Without it: `transport.dispatch_codec`.",
+     "f32 | bf16 | fp8"},
+    {"experts.workers.combine_codec", "",
+     "Element type of the rows this worker returns. Without it: `transport.combine_codec`.",
+     "f32 | bf16 | fp8"},
 
     {"transport.kind", "ucx",
      "What carries tokens to the experts. `loopback`: the workers live in the router's process.",
      "ucx | loopback"},
     {"transport.codec", "f32",
-     "Element type of rows on the wire. `bf16` takes half the bytes; log-probabilities then move (README, "
-     "Precision).",
-     "f32 | bf16"},
+     "Element type of rows on the wire, both ways. `bf16` takes half the bytes of `f32`, `fp8` (e4m3 with a "
+     "scale per 128 elements) a quarter; log-probabilities then move (README, Precision).",
+     "f32 | bf16 | fp8"},
+    {"transport.dispatch_codec", "", "`codec` of the rows sent to workers, where it differs.",
+     "f32 | bf16 | fp8"},
+    {"transport.combine_codec", "", "`codec` of the rows workers return, where it differs.",
+     "f32 | bf16 | fp8"},
     {"transport.combine", "exact",
-     "`exact`: one row per (token, expert) comes back, and the router sums in gate order.", "exact"},
+     "`exact`: one row per (token, expert) comes back, and the router sums in gate order: the same bits "
+     "wherever experts live. `reduced`: one row per (token, worker), weighted and summed there: fewer bytes, "
+     "and bits that depend on the placement.",
+     "exact | reduced"},
     {"transport.deadline", "10s", "Time a worker has to answer one dispatch.", {}, 1000, kHour},
     {"transport.heartbeat",
      "500ms",

@@ -9,7 +9,19 @@ inline constexpr uint32_t kExchangeMagic = 0x31584847;  // "GHX1"
 inline constexpr uint16_t kExchangeVersion = 1;
 
 enum class FrameKind : uint16_t { dispatch = 1, combine = 2, failure = 3 };
-enum class Codec : uint16_t { f32 = 0, bf16 = 1 };
+
+// How a row of hidden states travels. fp8: e4m3 (OCP 8-bit floating point, revision 1.0, format E4M3: largest
+// 448, no infinities, NaN 0x7f) with one fp32 scale per kFp8Group elements; kernels/fp8.h says how it rounds.
+enum class Codec : uint8_t { f32 = 0, bf16 = 1, fp8 = 2 };
+inline constexpr uint32_t kNumCodecs = 3;
+inline constexpr uint32_t kFp8Group = 128;
+// Of the rows one worker is sent, and of those it returns.
+struct RowCodecs {
+  Codec dispatch = Codec::f32, combine = Codec::f32;
+};
+
+// exact: a row per pair, unweighted. reduced: a row per dispatched row, its pairs' rows weighted and summed.
+enum class Combine : uint8_t { exact = 0, reduced = 1 };
 
 // 64 bytes, then num_pairs pairs, then num_rows rows, each section padded to 8 bytes with zeros.
 // A failure carries a FailureBody and its message instead.
@@ -22,9 +34,11 @@ struct FrameHeader {
   uint32_t placement_version;  // 24
   uint16_t layer;              // 28  0-based, < kMaxLayers
   uint16_t micro_batch;        // 30  < kMaxMicroBatches
-  uint16_t codec;              // 32  Codec of the rows
-  uint16_t reserved;           // 34  0
-  uint32_t num_rows;           // 36  <= kMaxRows; combine: one per pair, <= kMaxPairs; failure: 0
+  uint8_t codec;               // 32  Codec of this frame's rows; failure: 0
+  uint8_t combine;             // 33  Combine of this answer; dispatch: the one asked for; failure: 0
+  uint8_t answer_codec;        // 34  dispatch: Codec asked for; combine and failure: 0
+  uint8_t reserved;            // 35  0
+  uint32_t num_rows;           // 36  <= kMaxRows; combine exact: one per pair, <= kMaxPairs; failure: 0
   uint32_t num_pairs;          // 40  <= num_rows * kMaxTopK; combine and failure: 0
   uint32_t hidden;             // 44  <= kMaxHidden, > 0 when there are rows; failure: 0
   uint64_t payload_bytes;      // 48  everything after this header; must match the counts
@@ -34,7 +48,7 @@ struct FrameHeader {
 static_assert(sizeof(FrameHeader) == 64);
 
 // One (row, expert) of a dispatch. Pairs are in row order, a row's pairs in gate order; `row` < num_rows.
-// A combine of kind exact returns one row per pair, in the same order.
+// An exact combine returns one row per pair, in the same order.
 struct DispatchPair {
   uint32_t row;        //  0
   uint16_t expert;     //  4  routed expert of the layer, < kMaxExperts
@@ -77,5 +91,15 @@ inline constexpr uint32_t kMaxRows = 65536;
 inline constexpr uint32_t kMaxPairs = kMaxRows * kMaxTopK;
 inline constexpr uint32_t kMaxFailureMessage = 1024;
 inline constexpr uint64_t kMaxFrameBytes = 4ull << 30;
+
+// Where an fp8 row's scales begin: after its codes, padded so that they stay aligned in every row.
+constexpr uint64_t fp8_scales_offset(uint64_t hidden) { return (hidden + 3) & ~uint64_t{3}; }
+
+// What one row takes in a frame; rows follow each other without padding.
+constexpr uint64_t row_bytes(Codec codec, uint64_t hidden) {
+  if (codec == Codec::f32) return hidden * 4;
+  if (codec == Codec::bf16) return hidden * 2;
+  return fp8_scales_offset(hidden) + (hidden + kFp8Group - 1) / kFp8Group * 4;
+}
 
 }  // namespace guildhall

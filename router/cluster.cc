@@ -114,7 +114,9 @@ class Cluster::Peer : public std::enable_shared_from_this<Cluster::Peer> {
     hello.set_exchange_kind(options_->exchange_kind);
     hello.set_model_type(options_->model_type);
     hello.set_model_fingerprint(options_->model_fingerprint);
-    hello.set_codec(static_cast<uint32_t>(options_->codec));
+    hello.set_dispatch_codec(static_cast<uint32_t>(address_.codecs.dispatch));
+    hello.set_combine_codec(static_cast<uint32_t>(address_.codecs.combine));
+    hello.set_combine(static_cast<uint32_t>(options_->combine));
     hello.set_isa(options_->isa);
     hello.set_generation(generation_);
     return envelope;

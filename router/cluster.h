@@ -25,13 +25,14 @@ struct ClusterOptions {
   std::string exchange_kind, exchange_address;
   std::string model_type;
   uint64_t model_fingerprint = 0;
-  Codec codec = Codec::bf16;
+  Combine combine = Combine::exact;
   std::string isa;
   std::chrono::nanoseconds heartbeat{}, startup_timeout{};
 };
 
 struct WorkerAddress {
   std::string name, address;  // control plane host:port
+  RowCodecs codecs;
 };
 
 // Called on the io thread.

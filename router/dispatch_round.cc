@@ -1,5 +1,7 @@
 #include "router/dispatch_round.h"
 
+#include <algorithm>
+
 namespace guildhall {
 
 void DispatchRound::route(View2<const int32_t> expert_of_tk, View2<const float> weight_of_tk,
@@ -22,18 +24,28 @@ void DispatchRound::route(View2<const int32_t> expert_of_tk, View2<const float> 
                          .weight = weight_tk(t, k)});
     }
   }
-  int64_t first_pair = 0;
+  int64_t first_answer = 0;
   for (Share& s : share_w) {
-    s.first_pair = first_pair;
-    first_pair += static_cast<int64_t>(s.pairs.size());
+    s.num_answers = static_cast<int64_t>(combine == Combine::exact ? s.pairs.size() : s.row_token.size());
+    s.first_answer = first_answer;
+    first_answer += s.num_answers;
   }
 }
 
 void DispatchRound::list_answers(std::span<int32_t> index_tk) const {
-  for (const Share& s : share_w)
-    for (size_t i = 0; i < s.pair_slot.size(); ++i)
-      index_tk[static_cast<size_t>(s.pair_slot[i])] =
-          static_cast<int32_t>(s.first_pair + static_cast<int64_t>(i));
+  const auto num_k = static_cast<size_t>(expert_tk.cols);
+  if (combine == Combine::reduced) std::ranges::fill(index_tk, -1);
+  for (const Share& s : share_w) {
+    for (size_t i = 0; i < static_cast<size_t>(s.num_answers); ++i) {
+      const auto answer = static_cast<int32_t>(s.first_answer + static_cast<int64_t>(i));
+      if (combine == Combine::exact) {
+        index_tk[static_cast<size_t>(s.pair_slot[i])] = answer;
+      } else {
+        const auto index_k = index_tk.subspan(static_cast<size_t>(s.row_token[i]) * num_k, num_k);
+        *std::ranges::find(index_k, -1) = answer;  // a token has at most K workers
+      }
+    }
+  }
 }
 
 }  // namespace guildhall

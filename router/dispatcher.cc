@@ -3,35 +3,19 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/units.h"
 #include "kernels/combine.h"
-#include "kernels/convert.h"
+#include "kernels/row_codec.h"
 #include "proto/codec.h"
 
 namespace guildhall {
 namespace {
 
 constexpr std::chrono::milliseconds kWaitSlice{20};  // between looks at the deadline
-
-void encode_row(Codec codec, std::span<const float> row, std::byte* out) {
-  if (codec == Codec::bf16)
-    to_bf16_cpu(row, reinterpret_cast<bf16*>(out));
-  else
-    std::memcpy(out, row.data(), row.size_bytes());
-}
-
-// All rows of a combine, into fp32.
-void decode_rows(const CombineView& view, float* out) {
-  if (static_cast<Codec>(view.header.codec) == Codec::bf16)
-    from_bf16_cpu(rows_as<bf16>(view), out);
-  else
-    std::memcpy(out, view.rows.data(), view.rows.size());
-}
 
 }  // namespace
 
@@ -40,10 +24,13 @@ Dispatcher::Dispatcher(DispatcherOptions options, Exchange& exchange)
   const auto pairs = static_cast<size_t>(options_.max_tokens * options_.top_k);
   rows_ph_.resize(pairs * static_cast<size_t>(options_.hidden));
   index_tk_.resize(pairs);
+  if (options_.combine == Combine::reduced) one_tk_.assign(pairs, 1.0f);
 }
 
 void Dispatcher::set_placement(Placement placement) {
   placement_ = std::move(placement);
+  if (options_.codecs_w.empty()) options_.codecs_w.resize(static_cast<size_t>(placement_.num_workers));
+  GH_CHECK(options_.codecs_w.size() == static_cast<size_t>(placement_.num_workers));
   workers_.resize(static_cast<size_t>(placement_.num_workers));
   for (DispatchRound& round : round_m_) round.share_w.resize(workers_.size());
 }
@@ -79,6 +66,7 @@ Result<void> Dispatcher::dispatch(const DispatchKey& key, View2<const float> x_t
   round.layer = key.layer;
   round.micro_batch = key.micro_batch;
   round.first_answer = key.first_token * options_.top_k;
+  round.combine = options_.combine;
   round.num_awaited = 0;
   round.route(expert_tk, weight_tk, worker_e);
   const Result<void> sent = send(round, x_th);
@@ -120,15 +108,18 @@ Result<size_t> Dispatcher::pack(const DispatchRound& round, int32_t worker_idx, 
   const Worker& worker = workers_[static_cast<size_t>(worker_idx)];
   if (!worker.peer) return Status{Code::peer_lost, fmt::format("worker={}: not connected", worker.name)};
   const DispatchRound::Share& share = round.share_w[static_cast<size_t>(worker_idx)];
+  const RowCodecs codecs = options_.codecs_w[static_cast<size_t>(worker_idx)];
   const FrameShape shape{.num_rows = static_cast<uint32_t>(share.row_token.size()),
                          .num_pairs = static_cast<uint32_t>(share.pairs.size()),
                          .hidden = static_cast<uint32_t>(options_.hidden),
-                         .codec = options_.codec};
+                         .codec = codecs.dispatch};
   const FrameFields fields{.generation = worker.generation,
                            .step_id = round.step_id,
                            .placement_version = placement_.version,
                            .layer = static_cast<uint16_t>(round.layer),
-                           .micro_batch = static_cast<uint16_t>(round.micro_batch)};
+                           .micro_batch = static_cast<uint16_t>(round.micro_batch),
+                           .combine = round.combine,
+                           .answer_codec = codecs.combine};
   const auto region = exchange_.acquire(*worker.peer, frame_layout(shape).total_bytes);
   if (region.has_error()) {
     // A loss shows here first, before a poll reports it.
@@ -138,7 +129,7 @@ Result<size_t> Dispatcher::pack(const DispatchRound& round, int32_t worker_idx, 
   const FrameSections sections = begin_dispatch(fields, shape, *region);
   std::copy(share.pairs.begin(), share.pairs.end(), sections.pairs.begin());
   for (size_t i = 0; i < share.row_token.size(); ++i)
-    encode_row(options_.codec, {x_th.row(share.row_token[i]), static_cast<size_t>(options_.hidden)},
+    encode_row(codecs.dispatch, {x_th.row(share.row_token[i]), static_cast<size_t>(options_.hidden)},
                sections.row(i));
   return sections.total_bytes;
 }
@@ -150,9 +141,13 @@ Result<void> Dispatcher::combine(int micro_batch, View2<float> y_th) {
   if (answered.has_error()) return abandon_step(answered.error());
   round.open = false;
   const int64_t num_tokens = round.expert_tk.rows, top_k = round.expert_tk.cols;
-  round.list_answers(index_tk_);
+  round.list_answers(std::span(index_tk_).first(static_cast<size_t>(round.num_pairs())));
+  // The rows of a reduced combine are weighted already.
+  const View2<const float> weight_tk = round.combine == Combine::exact
+                                           ? round.weight_tk
+                                           : View2<const float>{one_tk_.data(), num_tokens, top_k};
   combine_cpu({answers_of(round), round.num_pairs(), options_.hidden}, {index_tk_.data(), num_tokens, top_k},
-              round.weight_tk, y_th);
+              weight_tk, y_th);
   return {};
 }
 
@@ -248,14 +243,29 @@ void Dispatcher::take_answer(DispatchRound& round, int32_t worker, const FrameHe
   } else {
     const Result<CombineView> answer = decode_combine(bytes);
     if (answer.has_error()) return drop_link(worker, answer.error());
-    if (answer->header.num_rows != share.pairs.size() || answer->header.hidden != options_.hidden)
-      return drop_link(worker, {Code::data_loss,
-                                fmt::format("answered {} rows of {} for {} of {}", answer->header.num_rows,
-                                            answer->header.hidden, share.pairs.size(), options_.hidden)});
-    decode_rows(*answer, answers_of(round) + share.first_pair * options_.hidden);
+    const Result<void> fits = check_answer(round, worker, answer->header);
+    if (fits.has_error()) return drop_link(worker, fits.error());
+    float* row = answers_of(round) + share.first_answer * options_.hidden;
+    for (size_t i = 0; i < answer->header.num_rows; ++i, row += options_.hidden)
+      decode_row(codec_of(answer->header), answer->row(i), {row, static_cast<size_t>(options_.hidden)});
   }
   share.awaited = false;
   --round.num_awaited;
+}
+
+// Whether a combine is what its dispatch asked for.
+Result<void> Dispatcher::check_answer(const DispatchRound& round, int32_t worker,
+                                      const FrameHeader& answer) const {
+  const auto num_answers = static_cast<size_t>(round.share_w[static_cast<size_t>(worker)].num_answers);
+  if (answer.num_rows != num_answers || answer.hidden != options_.hidden)
+    return Status{Code::data_loss, fmt::format("answered {} rows of {} for {} of {}", answer.num_rows,
+                                               answer.hidden, num_answers, options_.hidden)};
+  const Codec codec = options_.codecs_w[static_cast<size_t>(worker)].combine;
+  if (codec_of(answer) != codec || combine_of(answer) != round.combine)
+    return Status{Code::data_loss,
+                  fmt::format("answered codec {} combine {} where {} and {} were asked for", answer.codec,
+                              answer.combine, static_cast<int>(codec), static_cast<int>(round.combine))};
+  return {};
 }
 
 // A frame that cannot be right ends this link, and this link only.

@@ -1,8 +1,9 @@
 // dispatcher.h: sends a layer's rows to the workers that hold their experts and adds what comes back.
 // dispatch() packs one region per worker, each row once per worker with its (expert, weight) list; combine()
-// waits for every answer and sums a token's rows in gate order, so that the bits do not depend on where
-// experts live. A step's micro-batches have one round each under way: they are dispatched and combined in any
-// order. Owner: the engine thread.
+// waits for every answer and sums a token's rows. Exact: one per choice, in gate order, so that the bits do
+// not depend on where experts live. Reduced: one per worker, in the workers' order, so that they depend on
+// the placement only. A step's micro-batches have one round each under way: they are dispatched and combined
+// in any order. Owner: the engine thread.
 #pragma once
 
 #include <array>
@@ -23,7 +24,8 @@
 namespace guildhall {
 
 struct DispatcherOptions {
-  Codec codec = Codec::bf16;  // of rows in both directions
+  std::vector<RowCodecs> codecs_w;  // [W] of the placement; empty: f32 both ways for all
+  Combine combine = Combine::exact;
   int64_t hidden = 0, top_k = 0;
   int64_t max_tokens = 0;               // of a step, all its micro-batches together
   std::chrono::nanoseconds deadline{};  // for one layer's answers
@@ -93,6 +95,7 @@ class Dispatcher final : public ExchangeHandler {
   void give_up_late_workers(const DispatchRound& round);
   void take_answer(DispatchRound& round, int32_t worker, const FrameHeader& header,
                    std::span<const std::byte> bytes);
+  Result<void> check_answer(const DispatchRound& round, int32_t worker, const FrameHeader& answer) const;
   DispatchRound* awaited_round(int32_t worker, const FrameHeader& header);
   bool is_awaited(int32_t worker);
   float* answers_of(const DispatchRound& round) {
@@ -117,6 +120,7 @@ class Dispatcher final : public ExchangeHandler {
   std::optional<Status> failure_;   // of the step under way
   std::vector<float> rows_ph_;      // [T*K, H] answers of the step; a round's begin at its first_answer
   std::vector<int32_t> index_tk_;   // [T, K] into a round's answers; scratch of combine()
+  std::vector<float> one_tk_;       // [T, K] the weights of rows that are weighted already
   std::vector<uint8_t> touched_e_;  // [E] of the layer: got a row this round; scratch of dispatch()
   DispatchCounters counters_;
 };

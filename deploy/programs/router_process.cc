@@ -61,14 +61,15 @@ Result<void> RouterProcess::make_links() {
   } else {
     GH_ASSIGN(exchange_, make_exchange(exchange_options(config_, config_.router().name())));
     std::vector<WorkerAddress> workers;
-    for (const config::Worker& w : config_.experts().workers()) workers.push_back({w.name(), w.address()});
+    for (const config::Worker& w : config_.experts().workers())
+      workers.push_back({w.name(), w.address(), row_codecs(w)});
     ClusterOptions options{
         .router_name = config_.router().name(),
         .exchange_kind = config_.transport().kind(),
         .exchange_address = exchange_->local_address(),
         .model_type = spec_.model_type,
         .model_fingerprint = fingerprint(spec_),
-        .codec = wire_codec(config_),
+        .combine = combine_mode(config_),
         .isa = std::string(to_string(current_isa())),
         .heartbeat = std::chrono::microseconds(config_.transport().heartbeat_us()),
         .startup_timeout = std::chrono::microseconds(config_.transport().startup_timeout_us())};

@@ -33,6 +33,10 @@ MicroBatches micro_batches(const config::Config& config) {
   return asked == "1" ? MicroBatches::one : asked == "2" ? MicroBatches::two : MicroBatches::automatic;
 }
 
+Codec codec(const std::string& name) {
+  return name == "fp8" ? Codec::fp8 : name == "bf16" ? Codec::bf16 : Codec::f32;
+}
+
 }  // namespace
 
 Result<void> apply_isa(const config::Config& config) {
@@ -85,8 +89,12 @@ LoadMode load_mode(const config::Config& config) {
   return config.model().load() == "dummy" ? LoadMode::dummy : LoadMode::checkpoint;
 }
 
-Codec wire_codec(const config::Config& config) {
-  return config.transport().codec() == "bf16" ? Codec::bf16 : Codec::f32;
+RowCodecs row_codecs(const config::Worker& worker) {
+  return {.dispatch = codec(worker.dispatch_codec()), .combine = codec(worker.combine_codec())};
+}
+
+Combine combine_mode(const config::Config& config) {
+  return config.transport().combine() == "reduced" ? Combine::reduced : Combine::exact;
 }
 
 Result<int64_t> max_model_len(const config::Config& config, const ModelSpec& spec) {
@@ -106,8 +114,17 @@ Result<int64_t> max_model_len(const config::Config& config, const ModelSpec& spe
 }
 
 Result<void> check_frame_size(const config::Config& config, const ModelSpec& spec) {
-  const auto row_bytes = static_cast<int64_t>(codec_element_bytes(wire_codec(config))) * spec.hidden;
-  const int64_t token_bytes = spec.moe.top_k * row_bytes;
+  const auto hidden = static_cast<uint64_t>(spec.hidden);
+  uint64_t bytes = 0;  // of one token, in the larger direction of the worker whose rows are largest
+  for (const config::Worker& worker : config.experts().workers()) {
+    const RowCodecs codecs = row_codecs(worker);
+    const auto num_answers =
+        static_cast<uint64_t>(combine_mode(config) == Combine::exact ? spec.moe.top_k : 1);
+    bytes = std::max(bytes, row_bytes(codecs.dispatch, hidden) +
+                                static_cast<uint64_t>(spec.moe.top_k) * sizeof(DispatchPair));
+    bytes = std::max(bytes, num_answers * row_bytes(codecs.combine, hidden));
+  }
+  const auto token_bytes = static_cast<int64_t>(bytes);
   const int64_t largest = (static_cast<int64_t>(kMaxFrameBytes) - static_cast<int64_t>(sizeof(FrameHeader))) /
                           std::max<int64_t>(1, token_bytes);
   const int64_t asked = config.router().batching().max_batched_tokens();
@@ -133,11 +150,13 @@ EngineOptions engine_options(const config::Config& config, const ModelSpec& spec
   EngineOptions options;
   options.scheduler = {.max_sequences = batching.max_sequences(),
                        .max_batched_tokens = batching.max_batched_tokens()};
-  options.dispatcher = {.codec = wire_codec(config),
+  options.dispatcher = {.combine = combine_mode(config),
                         .hidden = spec.hidden,
                         .top_k = spec.moe.top_k,
                         .max_tokens = batching.max_batched_tokens(),
                         .deadline = std::chrono::microseconds(config.transport().deadline_us())};
+  for (const config::Worker& worker : config.experts().workers())
+    options.dispatcher.codecs_w.push_back(row_codecs(worker));
   options.team = team_options(config, config.router().dense().threads());
   options.micro_batches = micro_batches(config);
   options.max_waiting = batching.max_waiting();

@@ -18,7 +18,8 @@ ExchangeOptions exchange_options(const config::Config& config, const std::string
 TeamOptions team_options(const config::Config& config,
                          int threads);  // threads 0: the cores this process may use
 LoadMode load_mode(const config::Config& config);
-Codec wire_codec(const config::Config& config);
+RowCodecs row_codecs(const config::Worker& worker);
+Combine combine_mode(const config::Config& config);
 
 // max_model_len 0 in the configuration: the checkpoint's, or as much as the cache memory holds.
 Result<int64_t> max_model_len(const config::Config& config, const ModelSpec& spec);

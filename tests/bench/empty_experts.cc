@@ -36,7 +36,7 @@ std::string read_text(int fd) {
   return text;
 }
 
-// One row per pair, the pair's own row.
+// Answers each pair, or each row of a reduced combine, with the row itself.
 class Mirror : public ExchangeHandler {
  public:
   explicit Mirror(Exchange& exchange) : exchange_(exchange) {}
@@ -44,18 +44,14 @@ class Mirror : public ExchangeHandler {
   void on_frame(PeerId peer, std::span<const std::byte> bytes) override {
     const Result<DispatchView> dispatch = decode_dispatch(bytes);
     check(dispatch.has_value(), "a bad dispatch");
-    const FrameHeader& h = dispatch->header;
-    const FrameShape shape{.num_rows = h.num_pairs, .hidden = h.hidden, .codec = static_cast<Codec>(h.codec)};
+    const FrameShape shape = answer_shape(dispatch->header);
     const auto region = exchange_.acquire(peer, frame_layout(shape).total_bytes);
     check(region.has_value(), "no room for an answer");
-    const FrameSections answer = begin_combine({.generation = h.generation,
-                                                .step_id = h.step_id,
-                                                .placement_version = h.placement_version,
-                                                .layer = h.layer,
-                                                .micro_batch = h.micro_batch},
-                                               shape, *region);
-    for (size_t p = 0; p < dispatch->pairs.size(); ++p)
-      std::memcpy(answer.row(p), dispatch->row(dispatch->pairs[p].row), answer.row_bytes);
+    const FrameSections answer = begin_combine(answer_fields(dispatch->header), shape, *region);
+    check(answer.row_bytes == dispatch->row_bytes, "rows of another codec");
+    const bool reduced = combine_of(dispatch->header) == Combine::reduced;
+    for (size_t i = 0; i < shape.num_rows; ++i)
+      std::memcpy(answer.row(i), dispatch->row(reduced ? i : dispatch->pairs[i].row), answer.row_bytes);
     const Exchange::Outgoing reply{peer, answer.total_bytes};
     exchange_.post({&reply, 1});
   }

@@ -21,7 +21,7 @@ namespace {
 struct Case {
   int64_t tokens = 1, hidden = 7168, top_k = 1, num_experts = 64;
   int num_workers = 1;
-  std::string tls = "tcp", net_devices, codec = "bf16", wait = "spin", slot_size = "32MiB";
+  std::string tls = "tcp", net_devices, codec = "bf16", combine = "exact", wait = "spin", slot_size = "32MiB";
   double seconds = 1;
 };
 
@@ -70,12 +70,15 @@ void run(const Case& c) {
   auto opened = UcxExchange::open(ucx_options(c));
   if (opened.has_error()) check(opened.error());
   UcxExchange& exchange = **opened;
-  Dispatcher dispatcher({.codec = c.codec == "bf16" ? Codec::bf16 : Codec::f32,
-                         .hidden = c.hidden,
-                         .top_k = c.top_k,
-                         .max_tokens = c.tokens,
-                         .deadline = std::chrono::seconds(10)},
-                        exchange);
+  const Codec codec = c.codec == "fp8" ? Codec::fp8 : c.codec == "bf16" ? Codec::bf16 : Codec::f32;
+  Dispatcher dispatcher(
+      {.codecs_w = std::vector<RowCodecs>(static_cast<size_t>(c.num_workers), {codec, codec}),
+       .combine = c.combine == "reduced" ? Combine::reduced : Combine::exact,
+       .hidden = c.hidden,
+       .top_k = c.top_k,
+       .max_tokens = c.tokens,
+       .deadline = std::chrono::seconds(10)},
+      exchange);
   dispatcher.set_placement(placement_of(c));
   const std::vector<PeerId> peers = workers.meet(exchange);
   for (size_t i = 0; i < peers.size(); ++i)
@@ -130,7 +133,8 @@ int main(int argc, char** argv) {
   app.add_option("--workers", c.num_workers);
   app.add_option("--tls", c.tls, "as UCX_TLS");
   app.add_option("--net-devices", c.net_devices, "as UCX_NET_DEVICES");
-  app.add_option("--codec", c.codec, "f32 | bf16");
+  app.add_option("--codec", c.codec, "f32 | bf16 | fp8");
+  app.add_option("--combine", c.combine, "exact | reduced");
   app.add_option("--wait", c.wait, "spin | adaptive");
   app.add_option("--slot-size", c.slot_size);
   app.add_option("--seconds", c.seconds);

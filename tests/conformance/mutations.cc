@@ -44,6 +44,8 @@ void add_headers(std::vector<Mutation>& all) {
   all.push_back(
       header("an impossible micro-batch", [](FrameHeader& h) { h.micro_batch = kMaxMicroBatches; }));
   all.push_back(header("an unknown codec", [](FrameHeader& h) { h.codec = 77; }));
+  all.push_back(header("an unknown combine", [](FrameHeader& h) { h.combine = 2; }));
+  all.push_back(header("an unknown answer_codec", [](FrameHeader& h) { h.answer_codec = 77; }));
   all.push_back(header("a reserved field", [](FrameHeader& h) { h.reserved2 = 1; }));
   all.push_back(header("one row more", [](FrameHeader& h) { ++h.num_rows; }));
   all.push_back(header("one row less", [](FrameHeader& h) { --h.num_rows; }));

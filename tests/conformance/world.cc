@@ -98,8 +98,7 @@ void World::start_router(int router) {
   r.name = "r" + std::to_string(router);
   r.end = make_end(r.name);
   r.peers.assign(members_.size(), 0);
-  DispatcherOptions options{.codec = Codec::f32,
-                            .hidden = tiny_model().hidden,
+  DispatcherOptions options{.hidden = tiny_model().hidden,
                             .top_k = tiny_model().moe.top_k,
                             .max_tokens = kMaxTokens * kMaxMicroBatches,
                             .deadline = options_.patient ? kPatience : transport_.short_deadline};

@@ -27,7 +27,10 @@ void check_frame(std::span<const std::byte> frame) {
     GH_CHECK(dispatch->rows.size() == dispatch->header.num_rows * dispatch->row_bytes);
     for (const DispatchPair& pair : dispatch->pairs) GH_CHECK(pair.row < dispatch->header.num_rows);
   }
-  if (combine) check_inside(combine->rows, frame);
+  if (combine) {
+    check_inside(combine->rows, frame);
+    GH_CHECK(combine->rows.size() == combine->header.num_rows * combine->row_bytes);
+  }
   if (failure) GH_CHECK(failure->why.message.size() <= kMaxFailureMessage);
 }
 

@@ -1,9 +1,11 @@
-// golden_check.cc: golden_check [--rows bf16] [--cache bf16] FOLDER...: how far this build is from the oracle
-// on checkpoints made by `make_golden.py --out FOLDER --case random`; fails when one is beyond its tolerance.
+// golden_check.cc: golden_check [--rows bf16] [--combine reduced] [--cache bf16] FOLDER...: how far this
+// build is from the oracle on checkpoints made by `make_golden.py --out FOLDER --case random`; fails when one
+// is beyond its tolerance.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 #include <cmath>
+#include <map>
 
 #include "tests/support/golden_case.h"
 #include "tests/support/local_engine.h"
@@ -13,7 +15,11 @@ namespace {
 
 struct Difference {
   float prompt = 0, greedy = 0;  // of a log-probability
-  bool parted = false;           // took another greedy token where the oracle was decided
+  double prompt_sum = 0;         // over all positions of all prompts
+  size_t prompt_count = 0;
+  bool parted = false;  // took another greedy token where the oracle was decided
+
+  double prompt_mean() const { return prompt_count > 0 ? prompt_sum / static_cast<double>(prompt_count) : 0; }
 };
 
 Completion run(LocalEngine& engine, const GoldenPrompt& prompt) {
@@ -26,9 +32,12 @@ Completion run(LocalEngine& engine, const GoldenPrompt& prompt) {
 }
 
 void compare(const GoldenCase& golden, const GoldenPrompt& prompt, const Completion& got, Difference& worst) {
-  for (size_t i = 0; i < prompt.logprobs.size(); ++i)
-    worst.prompt =
-        std::max(worst.prompt, std::abs(got.prompt_logprobs[i].chosen.logprob - prompt.logprobs[i]));
+  for (size_t i = 0; i < prompt.logprobs.size(); ++i) {
+    const float difference = std::abs(got.prompt_logprobs[i].chosen.logprob - prompt.logprobs[i]);
+    worst.prompt = std::max(worst.prompt, difference);
+    worst.prompt_sum += difference;
+    ++worst.prompt_count;
+  }
   for (size_t i = 0; i < prompt.greedy_ids.size(); ++i) {
     if (got.tokens[i] != prompt.greedy_ids[i]) {
       worst.parted |= prompt.greedy_margins[i] > golden.tolerance;
@@ -45,8 +54,8 @@ bool check(const std::filesystem::path& folder, const LocalEngineOptions& option
   Difference worst;
   for (const GoldenPrompt& prompt : golden.prompts) compare(golden, prompt, run(engine, prompt), worst);
   const bool good = worst.prompt <= golden.tolerance && worst.greedy <= golden.tolerance && !worst.parted;
-  fmt::print("{:<4} {:<40} prompt {:.2g} greedy {:.2g}{}\n", good ? "ok" : "BAD", golden.name, worst.prompt,
-             worst.greedy, worst.parted ? ", took another token" : "");
+  fmt::print("{:<4} {:<40} prompt {:.2g} (mean {:.2g}) greedy {:.2g}{}\n", good ? "ok" : "BAD", golden.name,
+             worst.prompt, worst.prompt_mean(), worst.greedy, worst.parted ? ", took another token" : "");
   return good;
 }
 
@@ -54,18 +63,26 @@ bool check(const std::filesystem::path& folder, const LocalEngineOptions& option
 }  // namespace guildhall
 
 int main(int argc, char** argv) {
-  std::string rows = "f32", cache = "f32";
+  using namespace guildhall;
+  const std::map<std::string, Codec> codecs{{"f32", Codec::f32}, {"bf16", Codec::bf16}, {"fp8", Codec::fp8}};
+  const auto is_codec = CLI::IsMember({"f32", "bf16", "fp8"});
+  std::string rows = "f32", dispatch_rows, combine_rows, combine = "exact", cache = "f32";
+  LocalEngineOptions options{.num_workers = 3};
   std::vector<std::string> folders;
   CLI::App app("How far this build is from transformers", "golden_check");
-  app.add_option("--rows", rows, "Rows on the wire")->check(CLI::IsMember({"f32", "bf16"}));
+  app.add_option("--rows", rows, "Rows on the wire, both ways")->check(is_codec);
+  app.add_option("--dispatch-rows", dispatch_rows, "Rows to the workers, if not as --rows")->check(is_codec);
+  app.add_option("--combine-rows", combine_rows, "Rows from them, if not as --rows")->check(is_codec);
+  app.add_option("--combine", combine, "What workers return")->check(CLI::IsMember({"exact", "reduced"}));
   app.add_option("--cache", cache, "KV cache")->check(CLI::IsMember({"f32", "bf16"}));
+  app.add_option("--workers", options.num_workers, "Expert workers")->check(CLI::Range(1, 64));
   app.add_option("FOLDER", folders, "Checkpoints with their expected.json")->required();
   CLI11_PARSE(app, argc, argv);
 
-  using namespace guildhall;
-  const LocalEngineOptions options{.num_workers = 3,
-                                   .codec = rows == "bf16" ? Codec::bf16 : Codec::f32,
-                                   .kv_dtype = cache == "bf16" ? DType::bf16 : DType::f32};
+  options.codecs = {.dispatch = codecs.at(dispatch_rows.empty() ? rows : dispatch_rows),
+                    .combine = codecs.at(combine_rows.empty() ? rows : combine_rows)};
+  options.combine = combine == "reduced" ? Combine::reduced : Combine::exact;
+  options.kv_dtype = cache == "bf16" ? DType::bf16 : DType::f32;
   bool good = true;
   for (const std::string& folder : folders) good = check(folder, options) && good;
   return good ? 0 : 1;

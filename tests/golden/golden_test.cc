@@ -83,10 +83,55 @@ TEST_P(Golden, BitsDoNotDependOnWorkersChunksThreadsOrBlocks) {
 
 TEST_P(Golden, BitsDoNotDependOnWorkersWhenRowsAndCacheAreRounded) {
   const EngineRequest request = greedy(golden_.prompts.back().ids, 24);
-  const LocalEngineOptions one{.num_workers = 1, .codec = Codec::bf16, .kv_dtype = DType::bf16};
-  const LocalEngineOptions three{
-      .num_workers = 3, .max_batched_tokens = 33, .codec = Codec::bf16, .kv_dtype = DType::bf16};
-  EXPECT_EQ(run_alone(golden_, three, request), run_alone(golden_, one, request));
+  for (const RowCodecs codecs : {RowCodecs{Codec::bf16, Codec::bf16}, RowCodecs{Codec::fp8, Codec::bf16}}) {
+    const LocalEngineOptions one{.num_workers = 1, .codecs = codecs, .kv_dtype = DType::bf16};
+    const LocalEngineOptions three{
+        .num_workers = 3, .max_batched_tokens = 33, .codecs = codecs, .kv_dtype = DType::bf16};
+    EXPECT_EQ(run_alone(golden_, three, request), run_alone(golden_, one, request));
+  }
+}
+
+TEST_P(Golden, ReducedIsAsCloseAsExactAndItsBitsDependOnThePlacementOnly) {
+  const GoldenPrompt& prompt = golden_.prompts.back();
+  const EngineRequest request = greedy(prompt.ids, 24);
+  for (const int num_workers : {1, 2, 3}) {
+    LocalEngine engine(golden_.path, {.num_workers = num_workers, .combine = Combine::reduced});
+    const Completion got = engine.run(request);
+    for (size_t i = 0; i < prompt.logprobs.size(); ++i)
+      ASSERT_NEAR(got.prompt_logprobs[i].chosen.logprob, prompt.logprobs[i], golden_.tolerance);
+    for (const int64_t chunk : {64, 33})
+      EXPECT_EQ(
+          run_alone(golden_,
+                    {.num_workers = num_workers, .max_batched_tokens = chunk, .combine = Combine::reduced},
+                    request),
+          bits(got))
+          << num_workers << " workers, chunks of " << chunk;
+  }
+}
+
+// These checkpoints' random weights make near-ties between experts common, and one expert chosen otherwise
+// moves a log-probability by whole units: so the mean over a prompt is bounded, at some three times what was
+// measured (README, Precision).
+TEST_P(Golden, RoundedRowsMoveLogprobsByNoMoreThanTheirPrecision) {
+  const struct {
+    RowCodecs codecs;
+    double largest_mean;
+  } cases[] = {{{Codec::bf16, Codec::bf16}, 0.02},
+               {{Codec::fp8, Codec::bf16}, 0.25},
+               {{Codec::bf16, Codec::fp8}, 0.2},
+               {{Codec::fp8, Codec::fp8}, 0.3}};
+  const GoldenPrompt& prompt = golden_.prompts.back();
+  for (const auto& [codecs, largest_mean] : cases)
+    for (const Combine combine : {Combine::exact, Combine::reduced}) {
+      LocalEngine engine(golden_.path, {.codecs = codecs, .combine = combine});
+      const Completion got = engine.run(greedy(prompt.ids, 1));
+      ASSERT_EQ(got.prompt_logprobs.size(), prompt.logprobs.size());
+      double sum = 0;
+      for (size_t i = 0; i < prompt.logprobs.size(); ++i)
+        sum += std::abs(got.prompt_logprobs[i].chosen.logprob - prompt.logprobs[i]);
+      EXPECT_LE(sum / static_cast<double>(prompt.logprobs.size()), largest_mean)
+          << "codecs " << static_cast<int>(codecs.dispatch) << " " << static_cast<int>(codecs.combine);
+    }
 }
 
 TEST_P(Golden, BitsDoNotDependOnTheCrowdOrOnPreemption) {

@@ -13,7 +13,7 @@ import tempfile
 ALLOWED = {
     "base": set(),
     "proto": {"base"},
-    "kernels": {"base"},
+    "kernels": {"base", "proto"},
     "model": {"base", "kernels", "proto"},
     "transport": {"base", "proto"},
     "experts": {"base", "kernels", "proto", "model", "transport"},

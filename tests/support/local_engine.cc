@@ -66,11 +66,13 @@ EngineOptions LocalEngine::engine_options() {
   EngineOptions engine;
   engine.scheduler = {.max_sequences = options_.max_sequences,
                       .max_batched_tokens = options_.max_batched_tokens};
-  engine.dispatcher = {.codec = options_.codec,
-                       .hidden = spec_.hidden,
-                       .top_k = spec_.moe.top_k,
-                       .max_tokens = options_.max_batched_tokens,
-                       .deadline = options_.deadline};
+  engine.dispatcher = {
+      .codecs_w = std::vector<RowCodecs>(static_cast<size_t>(options_.num_workers), options_.codecs),
+      .combine = options_.combine,
+      .hidden = spec_.hidden,
+      .top_k = spec_.moe.top_k,
+      .max_tokens = options_.max_batched_tokens,
+      .deadline = options_.deadline};
   if (!options_.worker_threads) engine.dispatcher.pump_local_workers = [this] { return pump(); };
   engine.micro_batches = options_.micro_batches;
   engine.team = {.num_threads = options_.num_threads};

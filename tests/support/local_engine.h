@@ -24,7 +24,8 @@ struct LocalEngineOptions {
   int64_t max_batched_tokens = 64;
   int64_t block_size = 16;
   int64_t kv_tokens = 1 << 14;
-  Codec codec = Codec::f32;
+  RowCodecs codecs;
+  Combine combine = Combine::exact;
   DType kv_dtype = DType::f32;
   LoadMode load = LoadMode::checkpoint;
   bool worker_threads = false;  // each worker on a thread of its own; else the engine's runs them as it waits

@@ -27,7 +27,11 @@ config::Config make_config() {
   auto& batching = *router.mutable_batching();
   batching.set_max_sequences(5), batching.set_max_batched_tokens(96), batching.set_max_waiting(7);
   auto& transport = *config.mutable_transport();
-  transport.set_codec("bf16"), transport.set_wait("adaptive");
+  transport.set_combine("exact"), transport.set_wait("adaptive");
+  for (const char* out : {"bf16", "fp8"}) {
+    config::Worker& worker = *config.mutable_experts()->add_workers();
+    worker.set_dispatch_codec(out), worker.set_combine_codec("bf16");
+  }
   transport.set_deadline_us(250'000), transport.set_recovery_timeout_us(9'000'000);
   transport.mutable_ucx()->set_tls("tcp"), transport.mutable_ucx()->set_net_devices("lo");
   return config;
@@ -51,7 +55,11 @@ TEST(Settings, EngineOptions) {
   const EngineOptions options = engine_options(make_config(), tiny_gqa_spec(), 48);
   EXPECT_EQ(options.scheduler.max_sequences, 5);
   EXPECT_EQ(options.scheduler.max_batched_tokens, 96);
-  EXPECT_EQ(options.dispatcher.codec, Codec::bf16);
+  EXPECT_EQ(options.dispatcher.combine, Combine::exact);
+  ASSERT_EQ(options.dispatcher.codecs_w.size(), 2u);
+  EXPECT_EQ(options.dispatcher.codecs_w[0].dispatch, Codec::bf16);
+  EXPECT_EQ(options.dispatcher.codecs_w[1].dispatch, Codec::fp8);
+  EXPECT_EQ(options.dispatcher.codecs_w[1].combine, Codec::bf16);
   EXPECT_EQ(options.dispatcher.hidden, 16);
   EXPECT_EQ(options.dispatcher.top_k, 2);
   EXPECT_EQ(options.dispatcher.max_tokens, 96);
@@ -110,9 +118,13 @@ TEST(Settings, WordsBecomeModes) {
   EXPECT_EQ(load_mode(config), LoadMode::checkpoint);
   config.mutable_model()->set_load("dummy");
   EXPECT_EQ(load_mode(config), LoadMode::dummy);
-  EXPECT_EQ(wire_codec(config), Codec::bf16);
-  config.mutable_transport()->set_codec("f32");
-  EXPECT_EQ(wire_codec(config), Codec::f32);
+  config::Worker& worker = *config.mutable_experts()->mutable_workers(0);
+  worker.set_dispatch_codec("f32");
+  EXPECT_EQ(row_codecs(worker).dispatch, Codec::f32);
+  EXPECT_EQ(row_codecs(worker).combine, Codec::bf16);
+  EXPECT_EQ(combine_mode(config), Combine::exact);
+  config.mutable_transport()->set_combine("reduced");
+  EXPECT_EQ(combine_mode(config), Combine::reduced);
 }
 
 TEST(Settings, MaxModelLenIsTheConfigurationsWithinTheCheckpoints) {
@@ -143,6 +155,8 @@ TEST(Settings, AStepBeyondAFramesLimitIsRefusedAndSaysWhatFits) {
   ASSERT_FALSE(checked);
   EXPECT_THAT(checked.error().message,
               AllOf(HasSubstr("router.batching.max_batched_tokens"), HasSubstr("largest that fits: 511")));
+  config.mutable_transport()->set_combine("reduced");  // one row a token comes back
+  EXPECT_TRUE(check_frame_size(config, spec));
 }
 
 TEST(Settings, ApplyIsaTakesWhatTheProcessorHas) {

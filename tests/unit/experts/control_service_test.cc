@@ -49,7 +49,9 @@ class ControlServiceTest : public ControlTest {
     h.set_exchange_kind("loopback");
     h.set_model_type(tiny_model().model_type);
     h.set_model_fingerprint(fingerprint(tiny_model()));
-    h.set_codec(static_cast<uint32_t>(Codec::bf16));
+    h.set_dispatch_codec(static_cast<uint32_t>(Codec::fp8));
+    h.set_combine_codec(static_cast<uint32_t>(Codec::bf16));
+    h.set_combine(static_cast<uint32_t>(Combine::reduced));
     h.set_generation(generation);
     return envelope;
   }
@@ -136,8 +138,12 @@ TEST_F(ControlServiceTest, RefusesARouterOfAnotherCheckpointTransportOrCodec) {
   expect_hello_refused(other, Code::invalid_argument,
                        "router r0 has transport.kind ucx, this worker loopback");
   other = router_hello();
-  other.mutable_hello()->set_codec(9);
+  other.mutable_hello()->set_dispatch_codec(9);
   expect_hello_refused(other, Code::unsupported, "router r0 asks for codec 9");
+  other.mutable_hello()->set_dispatch_codec(0), other.mutable_hello()->set_combine_codec(3);
+  expect_hello_refused(other, Code::unsupported, "router r0 asks for codec 3");
+  other.mutable_hello()->set_combine_codec(0), other.mutable_hello()->set_combine(2);
+  expect_hello_refused(other, Code::unsupported, "router r0 asks for combine 2");
   EXPECT_EQ(query().num_routers(), 0u);
   greet();  // a proper one is still welcome
 }

@@ -4,10 +4,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <random>
 
 #include "experts/expert_runner.h"
 #include "kernels/expert_ffn.h"
+#include "kernels/row_codec.h"
 #include "proto/codec.h"
 #include "tests/support/golden_case.h"
 
@@ -36,7 +38,7 @@ inline std::shared_ptr<const ExpertStore> all_experts() {
   return store;
 }
 
-// Frames of random rows; experts_of_row[i] are row i's choices in gate order.
+// Frames of random rows; experts_of_row[i] are row i's choices in gate order, of weight 0.5, 0.25 and so on.
 class DispatchFrame {
  public:
   DispatchFrame(const FrameFields& fields, const std::vector<std::vector<uint16_t>>& experts_of_row,
@@ -53,14 +55,14 @@ class DispatchFrame {
     size_t p = 0;
     for (size_t row = 0; row < experts_of_row.size(); ++row)
       for (size_t k = 0; k < experts_of_row[row].size(); ++k)
-        out.pairs[p++] = {static_cast<uint32_t>(row), experts_of_row[row][k], static_cast<uint16_t>(k), 0.5f};
+        out.pairs[p++] = {static_cast<uint32_t>(row), experts_of_row[row][k], static_cast<uint16_t>(k),
+                          std::ldexp(0.5f, -static_cast<int>(k))};
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
-    for (size_t i = 0; i < experts_of_row.size() * static_cast<size_t>(hidden); ++i) {
-      if (codec == Codec::f32)
-        reinterpret_cast<float*>(out.rows.data())[i] = normal(random);
-      else
-        reinterpret_cast<bf16*>(out.rows.data())[i] = to_bf16(normal(random));
+    std::vector<float> x(static_cast<size_t>(hidden));
+    for (size_t row = 0; row < experts_of_row.size(); ++row) {
+      for (float& v : x) v = normal(random);
+      encode_row(codec, x, out.row(row));
     }
     bytes_ = out.total_bytes;
   }
@@ -76,35 +78,45 @@ class DispatchFrame {
   size_t bytes_ = 0;
 };
 
-// One row per pair, by expert_ffn_ref.
-inline std::vector<float> expected_rows(const DispatchView& d, const ExpertStore& store) {
-  const int64_t hidden = tiny_model().hidden;
-  std::vector<float> rows;
-  std::vector<float> scratch(static_cast<size_t>(tiny_model().moe.expert_width)),
-      y(static_cast<size_t>(hidden));
+// By expert_ffn_ref: a row per pair or, of a reduced combine, each row's weighted sum.
+inline std::vector<std::vector<float>> expected_rows(const DispatchView& d, const ExpertStore& store) {
+  const int64_t hidden = d.header.hidden;
+  const bool reduced = combine_of(d.header) == Combine::reduced;
+  std::vector<float> x(static_cast<size_t>(hidden)), y(x.size()),
+      scratch(static_cast<size_t>(tiny_model().moe.expert_width));
+  std::vector<std::vector<float>> rows;
+  if (reduced) rows.assign(d.header.num_rows, std::vector<float>(x.size()));
   for (const DispatchPair& pair : d.pairs) {
-    std::vector<float> x;
-    for (int64_t i = 0; i < hidden; ++i)
-      x.push_back(static_cast<Codec>(d.header.codec) == Codec::f32
-                      ? reinterpret_cast<const float*>(d.row(pair.row))[i]
-                      : to_float(reinterpret_cast<const bf16*>(d.row(pair.row))[i]));
+    decode_row(codec_of(d.header), d.row(pair.row), x);
     const std::vector<int32_t> offset_e{0, 1};
     expert_ffn_ref({x.data(), 1, hidden}, offset_e, {store.find(d.header.layer, pair.expert), 1},
                    {scratch.data(), 1, static_cast<int64_t>(scratch.size())}, {y.data(), 1, hidden});
-    rows.insert(rows.end(), y.begin(), y.end());
+    if (!reduced)
+      rows.push_back(y);
+    else
+      for (size_t i = 0; i < y.size(); ++i) rows[pair.row][i] += pair.weight * y[i];
   }
   return rows;
 }
 
 // Rows agree with the reference: fp32 sums of at most 44 terms in any order; bf16 rounds once more, to 8
-// bits.
-inline void expect_rows(std::span<const std::byte> got, Codec codec, const std::vector<float>& expected) {
-  ASSERT_EQ(got.size(), expected.size() * codec_element_bytes(codec));
-  for (size_t i = 0; i < expected.size(); ++i) {
-    const float value = codec == Codec::f32 ? reinterpret_cast<const float*>(got.data())[i]
-                                            : to_float(reinterpret_cast<const bf16*>(got.data())[i]);
-    const float tolerance = 1e-5f + std::abs(expected[i]) * (codec == Codec::f32 ? 1e-5f : 1.0f / 128);
-    ASSERT_NEAR(value, expected[i], tolerance) << "element " << i;
+// bits, fp8 to 4 bits or to half a step of its smallest numbers.
+inline void expect_rows(std::span<const std::byte> got, Codec codec,
+                        const std::vector<std::vector<float>>& expected) {
+  const auto hidden = static_cast<size_t>(tiny_model().hidden);
+  const size_t bytes = row_bytes(codec, hidden);
+  ASSERT_EQ(got.size(), expected.size() * bytes);
+  std::vector<float> row(hidden);
+  for (size_t r = 0; r < expected.size(); ++r) {
+    decode_row(codec, got.data() + r * bytes, row);
+    float amax = 0;
+    for (const float v : expected[r]) amax = std::max(amax, std::abs(v));
+    for (size_t i = 0; i < hidden; ++i) {
+      const float relative = codec == Codec::f32 ? 1e-5f : codec == Codec::bf16 ? 1.0f / 128 : 1.0f / 15;
+      const float tolerance =
+          1e-5f + std::abs(expected[r][i]) * relative + (codec == Codec::fp8 ? amax / 448 / 512 : 0);
+      ASSERT_NEAR(row[i], expected[r][i], tolerance) << "row " << r << " element " << i;
+    }
   }
 }
 

@@ -81,9 +81,10 @@ class WorkerTest : public ::testing::Test {
     EXPECT_EQ(got.step_id, sent.step_id);
     EXPECT_EQ(got.placement_version, sent.placement_version);
     EXPECT_EQ(got.layer, sent.layer);
-    EXPECT_EQ(got.codec, sent.codec);
-    EXPECT_EQ(got.num_rows, sent.num_pairs);
-    expect_rows(answer->rows, static_cast<Codec>(sent.codec), expected_rows(asked.view(), *all_experts()));
+    EXPECT_EQ(got.codec, sent.answer_codec);
+    EXPECT_EQ(got.combine, sent.combine);
+    EXPECT_EQ(got.num_rows, answer_shape(sent).num_rows);
+    expect_rows(answer->rows, codec_of(got), expected_rows(asked.view(), *all_experts()));
   }
   void expect_served(RouterEnd& router, uint64_t generation) {
     const DispatchFrame frame(fields(generation), {{1, 2}, {2}});
@@ -108,7 +109,10 @@ class WorkerTest : public ::testing::Test {
 TEST_F(WorkerTest, AnswersEachPairWithItsExpertsRow) {
   const auto router = make_router("r0", 5);
   for (const Codec codec : {Codec::f32, Codec::bf16}) {
-    const DispatchFrame frame(fields(5), {{8, 0, 3}, {3}, {0, 8}}, codec);
+    FrameFields asked = fields(5);
+    asked.answer_codec = codec;
+    asked.combine = codec == Codec::f32 ? Combine::exact : Combine::reduced;
+    const DispatchFrame frame(asked, {{8, 0, 3}, {3}, {0, 8}}, codec);
     router->send(frame.bytes());
     exchange_frames(*router);
     expect_answer(*router, router->answers.size() - 1, frame);

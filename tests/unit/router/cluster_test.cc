@@ -37,7 +37,7 @@ class ClusterTest : public ControlTest {
                            .exchange_address = "router-address",
                            .model_type = "tiny",
                            .model_fingerprint = 4711,
-                           .codec = Codec::bf16,
+                           .combine = Combine::reduced,
                            .isa = "avx2",
                            .heartbeat = std::chrono::seconds(10),
                            .startup_timeout = startup_timeout};
@@ -52,8 +52,9 @@ class ClusterTest : public ControlTest {
     };
     events.on_startup_failed = [this](const Status& why) { startup_failed_.push(why); };
     run_on_io([&] {
-      cluster_ = std::make_unique<Cluster>(io_, options, std::vector<WorkerAddress>{{"w0", address_}},
-                                           even_split(spec, 2, 5), events);
+      cluster_ = std::make_unique<Cluster>(
+          io_, options, std::vector<WorkerAddress>{{"w0", address_, {Codec::fp8, Codec::bf16}}},
+          even_split(spec, 2, 5), events);
       cluster_->start();
     });
   }
@@ -110,7 +111,9 @@ TEST_F(ClusterTest, GreetsPlacesAndFollowsLoadingUntilReady) {
   EXPECT_EQ(hello.message.hello().exchange_kind(), "loopback");
   EXPECT_EQ(hello.message.hello().model_type(), "tiny");
   EXPECT_EQ(hello.message.hello().model_fingerprint(), 4711u);
-  EXPECT_EQ(hello.message.hello().codec(), static_cast<uint32_t>(Codec::bf16));
+  EXPECT_EQ(hello.message.hello().dispatch_codec(), static_cast<uint32_t>(Codec::fp8));
+  EXPECT_EQ(hello.message.hello().combine_codec(), static_cast<uint32_t>(Codec::bf16));
+  EXPECT_EQ(hello.message.hello().combine(), static_cast<uint32_t>(Combine::reduced));
   EXPECT_NE(hello.message.hello().generation(), 0u);
 
   reply(hello, "worker-address");

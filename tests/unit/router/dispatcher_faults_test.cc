@@ -101,6 +101,29 @@ TEST_F(DispatcherFaults, AnAnswerOfTooManyRowsDropsThatLinkOnly) {
   expect_only_w1_lost(step(), Code::data_loss, "answered 3 rows of 4 for 2 of 4");
 }
 
+TEST_F(DispatcherFaults, AnAnswerOfAnotherCodecDropsThatLinkOnly) {
+  make({});
+  choose({{0, 1}, {2, 3}});
+  worker(1).serve = [this](const DispatchView& d) {
+    std::vector<std::byte> frame(
+        frame_layout({.num_rows = 2, .hidden = 4, .codec = Codec::bf16}).total_bytes);
+    begin_combine(answer_fields(d.header), {.num_rows = 2, .hidden = 4, .codec = Codec::bf16}, frame);
+    worker(1).send(frame);
+  };
+  expect_only_w1_lost(step(), Code::data_loss, "answered codec 1 combine 0 where 0 and 0 were asked for");
+}
+
+TEST_F(DispatcherFaults, AReducedAnswerToAnExactDispatchDropsThatLinkOnly) {
+  make({});
+  choose({{0, 1}, {2, 3}});  // as many rows as pairs on w1: only the header tells
+  worker(1).serve = [this](const DispatchView& d) {
+    FrameFields fields = answer_fields(d.header);
+    fields.combine = Combine::reduced;
+    worker(1).answer(d, fields);
+  };
+  expect_only_w1_lost(step(), Code::data_loss, "answered codec 0 combine 1 where 0 and 0 were asked for");
+}
+
 TEST_F(DispatcherFaults, ATruncatedAnswerDropsThatLinkOnly) {
   for (const size_t cut : {8u, 24u, 80u}) {
     workers_.clear();

@@ -9,7 +9,7 @@
 #include <random>
 
 #include "kernels/combine.h"
-#include "kernels/dtype.h"
+#include "kernels/row_codec.h"
 #include "proto/codec.h"
 #include "router/dispatcher.h"
 #include "transport/loopback.h"
@@ -22,15 +22,16 @@ inline constexpr std::chrono::milliseconds kShortDeadline{400};
 // An expert of the scripts: scales the row by 1 + its number.
 inline float scripted_expert(float x, uint16_t expert) { return x * static_cast<float>(1 + expert); }
 
-inline float element(Codec codec, const std::byte* row, size_t i) {
-  if (codec == Codec::f32) return reinterpret_cast<const float*>(row)[i];
-  return to_float(reinterpret_cast<const bf16*>(row)[i]);
+inline std::vector<float> decoded(Codec codec, const std::byte* row, size_t hidden) {
+  std::vector<float> x(hidden);
+  decode_row(codec, row, x);
+  return x;
 }
-inline void set_element(Codec codec, std::byte* row, size_t i, float value) {
-  if (codec == Codec::f32)
-    reinterpret_cast<float*>(row)[i] = value;
-  else
-    reinterpret_cast<bf16*>(row)[i] = to_bf16(value);
+// What is left of a row after it travelled.
+inline std::vector<float> travelled(Codec codec, const std::vector<float>& x) {
+  std::vector<std::byte> row(row_bytes(codec, x.size()));
+  encode_row(codec, x, row.data());
+  return decoded(codec, row.data(), x.size());
 }
 
 class ScriptedWorker final : public ExchangeHandler {
@@ -49,13 +50,7 @@ class ScriptedWorker final : public ExchangeHandler {
   // What it does with each dispatch; by default it answers as it should.
   std::function<void(const DispatchView&)> serve = [this](const DispatchView& d) { answer(d); };
 
-  static FrameFields fields_of(const FrameHeader& h) {
-    return {.generation = h.generation,
-            .step_id = h.step_id,
-            .placement_version = h.placement_version,
-            .layer = h.layer,
-            .micro_batch = h.micro_batch};
-  }
+  static FrameFields fields_of(const FrameHeader& h) { return answer_fields(h); }
   void answer(const DispatchView& d) { answer(d, fields_of(d.header)); }
   void answer(const DispatchView& d, const FrameFields& fields, int extra_rows = 0) {
     send(combine_frame(d, fields, extra_rows));
@@ -68,16 +63,13 @@ class ScriptedWorker final : public ExchangeHandler {
 
   std::vector<std::byte> combine_frame(const DispatchView& d, const FrameFields& fields,
                                        int extra_rows = 0) const {
-    const auto codec = static_cast<Codec>(d.header.codec);
-    const FrameShape shape{.num_rows = static_cast<uint32_t>(static_cast<int>(d.pairs.size()) + extra_rows),
-                           .hidden = d.header.hidden,
-                           .codec = codec};
+    FrameShape shape = answer_shape(d.header);
+    const std::vector<std::vector<float>> rows = answer_rows(d);
+    shape.num_rows = static_cast<uint32_t>(static_cast<int>(shape.num_rows) + extra_rows);
     std::vector<std::byte> bytes(frame_layout(shape).total_bytes);
     const FrameSections out = begin_combine(fields, shape, bytes);
-    for (size_t p = 0; p < std::min<size_t>(shape.num_rows, d.pairs.size()); ++p)
-      for (size_t i = 0; i < d.header.hidden; ++i)
-        set_element(codec, out.row(p), i,
-                    scripted_expert(element(codec, d.row(d.pairs[p].row), i), d.pairs[p].expert));
+    for (size_t i = 0; i < std::min<size_t>(shape.num_rows, rows.size()); ++i)
+      encode_row(shape.codec, rows[i], out.row(i));
     return bytes;
   }
 
@@ -99,6 +91,22 @@ class ScriptedWorker final : public ExchangeHandler {
 
   DispatchView received(size_t i) const { return decode_dispatch(frames.at(i)).value(); }
 
+  // One per pair, or each row's weighted sum, as was asked for.
+  static std::vector<std::vector<float>> answer_rows(const DispatchView& d) {
+    std::vector<std::vector<float>> rows;
+    const bool reduced = combine_of(d.header) == Combine::reduced;
+    if (reduced) rows.assign(d.header.num_rows, std::vector<float>(d.header.hidden));
+    for (const DispatchPair& pair : d.pairs) {
+      std::vector<float> x = decoded(codec_of(d.header), d.row(pair.row), d.header.hidden);
+      for (float& v : x) v = scripted_expert(v, pair.expert);
+      if (!reduced)
+        rows.push_back(x);
+      else
+        for (size_t i = 0; i < x.size(); ++i) rows[pair.row][i] += pair.weight * x[i];
+    }
+    return rows;
+  }
+
   std::unique_ptr<Exchange> exchange;
   PeerId router = 0;
   std::vector<std::vector<std::byte>> frames;
@@ -110,7 +118,9 @@ class ScriptedWorker final : public ExchangeHandler {
 struct DispatcherSetup {
   int num_workers = 2;
   int64_t num_experts = 6, top_k = 2, hidden = 4, max_tokens = 8;
-  Codec codec = Codec::f32;
+  RowCodecs codecs;
+  std::optional<RowCodecs> codecs_of_w1;  // where they differ from the others'
+  Combine combine = Combine::exact;
   std::chrono::nanoseconds deadline = std::chrono::minutes(1);
 };
 
@@ -130,7 +140,8 @@ class DispatcherTest : public ::testing::Test {
 
   void make_dispatcher(Exchange& exchange) {
     dispatcher_ =
-        std::make_unique<Dispatcher>(DispatcherOptions{.codec = setup_.codec,
+        std::make_unique<Dispatcher>(DispatcherOptions{.codecs_w = codecs_w(),
+                                                       .combine = setup_.combine,
                                                        .hidden = setup_.hidden,
                                                        .top_k = setup_.top_k,
                                                        .max_tokens = setup_.max_tokens,
@@ -148,6 +159,11 @@ class DispatcherTest : public ::testing::Test {
     dispatcher_->set_placement(std::move(placement));
   }
 
+  std::vector<RowCodecs> codecs_w() const {
+    std::vector<RowCodecs> list(static_cast<size_t>(setup_.num_workers), setup_.codecs);
+    if (setup_.codecs_of_w1) list.at(1) = *setup_.codecs_of_w1;
+    return list;
+  }
   static std::string name(int w) { return "w" + std::to_string(w); }
   uint64_t generation(int w) const { return 100 + static_cast<uint64_t>(w); }
   void attach(int w) {
@@ -208,21 +224,40 @@ class DispatcherTest : public ::testing::Test {
     return combine();
   }
 
-  // What y must be: combine_ref over each pair's row, rounded as the codec rounds.
+  // What y must be: combine_ref over each choice's row, after it travelled; reduced: over each worker's sum.
   std::vector<float> expected() const {
-    const auto round = [&](float v) { return setup_.codec == Codec::f32 ? v : to_float(to_bf16(v)); };
+    const bool reduced = setup_.combine == Combine::reduced;
+    const auto num_workers = static_cast<int64_t>(setup_.num_workers), hidden = setup_.hidden;
+    const int64_t num_k = reduced ? num_workers : setup_.top_k;
     std::vector<float> rows_ph;
-    std::vector<int32_t> index_tk;
-    for (size_t p = 0; p < expert_tk_.size(); ++p) {
-      index_tk.push_back(static_cast<int32_t>(p));
-      const float* row = x().row(static_cast<int64_t>(p) / setup_.top_k);
-      for (int64_t h = 0; h < setup_.hidden; ++h)
-        rows_ph.push_back(round(scripted_expert(round(row[h]), static_cast<uint16_t>(expert_tk_[p]))));
+    std::vector<int32_t> index_tk(static_cast<size_t>(num_tokens_ * num_k), -1);
+    const std::vector<RowCodecs> codecs = codecs_w();
+    const auto append = [&](int64_t t, int64_t k, size_t worker, const std::vector<float>& row) {
+      index_tk[static_cast<size_t>(t * num_k + k)] =
+          static_cast<int32_t>(rows_ph.size()) / static_cast<int32_t>(hidden);
+      const std::vector<float> arrived = travelled(codecs[worker].combine, row);
+      rows_ph.insert(rows_ph.end(), arrived.begin(), arrived.end());
+    };
+    for (int64_t t = 0; t < num_tokens_; ++t) {
+      std::vector<std::vector<float>> sum_w(static_cast<size_t>(num_workers));
+      for (int64_t k = 0; k < setup_.top_k; ++k) {
+        const auto worker = static_cast<size_t>(experts()(t, k) % num_workers);
+        std::vector<float> row = travelled(codecs[worker].dispatch, {x().row(t), x().row(t) + hidden});
+        for (float& v : row) v = scripted_expert(v, static_cast<uint16_t>(experts()(t, k)));
+        if (!reduced) append(t, k, worker, row);
+        auto& sum = sum_w[worker];
+        sum.resize(row.size());
+        for (size_t i = 0; i < row.size(); ++i) sum[i] += weights()(t, k) * row[i];
+      }
+      for (size_t w = 0; reduced && w < sum_w.size(); ++w)
+        if (!sum_w[w].empty()) append(t, static_cast<int64_t>(w), w, sum_w[w]);
     }
+    const std::vector<float> ones(index_tk.size(), 1.0f);
     std::vector<float> y(x_th_.size(), 1.0f);
-    combine_ref({rows_ph.data(), static_cast<int64_t>(expert_tk_.size()), setup_.hidden},
-                {index_tk.data(), num_tokens_, setup_.top_k}, weights(),
-                {y.data(), num_tokens_, setup_.hidden});
+    combine_ref({rows_ph.data(), static_cast<int64_t>(rows_ph.size()) / hidden, hidden},
+                {index_tk.data(), num_tokens_, num_k},
+                reduced ? View2<const float>{ones.data(), num_tokens_, num_k} : weights(),
+                {y.data(), num_tokens_, hidden});
     return y;
   }
   void expect_a_good_step() {

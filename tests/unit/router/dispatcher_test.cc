@@ -21,7 +21,8 @@ TEST_F(DispatcherTest, SendsEachTokenOncePerWorkerWithItsPairs) {
   };
   const auto tokens = [](const DispatchView& d) {
     std::vector<float> first;
-    for (size_t i = 0; i < d.header.num_rows; ++i) first.push_back(element(Codec::f32, d.row(i), 0));
+    for (size_t i = 0; i < d.header.num_rows; ++i)
+      first.push_back(decoded(Codec::f32, d.row(i), d.header.hidden)[0]);
     return first;
   };
   using P = std::array<int, 3>;
@@ -86,32 +87,66 @@ TEST_F(DispatcherTest, CountsPairsExpertsAndBytes) {
 }
 
 struct Arrangement {
+  std::string name;
   int num_workers;
-  Codec codec;
+  RowCodecs codecs;
+  Combine combine = Combine::exact;
 };
 class DispatcherSums : public DispatcherTest, public ::testing::WithParamInterface<Arrangement> {};
 
-TEST_P(DispatcherSums, InGateOrderWhereverTheExpertsLive) {
+TEST_P(DispatcherSums, InOrderWhereverTheExpertsLive) {
   make({.num_workers = GetParam().num_workers,
         .num_experts = 11,
         .top_k = 5,
         .hidden = 7,
         .max_tokens = 64,
-        .codec = GetParam().codec});
+        .codecs = GetParam().codecs,
+        .combine = GetParam().combine});
   for (const int64_t num_tokens : {1, 3, 64}) {
     choose_randomly(num_tokens, static_cast<uint64_t>(num_tokens));
     expect_a_good_step();
   }
 }
 
+constexpr RowCodecs kF32{}, kBf16{Codec::bf16, Codec::bf16}, kFp8{Codec::fp8, Codec::fp8},
+    kFp8Out{Codec::fp8, Codec::bf16};
+
 INSTANTIATE_TEST_SUITE_P(WorkersAndCodecs, DispatcherSums,
-                         ::testing::Values(Arrangement{1, Codec::f32}, Arrangement{2, Codec::f32},
-                                           Arrangement{5, Codec::f32}, Arrangement{11, Codec::f32},
-                                           Arrangement{1, Codec::bf16}, Arrangement{3, Codec::bf16}),
-                         [](const auto& info) {
-                           return std::to_string(info.param.num_workers) +
-                                  (info.param.codec == Codec::f32 ? "_f32" : "_bf16");
-                         });
+                         ::testing::Values(Arrangement{"1_f32", 1, kF32}, Arrangement{"2_f32", 2, kF32},
+                                           Arrangement{"5_f32", 5, kF32}, Arrangement{"11_f32", 11, kF32},
+                                           Arrangement{"1_bf16", 1, kBf16}, Arrangement{"3_bf16", 3, kBf16},
+                                           Arrangement{"3_fp8", 3, kFp8},
+                                           Arrangement{"3_fp8_out", 3, kFp8Out},
+                                           Arrangement{"1_f32_reduced", 1, kF32, Combine::reduced},
+                                           Arrangement{"3_f32_reduced", 3, kF32, Combine::reduced},
+                                           Arrangement{"11_f32_reduced", 11, kF32, Combine::reduced},
+                                           Arrangement{"3_fp8_out_reduced", 3, kFp8Out, Combine::reduced}),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_F(DispatcherTest, EachWorkerHasItsOwnCodecs) {
+  make({.num_workers = 3, .codecs = kF32, .codecs_of_w1 = kFp8Out});
+  choose_randomly(8, 3);
+  expect_a_good_step();
+  const FrameHeader to_w0 = worker(0).received(0).header, to_w1 = worker(1).received(0).header;
+  EXPECT_EQ(codec_of(to_w0), Codec::f32);
+  EXPECT_EQ(to_w0.answer_codec, static_cast<int>(Codec::f32));
+  EXPECT_EQ(codec_of(to_w1), Codec::fp8);
+  EXPECT_EQ(to_w1.answer_codec, static_cast<int>(Codec::bf16));
+}
+
+TEST_F(DispatcherTest, AReducedCombineReturnsOneRowPerTokenAndWorker) {
+  make({.num_workers = 2, .top_k = 3, .combine = Combine::reduced});
+  choose({{0, 2, 1}, {5, 3, 1}, {4, 5, 0}});
+  std::vector<uint32_t> rows_w(2);
+  for (int w = 0; w < 2; ++w)
+    worker(w).serve = [&, w](const DispatchView& d) {
+      EXPECT_EQ(combine_of(d.header), Combine::reduced);
+      rows_w[static_cast<size_t>(w)] = answer_shape(d.header).num_rows;
+      worker(w).answer(d);
+    };
+  expect_a_good_step();
+  EXPECT_THAT(rows_w, ElementsAre(2, 3));
+}
 
 TEST_F(DispatcherTest, AnswersInAnyOrderGiveTheSameSum) {
   make({.num_workers = 3, .num_experts = 9, .top_k = 4});

@@ -82,8 +82,7 @@ class Model {
   }
 
   DispatcherOptions options() {
-    return {.codec = Codec::f32,
-            .hidden = spec_.hidden,
+    return {.hidden = spec_.hidden,
             .top_k = spec_.moe.top_k,
             .max_tokens = kMaxTokens,
             .deadline = std::chrono::minutes(1),
