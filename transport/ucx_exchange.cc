@@ -47,7 +47,7 @@ UcxExchange::~UcxExchange() {
   shutting_down_ = true;
   for (auto& [id, peer] : peers_) {
     abandon(peer);
-    if (!peer.lost) start_close(id, peer, /*flush=*/peer.has_sent_frames);
+    if (!peer.lost) start_close(id, peer, needs_flush(peer));
     peer.lost = true;  // what the close cuts off is no loss
   }
   // Each close ends by its own deadlines: flush, then close.
@@ -131,13 +131,19 @@ Result<ucp_ep_h> UcxExchange::make_endpoint(const Peer& peer, const std::string&
   return endpoint;
 }
 
+// Frames on their way should arrive. And UCX 1.13 aborts when an RDMA endpoint that has not found its peer yet
+// is closed with a message in its queue, as our offer of slots may be (openucx/ucx#8175).
+bool UcxExchange::needs_flush(const Peer& peer) {
+  return peer.has_sent_frames || (peer.next_out > 0 && !peer.slot_access.shares_memory);
+}
+
 void UcxExchange::disconnect(PeerId id) {
   Peer* peer = find(id);
   if (!peer) return;
   abandon(*peer);
   if (!peer->lost) {
     links_.retire(peer->instance);
-    start_close(id, *peer, /*flush=*/peer->has_sent_frames);
+    start_close(id, *peer, needs_flush(*peer));
   }
   peers_.erase(id);
 }

@@ -159,6 +159,7 @@ class UcxExchange final : public Exchange {
   Peer* find(PeerId id);
   Result<ucp_ep_h> make_endpoint(const Peer& peer, const std::string& worker_address, bool report_errors);
   void fail(PeerId id, Status why);                     // once; reported by poll()
+  static bool needs_flush(const Peer& peer);
   void start_close(PeerId id, Peer& peer, bool flush);  // takes its endpoint and slots
   void progress_closing();
   bool advance(Closing& closing);  // true: done
