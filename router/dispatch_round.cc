@@ -24,27 +24,31 @@ void DispatchRound::route(View2<const int32_t> expert_of_tk, View2<const float> 
                          .weight = weight_tk(t, k)});
     }
   }
-  int64_t first_answer = 0;
-  for (Share& s : share_w) {
+  for (Share& s : share_w)
     s.num_answers = static_cast<int64_t>(combine == Combine::exact ? s.pairs.size() : s.row_token.size());
-    s.first_answer = first_answer;
-    first_answer += s.num_answers;
+}
+
+void DispatchRound::list_answers(std::span<EncodedRow> row_tk) const {
+  const auto num_k = static_cast<size_t>(expert_tk.cols);
+  if (combine == Combine::reduced) std::ranges::fill(row_tk, EncodedRow{});
+  for (const Share& s : share_w) {
+    for (size_t i = 0; i < static_cast<size_t>(s.num_answers); ++i) {
+      const EncodedRow answer{s.rows + i * s.row_bytes, s.codec};
+      if (combine == Combine::exact) {
+        row_tk[static_cast<size_t>(s.pair_slot[i])] = answer;
+      } else {
+        const auto row_k = row_tk.subspan(static_cast<size_t>(s.row_token[i]) * num_k, num_k);
+        std::ranges::find(row_k, nullptr, &EncodedRow::row)[0] = answer;  // a token has at most K workers
+      }
+    }
   }
 }
 
-void DispatchRound::list_answers(std::span<int32_t> index_tk) const {
-  const auto num_k = static_cast<size_t>(expert_tk.cols);
-  if (combine == Combine::reduced) std::ranges::fill(index_tk, -1);
-  for (const Share& s : share_w) {
-    for (size_t i = 0; i < static_cast<size_t>(s.num_answers); ++i) {
-      const auto answer = static_cast<int32_t>(s.first_answer + static_cast<int64_t>(i));
-      if (combine == Combine::exact) {
-        index_tk[static_cast<size_t>(s.pair_slot[i])] = answer;
-      } else {
-        const auto index_k = index_tk.subspan(static_cast<size_t>(s.row_token[i]) * num_k, num_k);
-        *std::ranges::find(index_k, -1) = answer;  // a token has at most K workers
-      }
-    }
+void DispatchRound::close() {
+  open = false;
+  for (Share& s : share_w) {
+    s.awaited = false;
+    s.held = {};
   }
 }
 

@@ -7,8 +7,10 @@
 #include <span>
 #include <vector>
 
+#include "kernels/combine_encoded.h"
 #include "kernels/view.h"
 #include "proto/exchange.h"
+#include "transport/exchange.h"
 
 namespace guildhall {
 
@@ -17,17 +19,24 @@ struct DispatchRound {
     std::vector<int32_t> row_token;  // the tokens whose rows it gets, ascending
     std::vector<int32_t> pair_slot;  // t * K + k of each pair, in the order they are sent
     std::vector<DispatchPair> pairs;
-    int64_t num_answers = 0;   // rows due from it: one per pair, or one per row of a reduced combine
-    int64_t first_answer = 0;  // where they begin among the round's
+    int64_t num_answers = 0;  // rows due from it: one per pair, or one per row of a reduced combine
     bool awaited = false;
+    // Its answer, in the frame that brought it.
+    FrameHold held;
+    Codec codec = Codec::f32;
+    const std::byte* rows = nullptr;
+    size_t row_bytes = 0;
   };
 
   // Lists each worker's rows and pairs, in token and gate order. The views must live until the round is over.
   void route(View2<const int32_t> expert_tk, View2<const float> weight_tk, std::span<const int32_t> worker_e);
 
-  // Which of the round's answers each token sums, in order: index_tk [T,K], row-major. Exact: those of its
-  // choices, in gate order. Reduced: those of its workers, in the workers' order, then -1.
-  void list_answers(std::span<int32_t> index_tk) const;
+  // The answers that each token sums, in order: row_tk [T,K], row-major. Exact: those of its choices, in gate
+  // order. Reduced: those of its workers, in the workers' order, then none.
+  void list_answers(std::span<EncodedRow> row_tk) const;
+
+  // Awaits nobody and holds nothing any more.
+  void close();
 
   int64_t num_pairs() const { return expert_tk.rows * expert_tk.cols; }
   Share& share(int32_t worker) { return share_w[static_cast<size_t>(worker)]; }
@@ -37,7 +46,6 @@ struct DispatchRound {
   int64_t layer = 0;
   int micro_batch = 0;
   Combine combine = Combine::exact;
-  int64_t first_answer = 0;  // of the round's answers among the step's: first token * K
   int num_awaited = 0;
   View2<const int32_t> expert_tk;
   View2<const float> weight_tk;

@@ -8,7 +8,8 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/units.h"
-#include "kernels/combine.h"
+#include "kernels/combine_encoded.h"
+#include "kernels/parallel_rows.h"
 #include "kernels/row_codec.h"
 #include "proto/codec.h"
 
@@ -16,14 +17,17 @@ namespace guildhall {
 namespace {
 
 constexpr std::chrono::milliseconds kWaitSlice{20};  // between looks at the deadline
+// A frame this large goes as soon as it is packed, so that its worker reads it while the next is packed;
+// smaller ones go together, behind one fence.
+constexpr size_t kLargeFrameBytes = 64 << 10;
 
 }  // namespace
 
 Dispatcher::Dispatcher(DispatcherOptions options, Exchange& exchange)
     : options_(std::move(options)), exchange_(exchange) {
   const auto pairs = static_cast<size_t>(options_.max_tokens * options_.top_k);
-  rows_ph_.resize(pairs * static_cast<size_t>(options_.hidden));
-  index_tk_.resize(pairs);
+  GH_CHECK(options_.team != nullptr);
+  row_tk_.resize(pairs);
   if (options_.combine == Combine::reduced) one_tk_.assign(pairs, 1.0f);
 }
 
@@ -65,7 +69,6 @@ Result<void> Dispatcher::dispatch(const DispatchKey& key, View2<const float> x_t
   round.step_id = ++step_id_;
   round.layer = key.layer;
   round.micro_batch = key.micro_batch;
-  round.first_answer = key.first_token * options_.top_k;
   round.combine = options_.combine;
   round.num_awaited = 0;
   round.route(expert_tk, weight_tk, worker_e);
@@ -90,6 +93,9 @@ Result<void> Dispatcher::send(DispatchRound& round, View2<const float> x_th) {
     round.share(worker).awaited = true;
     ++round.num_awaited;
     counters_.bytes_sent += static_cast<int64_t>(*bytes);
+    if (*bytes < kLargeFrameBytes) continue;
+    exchange_.post(outgoing_);
+    outgoing_.clear();
   }
   exchange_.post(outgoing_);
   return {};
@@ -128,9 +134,11 @@ Result<size_t> Dispatcher::pack(const DispatchRound& round, int32_t worker_idx, 
   }
   const FrameSections sections = begin_dispatch(fields, shape, *region);
   std::copy(share.pairs.begin(), share.pairs.end(), sections.pairs.begin());
-  for (size_t i = 0; i < share.row_token.size(); ++i)
-    encode_row(codecs.dispatch, {x_th.row(share.row_token[i]), static_cast<size_t>(options_.hidden)},
-               sections.row(i));
+  const auto hidden = static_cast<size_t>(options_.hidden);
+  parallel_rows(*options_.team, shape.num_rows, options_.hidden, [&](int64_t begin, int64_t end) {
+    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i)
+      encode_row(codecs.dispatch, {x_th.row(share.row_token[i]), hidden}, sections.row(i));
+  });
   return sections.total_bytes;
 }
 
@@ -139,15 +147,14 @@ Result<void> Dispatcher::combine(int micro_batch, View2<float> y_th) {
   GH_CHECK(round.open && y_th.rows == round.expert_tk.rows);
   const Result<void> answered = wait_for_answers(round);
   if (answered.has_error()) return abandon_step(answered.error());
-  round.open = false;
   const int64_t num_tokens = round.expert_tk.rows, top_k = round.expert_tk.cols;
-  round.list_answers(std::span(index_tk_).first(static_cast<size_t>(round.num_pairs())));
+  round.list_answers(std::span(row_tk_).first(static_cast<size_t>(round.num_pairs())));
   // The rows of a reduced combine are weighted already.
   const View2<const float> weight_tk = round.combine == Combine::exact
                                            ? round.weight_tk
                                            : View2<const float>{one_tk_.data(), num_tokens, top_k};
-  combine_cpu({answers_of(round), round.num_pairs(), options_.hidden}, {index_tk_.data(), num_tokens, top_k},
-              weight_tk, y_th);
+  combine_encoded_cpu(*options_.team, {row_tk_.data(), num_tokens, top_k}, weight_tk, y_th);
+  round.close();
   return {};
 }
 
@@ -185,10 +192,7 @@ void Dispatcher::fail(Status status) {
 
 // No answer to any of the step's rounds counts from here on.
 Status Dispatcher::abandon_step(Status why) {
-  for (DispatchRound& round : round_m_) {
-    round.open = false;
-    for (DispatchRound::Share& share : round.share_w) share.awaited = false;
-  }
+  for (DispatchRound& round : round_m_) round.close();
   failure_.reset();
   return why;
 }
@@ -245,9 +249,10 @@ void Dispatcher::take_answer(DispatchRound& round, int32_t worker, const FrameHe
     if (answer.has_error()) return drop_link(worker, answer.error());
     const Result<void> fits = check_answer(round, worker, answer->header);
     if (fits.has_error()) return drop_link(worker, fits.error());
-    float* row = answers_of(round) + share.first_answer * options_.hidden;
-    for (size_t i = 0; i < answer->header.num_rows; ++i, row += options_.hidden)
-      decode_row(codec_of(answer->header), answer->row(i), {row, static_cast<size_t>(options_.hidden)});
+    share.held = exchange_.hold();
+    share.codec = codec_of(answer->header);
+    share.rows = answer->rows.data();
+    share.row_bytes = answer->row_bytes;
   }
   share.awaited = false;
   --round.num_awaited;

@@ -29,6 +29,7 @@ struct DispatcherOptions {
   int64_t hidden = 0, top_k = 0;
   int64_t max_tokens = 0;               // of a step, all its micro-batches together
   std::chrono::nanoseconds deadline{};  // for one layer's answers
+  Team* team = nullptr;                 // packs and sums; borrowed, required
   // Runs workers that live in this process; returns whether there was work. Empty: there are none.
   std::function<bool()> pump_local_workers;
   // Called while answers are awaited; may attach and detach workers. Empty: nobody does.
@@ -98,9 +99,6 @@ class Dispatcher final : public ExchangeHandler {
   Result<void> check_answer(const DispatchRound& round, int32_t worker, const FrameHeader& answer) const;
   DispatchRound* awaited_round(int32_t worker, const FrameHeader& header);
   bool is_awaited(int32_t worker);
-  float* answers_of(const DispatchRound& round) {
-    return rows_ph_.data() + round.first_answer * options_.hidden;
-  }
   std::optional<int32_t> find(PeerId peer) const;
   void fail(Status status);
   Status abandon_step(Status why);
@@ -118,8 +116,7 @@ class Dispatcher final : public ExchangeHandler {
   std::array<DispatchRound, kMaxMicroBatches> round_m_;
   uint64_t step_id_ = 0;            // of the last round
   std::optional<Status> failure_;   // of the step under way
-  std::vector<float> rows_ph_;      // [T*K, H] answers of the step; a round's begin at its first_answer
-  std::vector<int32_t> index_tk_;   // [T, K] into a round's answers; scratch of combine()
+  std::vector<EncodedRow> row_tk_;  // [T, K] a round's answers; scratch of combine()
   std::vector<float> one_tk_;       // [T, K] the weights of rows that are weighted already
   std::vector<uint8_t> touched_e_;  // [E] of the layer: got a row this round; scratch of dispatch()
   DispatchCounters counters_;

@@ -36,6 +36,7 @@ Engine::~Engine() = default;
 
 DispatcherOptions Engine::dispatcher_options() {
   DispatcherOptions options = options_.dispatcher;
+  options.team = &team_;
   options.while_waiting = [this] { run_link_changes(); };
   return options;
 }

@@ -47,7 +47,7 @@ UcxExchange::~UcxExchange() {
   shutting_down_ = true;
   for (auto& [id, peer] : peers_) {
     abandon(peer);
-    if (!peer.lost) start_close(id, peer, needs_flush(peer));
+    if (!peer.lost) start_close(id, peer, /*flush=*/peer.has_sent_frames);
     peer.lost = true;  // what the close cuts off is no loss
   }
   // Each close ends by its own deadlines: flush, then close.
@@ -103,7 +103,6 @@ Result<PeerId> UcxExchange::connect(std::string_view name, std::string_view addr
   log_info("ucx_connected", "peer={} via=\"{}\" reports_loss={} wakes={}", name, transports,
            peers_.at(id).reports_errors, !cannot_be_woken_);
 
-  if (peers_.at(id).slot_access.any()) offer_slots(id);
   for (Arrival& arrival : claimed->frames)
     if (!accept(id, arrival)) release(arrival);
   if (lost_frames)
@@ -131,19 +130,13 @@ Result<ucp_ep_h> UcxExchange::make_endpoint(const Peer& peer, const std::string&
   return endpoint;
 }
 
-// Frames on their way should arrive. And UCX 1.13 aborts when an RDMA endpoint that has not found its peer yet
-// is closed with a message in its queue, as our offer of slots may be (openucx/ucx#8175).
-bool UcxExchange::needs_flush(const Peer& peer) {
-  return peer.has_sent_frames || (peer.next_out > 0 && !peer.slot_access.shares_memory);
-}
-
 void UcxExchange::disconnect(PeerId id) {
   Peer* peer = find(id);
   if (!peer) return;
   abandon(*peer);
   if (!peer->lost) {
     links_.retire(peer->instance);
-    start_close(id, *peer, needs_flush(*peer));
+    start_close(id, *peer, /*flush=*/peer->has_sent_frames);
   }
   peers_.erase(id);
 }
@@ -231,6 +224,7 @@ size_t UcxExchange::poll(ExchangeHandler& handler) {
   for (int i = 0; i < kMaxProgress && ucp_worker_progress(worker_.get()) != 0; ++i) {
   }
   if (!closing_.empty()) progress_closing();
+  offer_due_slots();
   if (ready_.empty()) return 0;
   delivering_.swap(ready_);
   size_t num_callbacks = 0;

@@ -133,6 +133,7 @@ class UcxExchange final : public Exchange {
     size_t num_in_flight = 0;
     Send* acquired = nullptr;
     std::vector<Arrival> early;               // by sequence
+    bool offer_due = true;                    // once it is heard of
     std::shared_ptr<InboundSlots> inbound;    // shared with the frames in it, which may outlive the link
     std::unique_ptr<OutboundSlots> outbound;  // none until its offer comes
     std::unique_ptr<OutboundSlots> previous_outbound;
@@ -159,7 +160,6 @@ class UcxExchange final : public Exchange {
   Peer* find(PeerId id);
   Result<ucp_ep_h> make_endpoint(const Peer& peer, const std::string& worker_address, bool report_errors);
   void fail(PeerId id, Status why);                     // once; reported by poll()
-  static bool needs_flush(const Peer& peer);
   void start_close(PeerId id, Peer& peer, bool flush);  // takes its endpoint and slots
   void progress_closing();
   bool advance(Closing& closing);  // true: done
@@ -171,7 +171,8 @@ class UcxExchange final : public Exchange {
   // A frame's way out (ucx_sends.cc).
   static void on_sent(void* request, ucs_status_t status, void* send);
   Send* take_send(PeerId id);
-  void offer_slots(PeerId id);
+  void offer_due_slots();
+  void offer_slots(Peer& peer, PeerId id);
   bool put(Peer& peer, Send* send, size_t bytes);  // true: a fence is due before its tag
   void send_tag(Peer& peer, Send* send, size_t bytes);
   void track(Send* send, void* request);
@@ -210,11 +211,12 @@ class UcxExchange final : public Exchange {
   std::unordered_map<PeerId, Peer> peers_;
   std::vector<Closing> closing_;
   InboundLinks<Arrival> links_;
-  std::vector<Posting> posting_;   // within post()
-  std::vector<Ready> ready_;       // for the next poll()
-  HeldFrames<Ready> held_;         // lent for longer
-  size_t on_frame_idx_ = 0;        // in delivering_, within on_frame()
-  std::vector<Ready> delivering_;  // by the last poll(): what they hold is lent until the next
+  std::vector<PeerId> offers_due_;  // peers heard of since the last poll()
+  std::vector<Posting> posting_;    // within post()
+  std::vector<Ready> ready_;        // for the next poll()
+  HeldFrames<Ready> held_;          // lent for longer
+  size_t on_frame_idx_ = 0;         // in delivering_, within on_frame()
+  std::vector<Ready> delivering_;   // by the last poll(): what they hold is lent until the next
   uint32_t last_link_ = 0;
   bool shutting_down_ = false;
   bool cannot_be_woken_ = false;  // some peer's frames come without an event: see longest_sleep()

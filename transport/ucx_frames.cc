@@ -164,6 +164,7 @@ void UcxExchange::arrived(PeerId id, Arrival arrival) {
 
 void UcxExchange::deliver(PeerId id, Peer& peer, Arrival arrival) {
   ++peer.next_in;
+  if (std::exchange(peer.offer_due, false)) offers_due_.push_back(id);
   if (peer.outbound && !peer.outbound->set_freed(arrival.num_read)) {
     fail(id, {Code::peer_lost,
               fmt::format("peer {}: says it read {} slots, which cannot be", peer.name, arrival.num_read)});

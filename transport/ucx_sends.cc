@@ -123,10 +123,17 @@ void UcxExchange::send_tag(Peer& peer, Send* send, size_t bytes) {
                               bytes > 0 ? send->buffer.data() : nullptr, bytes, &param));
 }
 
+// Only to peers that were heard of: UCX 1.13 aborts when an endpoint that is still finding its peer is closed
+// with a message in its queue (openucx/ucx#8175 and, over shared memory, "remote_id").
+void UcxExchange::offer_due_slots() {
+  for (PeerId id : offers_due_)
+    if (Peer* peer = find(id); peer && !peer->lost) offer_slots(*peer, id);
+  offers_due_.clear();
+}
+
 // Lets the peer write frames into our memory.
-void UcxExchange::offer_slots(PeerId id) {
-  Peer& peer = peers_.at(id);
-  if (options_.slots.num == 0) return;
+void UcxExchange::offer_slots(Peer& peer, PeerId id) {
+  if (options_.slots.num == 0 || !peer.slot_access.any()) return;
   auto slots = InboundSlots::create(worker_.context.get(), peer.slot_access, options_.slots);
   if (!slots) {
     log_warn("ucx_no_slots", "peer={} reason=\"{}\" effect=\"its frames come as messages\"", peer.name,

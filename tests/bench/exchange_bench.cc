@@ -22,6 +22,7 @@ struct Case {
   int64_t tokens = 1, hidden = 7168, top_k = 1, num_experts = 64;
   int num_workers = 1;
   std::string tls = "tcp", net_devices, codec = "bf16", combine = "exact", wait = "spin", slot_size = "32MiB";
+  int threads = 1;
   double seconds = 1;
 };
 
@@ -71,13 +72,15 @@ void run(const Case& c) {
   if (opened.has_error()) check(opened.error());
   UcxExchange& exchange = **opened;
   const Codec codec = c.codec == "fp8" ? Codec::fp8 : c.codec == "bf16" ? Codec::bf16 : Codec::f32;
+  Team team({.num_threads = c.threads});
   Dispatcher dispatcher(
       {.codecs_w = std::vector<RowCodecs>(static_cast<size_t>(c.num_workers), {codec, codec}),
        .combine = c.combine == "reduced" ? Combine::reduced : Combine::exact,
        .hidden = c.hidden,
        .top_k = c.top_k,
        .max_tokens = c.tokens,
-       .deadline = std::chrono::seconds(10)},
+       .deadline = std::chrono::seconds(10),
+       .team = &team},
       exchange);
   dispatcher.set_placement(placement_of(c));
   const std::vector<PeerId> peers = workers.meet(exchange);
@@ -137,6 +140,7 @@ int main(int argc, char** argv) {
   app.add_option("--combine", c.combine, "exact | reduced");
   app.add_option("--wait", c.wait, "spin | adaptive");
   app.add_option("--slot-size", c.slot_size);
+  app.add_option("--threads", c.threads, "that pack and sum");
   app.add_option("--seconds", c.seconds);
   CLI11_PARSE(app, argc, argv);
   run(c);

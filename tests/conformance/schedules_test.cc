@@ -137,11 +137,9 @@ TEST_P(ThreadedSchedules, GiveTheRightBitsOrNameAWorker) {
   for (uint64_t seed = 0; seed < 12 && !HasFailure(); ++seed) run_schedule(GetParam(), seed);
 }
 
-// Not ucx_shm: with slots, an offer goes out with each connect, and UCX 1.13 aborts when two ends meet anew
-// many times in quick succession (ucp_ep.inl: remote_id). ucx_shm_messages is the same wire without slots.
 std::vector<Transport> threaded() {
   std::vector<Transport> all = transports();
-  std::erase_if(all, [](const Transport& t) { return !t.threads || t.name == "ucx_shm"; });
+  std::erase_if(all, [](const Transport& t) { return !t.threads; });
   return all;
 }
 INSTANTIATE_TEST_SUITE_P(Transports, ThreadedSchedules, ::testing::ValuesIn(threaded()),

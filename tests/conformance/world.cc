@@ -101,7 +101,8 @@ void World::start_router(int router) {
   DispatcherOptions options{.hidden = tiny_model().hidden,
                             .top_k = tiny_model().moe.top_k,
                             .max_tokens = kMaxTokens * kMaxMicroBatches,
-                            .deadline = options_.patient ? kPatience : transport_.short_deadline};
+                            .deadline = options_.patient ? kPatience : transport_.short_deadline,
+                            .team = &team_};
   if (!transport_.threads) options.pump_local_workers = [this, router] { return pump(router); };
   r.dispatcher = std::make_unique<Dispatcher>(options, *r.end);
   r.dispatcher->set_placement(placement_);

@@ -115,6 +115,7 @@ class World {
   LoopbackFabric fabric_;
   std::mt19937_64 random_;
   Placement placement_;
+  Team team_{TeamOptions{}};  // of the routers
   std::vector<Router> routers_;
   std::vector<Member> members_;
   uint64_t last_generation_ = 0;

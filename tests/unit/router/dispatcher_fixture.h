@@ -127,6 +127,7 @@ struct DispatcherSetup {
 class DispatcherTest : public ::testing::Test {
  protected:
   static constexpr int64_t kLayer = 1;  // layer 0 is dense
+  Team team_{TeamOptions{}};
 
   void make(const DispatcherSetup& setup) {
     setup_ = setup;
@@ -146,6 +147,7 @@ class DispatcherTest : public ::testing::Test {
                                                        .top_k = setup_.top_k,
                                                        .max_tokens = setup_.max_tokens,
                                                        .deadline = setup_.deadline,
+                                                       .team = &team_,
                                                        .pump_local_workers = [this] { return pump(); },
                                                        .while_waiting =
                                                            [this] {

@@ -171,7 +171,7 @@ TEST_F(DispatcherTest, IsAttachedWhenEveryWorkerOfThePlacementIs) {
   EXPECT_THAT(dispatcher_->take_lost(), IsEmpty());  // by our own will
   reattach(0);
   EXPECT_TRUE(dispatcher_->all_attached());
-  Dispatcher without_placement({.hidden = 4, .top_k = 2, .max_tokens = 8}, *router_end_);
+  Dispatcher without_placement({.hidden = 4, .top_k = 2, .max_tokens = 8, .team = &team_}, *router_end_);
   EXPECT_FALSE(without_placement.all_attached());
 }
 

@@ -86,6 +86,7 @@ class Model {
             .top_k = spec_.moe.top_k,
             .max_tokens = kMaxTokens,
             .deadline = std::chrono::minutes(1),
+            .team = &team_,
             .pump_local_workers = [this] {
               bool worked = false;
               for (auto& worker : workers_) worked |= worker->poll();

@@ -1,0 +1,20 @@
+// combine_encoded.h: combine.h's sum over rows as they came off the wire (proto/exchange.h's codecs): decoded
+// one token at a time, so that the fp32 rows never leave the cache. The same bits as decoding all rows first.
+#pragma once
+
+#include "kernels/team.h"
+#include "kernels/view.h"
+#include "proto/exchange.h"
+
+namespace guildhall {
+
+struct EncodedRow {
+  const std::byte* row = nullptr;  // as encode_row() wrote it (row_codec.h); null contributes nothing
+  Codec codec = Codec::f32;
+};
+
+// y_th[t] += sum over k of weight_tk[t,k] * row_tk[t,k], k = 0..K-1, fp32.
+void combine_encoded_cpu(Team& team, View2<const EncodedRow> row_tk, View2<const float> weight_tk,
+                         View2<float> y_th);
+
+}  // namespace guildhall
