@@ -63,6 +63,25 @@ TEST_F(EngineRecovery, TheSameTokensComeOutThoughAnAnswerWasLost) {
   EXPECT_EQ(disturbed, undisturbed);
 }
 
+// The answers to one micro-batch are lost while the other's are under way.
+TEST_F(EngineRecovery, TheSameTokensComeOutOfTwoMicroBatchesThoughAnAnswerWasLost) {
+  start({.num_workers = 2});
+  const auto undisturbed = run_crowd(nullptr, nullptr);
+  local_.reset();
+  start({.num_workers = 2,
+         .worker_threads = true,
+         .micro_batches = MicroBatches::two,
+         .deadline = std::chrono::seconds(4)});
+  const auto disturbed = run_crowd([&] { local_->fabric().set_faults("w0", "router", {.loss = 0.5}); },
+                                   [&] {
+                                     EXPECT_EQ(local_->wait_for_loss().first, 0);
+                                     local_->fabric().set_faults("w0", "router", {});
+                                     local_->attach_worker(0);
+                                   });
+  EXPECT_EQ(disturbed, undisturbed);
+  EXPECT_GT(engine().counters().steps_by_micro_batches[1], 0);
+}
+
 TEST_F(EngineRecovery, NewRequestsAreRefusedWhileAWorkerIsLost) {
   start();
   local_->kill_worker(0);

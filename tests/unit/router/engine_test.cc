@@ -67,6 +67,22 @@ TEST_F(EngineTest, CountsPromptAndGeneratedTokens) {
   EXPECT_GT(engine().counters().experts_touched, 0);
 }
 
+// Their experts would run on the engine's own thread: there is nothing to overlap.
+TEST_F(EngineTest, WithWorkersInThisProcessAutomaticIsOneMicroBatch) {
+  start();
+  local_->run(request(200, 20));
+  wait_for_counters([](const EngineCounters& c) { return c.running == 0; });
+  EXPECT_EQ(engine().counters().steps_by_micro_batches[1], 0);
+}
+
+TEST_F(EngineTest, WithWorkersElsewhereAutomaticTriesBoth) {
+  start({.max_batched_tokens = 20, .worker_threads = true});
+  local_->run(request(200, 1));
+  wait_for_counters([](const EngineCounters& c) { return c.running == 0; });
+  EXPECT_GE(engine().counters().steps_by_micro_batches[0], 4);
+  EXPECT_GE(engine().counters().steps_by_micro_batches[1], 4);
+}
+
 // ---- refusals
 
 TEST_F(EngineTest, RefusesWhatItCannotRun) {
