@@ -11,6 +11,10 @@ namespace {
 
 constexpr std::chrono::milliseconds kIdleWait{500};
 
+// Rows of different routers that run as one: enough to fill the kernels, few enough that a router waits
+// little longer for its answer than for its own rows. A single dispatch may have more.
+constexpr uint64_t kMaxMergedRows = 4096;
+
 }  // namespace
 
 Worker::Worker(const ModelSpec& spec, Exchange& exchange, TeamOptions team)
@@ -56,7 +60,8 @@ void Worker::post(std::function<void()> command) {
 }
 
 WorkerCounters Worker::counters() const {
-  return {frames_served_.load(), rows_served_.load(), frames_refused_.load(), compute_ns_.load()};
+  return {frames_served_.load(), rows_served_.load(), runs_.load(), frames_refused_.load(),
+          compute_ns_.load()};
 }
 
 // ---- the serve thread ----
@@ -69,7 +74,13 @@ void Worker::run() {
 
 bool Worker::poll() {
   const bool commanded = has_commands_.load(std::memory_order_acquire) && run_commands();
-  return exchange_.poll(*this) > 0 || commanded;
+  const bool heard = exchange_.poll(*this) > 0;
+  if (queue_.empty()) return heard || commanded;
+  // A lone router's frames need not be kept over a poll: nobody else's could come in between.
+  do serve_round();
+  while (!queue_.empty() && routers_.size() == 1);
+  queue_.keep();
+  return true;
 }
 
 bool Worker::run_commands() {
@@ -95,32 +106,59 @@ void Worker::on_frame(PeerId peer, std::span<const std::byte> bytes) {
   }
   const Result<DispatchView> dispatch = decode_dispatch(bytes);
   if (dispatch.has_error()) return drop(peer, dispatch.error());
-  const Result<void> runnable = runner_.check(*dispatch);
-  if (runnable.has_error()) return refuse(peer, dispatch->header, runnable.error());
-  serve(peer, it->second, *dispatch);
+  if (!queue_.push(peer, bytes, *dispatch))
+    refuse(peer, dispatch->header,
+           {Code::resource_exhausted, fmt::format("{} dispatches of router {} wait here already",
+                                                  DispatchQueue::kMaxPerRouter, it->second.name)});
 }
 
-void Worker::serve(PeerId peer, const Router& router, const DispatchView& dispatch) {
-  const FrameShape shape = answer_shape(dispatch.header);
-  const auto region = exchange_.acquire(peer, frame_layout(shape).total_bytes);
-  if (region.has_error()) {
-    log_warn("reply_failed", "router={} reason=\"{}\"", router.name, to_string(region.error()));
-    return;
+// One dispatch of every router that has one, those of one layer together.
+void Worker::serve_round() {
+  std::span<const WaitingDispatch> round = queue_.take_round();
+  while (!round.empty()) {
+    size_t n = 0;
+    for (uint64_t rows = 0; n < round.size(); ++n) {
+      rows += round[n].view.header.num_rows;
+      const bool fits = round[n].view.header.layer == round[0].view.header.layer && rows <= kMaxMergedRows;
+      if (n > 0 && !fits) break;
+    }
+    serve(round.first(n));
+    round = round.subspan(n);
   }
-  const FrameSections sections = begin_combine(answer_fields(dispatch.header), shape, *region);
+}
+
+void Worker::serve(std::span<const WaitingDispatch> dispatches) {
+  jobs_.clear(), replies_.clear();
+  int64_t num_rows = 0;
+  for (const WaitingDispatch& d : dispatches) {
+    const FrameHeader& header = d.view.header;
+    if (const Result<void> runnable = runner_.check(d.view); runnable.has_error()) {
+      refuse(d.router, header, runnable.error());
+      continue;
+    }
+    const FrameShape shape = answer_shape(header);
+    const auto region = exchange_.acquire(d.router, frame_layout(shape).total_bytes);
+    if (region.has_error()) {
+      log_warn("reply_failed", "router={} reason=\"{}\"", routers_[d.router].name, to_string(region.error()));
+      continue;
+    }
+    const FrameSections answer = begin_combine(answer_fields(header), shape, *region);
+    jobs_.push_back({&d.view, answer.rows});
+    replies_.push_back({d.router, answer.total_bytes});
+    num_rows += header.num_rows;
+    frames_served_.fetch_add(1, std::memory_order_relaxed);
+    rows_served_.fetch_add(header.num_pairs, std::memory_order_relaxed);
+  }
+  if (jobs_.empty()) return;
   const int64_t begin = now_ns();
-  const ExpertJob job{&dispatch, sections.rows};
   {
-    TraceSpan span("experts", {.layer = dispatch.header.layer,
-                               .micro_batch = dispatch.header.micro_batch,
-                               .tokens = dispatch.header.num_rows});
-    runner_.run({&job, 1});
+    const FrameHeader& first = jobs_.front().dispatch->header;
+    TraceSpan span("experts", {.layer = first.layer, .micro_batch = first.micro_batch, .tokens = num_rows});
+    runner_.run(jobs_);
   }
   compute_ns_.fetch_add(static_cast<uint64_t>(now_ns() - begin), std::memory_order_relaxed);
-  const Exchange::Outgoing reply{peer, sections.total_bytes};
-  exchange_.post({&reply, 1});
-  frames_served_.fetch_add(1, std::memory_order_relaxed);
-  rows_served_.fetch_add(dispatch.header.num_pairs, std::memory_order_relaxed);
+  runs_.fetch_add(1, std::memory_order_relaxed);
+  exchange_.post(replies_);
 }
 
 // A well-formed dispatch that cannot be run here: the router is told why.
@@ -134,6 +172,7 @@ void Worker::refuse(PeerId peer, const FrameHeader& header, const Status& why) {
 
 void Worker::drop(PeerId peer, const Status& why) {
   log_warn("router_dropped", "router={} reason=\"bad frame: {}\"", routers_[peer].name, why.message);
+  queue_.forget(peer);
   routers_.erase(peer);
   exchange_.disconnect(peer);
 }
@@ -142,6 +181,7 @@ void Worker::on_peer_lost(PeerId peer, const Status& why) {
   const auto it = routers_.find(peer);
   if (it == routers_.end()) return;
   log_warn("router_lost", "router={} reason=\"{}\"", it->second.name, why.message);
+  queue_.forget(peer);
   routers_.erase(it);
   exchange_.disconnect(peer);
 }
@@ -149,7 +189,10 @@ void Worker::on_peer_lost(PeerId peer, const Status& why) {
 void Worker::detach_if(const std::function<bool(const Router&)>& over) {
   for (auto it = routers_.begin(); it != routers_.end();) {
     const bool match = over(it->second);
-    if (match) exchange_.disconnect(it->first);
+    if (match) {
+      queue_.forget(it->first);
+      exchange_.disconnect(it->first);
+    }
     it = match ? routers_.erase(it) : std::next(it);
   }
 }

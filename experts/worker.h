@@ -1,7 +1,8 @@
-// worker.h: serves dispatches: receive, run the experts, reply. Knows routers as links with a generation;
-// frames of another generation are dropped, a bad frame drops that link only. Thread: poll() and run() belong
-// to the serve thread (in a router process with local experts, the engine thread); everything else is for any
-// thread and takes effect at the next poll().
+// worker.h: serves dispatches: receive, run the experts, reply. What waits is served in rounds: one dispatch
+// of each router, those of one layer in one run of the experts; nobody is waited for. Knows routers as links
+// with a generation; frames of another generation are dropped, a bad frame drops that link only. Thread:
+// poll() and run() belong to the serve thread (in a router process with local experts, the engine thread);
+// everything else is for any thread and takes effect at the next poll().
 #pragma once
 
 #include <atomic>
@@ -12,13 +13,16 @@
 #include <unordered_map>
 #include <vector>
 
+#include "experts/dispatch_queue.h"
 #include "experts/expert_runner.h"
 #include "transport/exchange.h"
 
 namespace guildhall {
 
 struct WorkerCounters {
-  uint64_t frames_served = 0, rows_served = 0, frames_refused = 0, compute_ns = 0;
+  uint64_t frames_served = 0, rows_served = 0;
+  uint64_t runs = 0;  // of the experts; fewer than frames where routers' frames ran together
+  uint64_t frames_refused = 0, compute_ns = 0;
 };
 
 class Worker final : public ExchangeHandler {
@@ -33,7 +37,7 @@ class Worker final : public ExchangeHandler {
   void detach_router(const std::string& name, uint64_t generation);
   void stop();
 
-  bool poll();  // serves what has arrived; false when there was nothing
+  bool poll();  // serves a round of what has arrived; false when there was nothing
   void run();   // poll() until stop()
 
   WorkerCounters counters() const;
@@ -49,7 +53,8 @@ class Worker final : public ExchangeHandler {
 
   void post(std::function<void()> command);
   bool run_commands();
-  void serve(PeerId peer, const Router& router, const DispatchView& dispatch);
+  void serve_round();
+  void serve(std::span<const WaitingDispatch> dispatches);
   void refuse(PeerId peer, const FrameHeader& header, const Status& why);
   void drop(PeerId peer, const Status& why);
   void detach_if(const std::function<bool(const Router&)>& over);
@@ -58,11 +63,14 @@ class Worker final : public ExchangeHandler {
   Team team_;
   ExpertRunner runner_;
   std::unordered_map<PeerId, Router> routers_;
+  DispatchQueue queue_;
+  std::vector<ExpertJob> jobs_;              // of the run under way
+  std::vector<Exchange::Outgoing> replies_;  // and their answers
 
   std::mutex mutex_;  // guards commands_
   std::vector<std::function<void()>> commands_;
   std::atomic<bool> has_commands_{false}, stopping_{false};
-  std::atomic<uint64_t> frames_served_{0}, rows_served_{0}, frames_refused_{0}, compute_ns_{0};
+  std::atomic<uint64_t> frames_served_{0}, rows_served_{0}, runs_{0}, frames_refused_{0}, compute_ns_{0};
 };
 
 }  // namespace guildhall

@@ -153,6 +153,107 @@ TEST_F(WorkerTest, ServesTwoRoutersEachByItsGeneration) {
   EXPECT_THAT(r1->answers, SizeIs(1));
 }
 
+// ---- several routers
+
+TEST_F(WorkerTest, FramesOfRoutersForOneLayerRunTogetherWithTheBitsOfRunningAlone) {
+  const auto r0 = make_router("r0", 5), r1 = make_router("r1", 6), r2 = make_router("r2", 7);
+  const DispatchFrame a(fields(5), {{1, 2}, {8, 0, 3}}), b(fields(6), {{4}, {3, 1}}, Codec::bf16),
+      c(fields(7), {{2, 1}});
+  r0->send(a.bytes());
+  exchange_frames(*r0);
+  r1->send(b.bytes());
+  exchange_frames(*r1);
+  EXPECT_EQ(worker_.counters().runs, 2u);
+
+  r0->send(a.bytes());
+  r1->send(b.bytes());
+  r2->send(c.bytes());
+  EXPECT_TRUE(worker_.poll());
+  EXPECT_EQ(worker_.counters().runs, 3u);
+  EXPECT_EQ(worker_.counters().frames_served, 5u);
+  for (RouterEnd* router : {r0.get(), r1.get(), r2.get()}) router->poll();
+  ASSERT_THAT(r0->answers, SizeIs(2));
+  ASSERT_THAT(r1->answers, SizeIs(2));
+  EXPECT_EQ(r0->answers[1], r0->answers[0]);
+  EXPECT_EQ(r1->answers[1], r1->answers[0]);
+  expect_answer(*r2, 0, c);
+}
+
+TEST_F(WorkerTest, FramesOfDifferentLayersRunApart) {
+  const auto r0 = make_router("r0", 5), r1 = make_router("r1", 6);
+  FrameFields first = fields(5);
+  first.layer = 0;
+  const DispatchFrame a(first, {{1, 2}}), b(fields(6), {{4}});
+  r0->send(a.bytes());
+  r1->send(b.bytes());
+  EXPECT_TRUE(worker_.poll());
+  EXPECT_EQ(worker_.counters().runs, 2u);
+  r0->poll(), r1->poll();
+  expect_answer(*r0, 0, a);
+  expect_answer(*r1, 0, b);
+}
+
+TEST_F(WorkerTest, ARefusedFrameLeavesThoseItWouldHaveRunWith) {
+  worker_.set_store(load_experts({1, 2}));
+  const auto r0 = make_router("r0", 5), r1 = make_router("r1", 6);
+  const DispatchFrame good(fields(5), {{1, 2}});
+  r0->send(good.bytes());
+  r1->send(DispatchFrame(fields(6), {{4}}).bytes());
+  worker_.poll();
+  r0->poll(), r1->poll();
+  expect_answer(*r0, 0, good);
+  expect_failure(*r1, Code::not_found, "expert 4 is not held here");
+}
+
+// The flood's frames are kept while others are heard: each round serves one of every router.
+TEST_F(WorkerTest, ARouterThatFloodsDelaysAnotherByOneRoundAtMost) {
+  const auto flood = make_router("r0", 5), other = make_router("r1", 6);
+  std::vector<DispatchFrame> sent;
+  for (uint32_t i = 0; i < DispatchQueue::kMaxPerRouter; ++i)
+    sent.emplace_back(fields(5), std::vector<std::vector<uint16_t>>{{1, 2}, {3}}, Codec::f32,
+                      tiny_model().hidden, i);
+  for (const DispatchFrame& frame : sent) flood->send(frame.bytes());
+  const DispatchFrame wanted(fields(6), {{4}});
+  for (size_t round = 0; round < 5; ++round) {
+    other->send(wanted.bytes());
+    worker_.poll();
+    other->poll(), flood->poll();
+    ASSERT_THAT(other->answers, SizeIs(round + 1));
+    EXPECT_THAT(flood->answers, SizeIs(round + 1));
+  }
+  exchange_frames(*flood);
+  ASSERT_THAT(flood->answers, SizeIs(sent.size()));
+  for (size_t i = 0; i < sent.size(); ++i) expect_answer(*flood, i, sent[i]);
+}
+
+TEST_F(WorkerTest, MoreFramesThanMayWaitAreRefusedAndTheLinkGoesOn) {
+  const auto flood = make_router("r0", 5), other = make_router("r1", 6);
+  const DispatchFrame frame(fields(5), {{1}});
+  for (size_t i = 0; i < DispatchQueue::kMaxPerRouter + 2; ++i) flood->send(frame.bytes());
+  exchange_frames(*flood);
+  size_t num_refused = 0;
+  for (const auto& answer : flood->answers)
+    if (const Result<FailureView> failure = decode_failure(answer); !failure.has_error()) {
+      EXPECT_EQ(failure->why.code, Code::resource_exhausted);
+      EXPECT_EQ(failure->why.message, "16 dispatches of router r0 wait here already");
+      ++num_refused;
+    }
+  EXPECT_EQ(num_refused, 2u);
+  EXPECT_THAT(flood->answers, SizeIs(DispatchQueue::kMaxPerRouter + 2));
+  expect_served(*flood, 5);
+  expect_served(*other, 6);
+}
+
+TEST_F(WorkerTest, WhatALostRouterLeftWaitingIsForgotten) {
+  auto lost = make_router("r0", 5);
+  const auto other = make_router("r1", 6);
+  for (int i = 0; i < 5; ++i) lost->send(DispatchFrame(fields(5), {{1}}).bytes());
+  worker_.poll();  // serves one
+  lost.reset();
+  expect_served(*other, 6);
+  EXPECT_LT(worker_.counters().frames_served, 6u);
+}
+
 // ---- refusals
 
 TEST_F(WorkerTest, AnUnknownExpertIsAFailureFrame) {

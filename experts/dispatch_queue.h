@@ -1,0 +1,44 @@
+// dispatch_queue.h: the dispatches that routers wait for, and which are served next. A service round takes
+// the oldest of every router that has one: so a router's dispatch waits for one round at most, whatever the
+// others send, and what different routers sent for one layer can run as one. Owner: the serve thread.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "proto/codec.h"
+#include "transport/exchange.h"
+
+namespace guildhall {
+
+struct WaitingDispatch {
+  PeerId router = 0;
+  DispatchView view;                 // of `bytes`
+  std::span<const std::byte> bytes;  // the exchange's until its next poll, or those of `kept`
+  std::vector<uint64_t> kept;
+};
+
+class DispatchQueue {
+ public:
+  // A router has one dispatch per micro-batch under way, and may have given up a few steps before.
+  static constexpr size_t kMaxPerRouter = 4 * kMaxMicroBatches;
+
+  // False: this router has as many as may wait.
+  bool push(PeerId router, std::span<const std::byte> bytes, const DispatchView& view);
+  void forget(PeerId router);
+  bool empty() const { return waiting_.empty(); }
+
+  // The next round, those of one layer side by side. Valid until the next call, or until the exchange polls.
+  std::span<const WaitingDispatch> take_round();
+
+  // Copies what waits: call before the exchange polls.
+  void keep();
+
+ private:
+  std::vector<WaitingDispatch> waiting_;      // in the order of arrival
+  std::vector<WaitingDispatch> round_;        // taken last
+  std::vector<std::vector<uint64_t>> spare_;  // memory of copies served
+};
+
+}  // namespace guildhall
