@@ -14,9 +14,8 @@ namespace guildhall {
 
 struct WaitingDispatch {
   PeerId router = 0;
-  DispatchView view;                 // of `bytes`
-  std::span<const std::byte> bytes;  // the exchange's until its next poll, or those of `kept`
-  std::vector<uint64_t> kept;
+  DispatchView view;
+  FrameHold hold;  // of the view's bytes
 };
 
 class DispatchQueue {
@@ -24,21 +23,18 @@ class DispatchQueue {
   // A router has one dispatch per micro-batch under way, and may have given up a few steps before.
   static constexpr size_t kMaxPerRouter = 4 * kMaxMicroBatches;
 
-  // False: this router has as many as may wait.
-  bool push(PeerId router, std::span<const std::byte> bytes, const DispatchView& view);
+  bool has_room(PeerId router) const;  // false: this router has as many as may wait
+  void push(WaitingDispatch dispatch);
   void forget(PeerId router);
   bool empty() const { return waiting_.empty(); }
 
-  // The next round, those of one layer side by side. Valid until the next call, or until the exchange polls.
+  // The next round, those of one layer side by side. Valid until end_round().
   std::span<const WaitingDispatch> take_round();
-
-  // Copies what waits: call before the exchange polls.
-  void keep();
+  void end_round() { round_.clear(); }
 
  private:
-  std::vector<WaitingDispatch> waiting_;      // in the order of arrival
-  std::vector<WaitingDispatch> round_;        // taken last
-  std::vector<std::vector<uint64_t>> spare_;  // memory of copies served
+  std::vector<WaitingDispatch> waiting_;  // in the order of arrival
+  std::vector<WaitingDispatch> round_;    // taken
 };
 
 }  // namespace guildhall

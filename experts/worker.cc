@@ -76,10 +76,7 @@ bool Worker::poll() {
   const bool commanded = has_commands_.load(std::memory_order_acquire) && run_commands();
   const bool heard = exchange_.poll(*this) > 0;
   if (queue_.empty()) return heard || commanded;
-  // A lone router's frames need not be kept over a poll: nobody else's could come in between.
-  do serve_round();
-  while (!queue_.empty() && routers_.size() == 1);
-  queue_.keep();
+  serve_round();
   return true;
 }
 
@@ -106,7 +103,9 @@ void Worker::on_frame(PeerId peer, std::span<const std::byte> bytes) {
   }
   const Result<DispatchView> dispatch = decode_dispatch(bytes);
   if (dispatch.has_error()) return drop(peer, dispatch.error());
-  if (!queue_.push(peer, bytes, *dispatch))
+  if (queue_.has_room(peer))
+    queue_.push({peer, *dispatch, exchange_.hold()});
+  else
     refuse(peer, dispatch->header,
            {Code::resource_exhausted, fmt::format("{} dispatches of router {} wait here already",
                                                   DispatchQueue::kMaxPerRouter, it->second.name)});
@@ -125,6 +124,7 @@ void Worker::serve_round() {
     serve(round.first(n));
     round = round.subspan(n);
   }
+  queue_.end_round();
 }
 
 void Worker::serve(std::span<const WaitingDispatch> dispatches) {
