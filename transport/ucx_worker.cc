@@ -25,6 +25,10 @@ namespace {
 // UCX_POSIX_ERROR_HANDLING and UCX_SYSV_ERROR_HANDLING: set by program, both go by the name of what they
 // inherit.
 constexpr const char* kSharedMemoryErrors = "MM_ERROR_HANDLING";
+// UCX_TCP_RX_SEG_SIZE likewise. What UCX takes from a socket at a time, 64 KiB by itself. Measured with rows
+// of 256 tokens x 4096 over two workers on loopback: 1.3 to 1.6 GB/s with its own, 2.5 with this; 512 KiB and
+// more are slower again.
+constexpr const char* kTcpReceiveSegment = "RX_SEG_SIZE";
 
 Status ucx_error(std::string_view what, ucs_status_t status) {
   return {Code::internal, fmt::format("ucx: {}: {}", what, ucs_status_string(status))};
@@ -38,9 +42,11 @@ ucs_log_func_rc_t log_from_ucx(const char* file, unsigned line, const char* func
   char text[512];
   std::vsnprintf(text, sizeof text, message, args);
   // Errors of UCX are our warnings: what they mean for a peer is reported by the exchange.
-  // That a setting of ours found no shared memory transport to apply to is no news.
+  // That a setting of ours found no transport to apply to is no news.
+  const std::string_view said(text);
   const bool ours =
-      std::string_view(text).ends_with(fmt::format("invalid configuration: {}=y", kSharedMemoryErrors));
+      said.find("invalid configuration") != said.npos &&
+      (said.find(kSharedMemoryErrors) != said.npos || said.find(kTcpReceiveSegment) != said.npos);
   if (level <= UCS_LOG_LEVEL_WARN && !ours)
     log_warn("ucx", "{}", text);
   else if (level == UCS_LOG_LEVEL_INFO)
@@ -94,6 +100,8 @@ Result<Config> make_config(const UcxOptions& options) {
       {"KEEPALIVE_INTERVAL", fmt::format("{}ms", options.keepalive.count())},
       // Off by default in UCX, and without it shared memory endpoints cannot report a dead peer at all.
       {kSharedMemoryErrors, "y"}};
+  // The environment of UCX goes before our taste.
+  if (std::getenv("UCX_TCP_RX_SEG_SIZE") == nullptr) settings.emplace_back(kTcpReceiveSegment, "256k");
   if (!options.tls.empty()) settings.emplace_back("TLS", options.tls);
   if (!options.net_devices.empty()) settings.emplace_back("NET_DEVICES", options.net_devices);
   for (const auto& [key, value] : settings)
