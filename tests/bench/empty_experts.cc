@@ -39,7 +39,7 @@ std::string read_text(int fd) {
 // Answers each pair, or each row of a reduced combine, with the row itself.
 class Mirror : public ExchangeHandler {
  public:
-  explicit Mirror(Exchange& exchange) : exchange_(exchange) {}
+  Mirror(Exchange& exchange, bool copies_rows) : exchange_(exchange), copies_rows_(copies_rows) {}
 
   void on_frame(PeerId peer, std::span<const std::byte> bytes) override {
     const Result<DispatchView> dispatch = decode_dispatch(bytes);
@@ -50,7 +50,7 @@ class Mirror : public ExchangeHandler {
     const FrameSections answer = begin_combine(answer_fields(dispatch->header), shape, *region);
     check(answer.row_bytes == dispatch->row_bytes, "rows of another codec");
     const bool reduced = combine_of(dispatch->header) == Combine::reduced;
-    for (size_t i = 0; i < shape.num_rows; ++i)
+    for (size_t i = 0; copies_rows_ && i < shape.num_rows; ++i)
       std::memcpy(answer.row(i), dispatch->row(reduced ? i : dispatch->pairs[i].row), answer.row_bytes);
     const Exchange::Outgoing reply{peer, answer.total_bytes};
     exchange_.post({&reply, 1});
@@ -59,15 +59,16 @@ class Mirror : public ExchangeHandler {
 
  private:
   Exchange& exchange_;
+  const bool copies_rows_;
 };
 
-void serve(int socket, const UcxOptions& options) {
-  auto exchange = UcxExchange::open(options);
+void serve(int socket, const EmptyExperts::Options& options) {
+  auto exchange = UcxExchange::open(options.ucx);
   check(exchange.has_value(), "UCX does not open");
   write_text(socket, (*exchange)->local_address());
   check((*exchange)->connect("router", read_text(socket)).has_value(), "no connection to the router");
   write_text(socket, "ready");
-  Mirror mirror(**exchange);
+  Mirror mirror(**exchange, options.copies_rows);
   fcntl(socket, F_SETFL, O_NONBLOCK);
   int idle = 0;
   for (char byte;;) {
@@ -79,8 +80,8 @@ void serve(int socket, const UcxOptions& options) {
 
 }  // namespace
 
-EmptyExperts::EmptyExperts(int num_workers, const UcxOptions& options) {
-  for (int i = 0; i < num_workers; ++i) {
+EmptyExperts::EmptyExperts(const Options& options) {
+  for (int i = 0; i < options.num_workers; ++i) {
     int sockets[2];
     check(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) == 0, "socketpair");
     const pid_t pid = fork();

@@ -13,8 +13,13 @@ namespace guildhall {
 
 class EmptyExperts {
  public:
+  struct Options {
+    int num_workers = 1;
+    bool copies_rows = true;  // else answers have whatever stood in their memory
+    UcxOptions ucx;
+  };
   // Forks one process per worker; call before this process opens UCX itself.
-  EmptyExperts(int num_workers, const UcxOptions& options);
+  explicit EmptyExperts(const Options& options);
   ~EmptyExperts();  // ends them
   EmptyExperts(const EmptyExperts&) = delete;
   EmptyExperts& operator=(const EmptyExperts&) = delete;

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "proto/codec.h"
 #include "router/dispatcher.h"
 #include "tests/bench/empty_experts.h"
 
@@ -23,6 +24,7 @@ struct Case {
   int num_workers = 1;
   std::string tls = "tcp", net_devices, codec = "bf16", combine = "exact", wait = "spin", slot_size = "32MiB";
   int threads = 1;
+  bool packs = true;
   double seconds = 1;
 };
 
@@ -66,12 +68,69 @@ UcxOptions ucx_options(const Case& c) {
   return options;
 }
 
+Codec codec_of(const Case& c) {
+  return c.codec == "fp8" ? Codec::fp8 : c.codec == "bf16" ? Codec::bf16 : Codec::f32;
+}
+
+// Frames of a dispatch's shapes there and back, their rows neither packed nor summed: what the exchange alone
+// carries.
+class UnpackedFrames : public ExchangeHandler {
+ public:
+  UnpackedFrames(const Case& c, Exchange& exchange, std::vector<PeerId> peers)
+      : exchange_(exchange), peers_(std::move(peers)) {
+    round_.share_w.resize(peers_.size());
+    round_.combine = c.combine == "reduced" ? Combine::reduced : Combine::exact;
+    routing_ = random_routing(c);
+    round_.route({routing_.expert_tk.data(), c.tokens, c.top_k},
+                 {routing_.weight_tk.data(), c.tokens, c.top_k}, placement_of(c).worker_le[0]);
+    hidden_ = static_cast<uint32_t>(c.hidden);
+    codec_ = codec_of(c);
+  }
+
+  void round() {
+    for (size_t w = 0; w < peers_.size(); ++w) {
+      const DispatchRound::Share& share = round_.share_w[w];
+      const FrameShape shape{.num_rows = static_cast<uint32_t>(share.row_token.size()),
+                             .num_pairs = static_cast<uint32_t>(share.pairs.size()),
+                             .hidden = hidden_,
+                             .codec = codec_};
+      const auto region = exchange_.acquire(peers_[w], frame_layout(shape).total_bytes);
+      if (region.has_error()) check(region.error());
+      const FrameSections frame =
+          begin_dispatch({.combine = round_.combine, .answer_codec = codec_}, shape, *region);
+      std::ranges::copy(share.pairs, frame.pairs.begin());
+      const Exchange::Outgoing outgoing{peers_[w], frame.total_bytes};
+      exchange_.post({&outgoing, 1});
+      counters_.bytes_sent += static_cast<int64_t>(frame.total_bytes);
+    }
+    for (num_answers_ = 0; num_answers_ < peers_.size();)
+      if (exchange_.poll(*this) == 0) exchange_.wait(std::chrono::milliseconds(20));
+  }
+  const DispatchCounters& counters() const { return counters_; }
+
+  void on_frame(PeerId, std::span<const std::byte> bytes) override {
+    ++num_answers_;
+    counters_.bytes_received += static_cast<int64_t>(bytes.size());
+  }
+  void on_peer_lost(PeerId, const Status& why) override { check(why); }
+
+ private:
+  Exchange& exchange_;
+  const std::vector<PeerId> peers_;
+  Routing routing_;
+  DispatchRound round_;
+  uint32_t hidden_;
+  Codec codec_;
+  size_t num_answers_ = 0;
+  DispatchCounters counters_;
+};
+
 void run(const Case& c) {
-  EmptyExperts workers(c.num_workers, ucx_options(c));
+  EmptyExperts workers({.num_workers = c.num_workers, .copies_rows = c.packs, .ucx = ucx_options(c)});
   auto opened = UcxExchange::open(ucx_options(c));
   if (opened.has_error()) check(opened.error());
   UcxExchange& exchange = **opened;
-  const Codec codec = c.codec == "fp8" ? Codec::fp8 : c.codec == "bf16" ? Codec::bf16 : Codec::f32;
+  const Codec codec = codec_of(c);
   Team team({.num_threads = c.threads});
   Dispatcher dispatcher(
       {.codecs_w = std::vector<RowCodecs>(static_cast<size_t>(c.num_workers), {codec, codec}),
@@ -92,13 +151,16 @@ void run(const Case& c) {
   const View2<float> weight_tk(routing.weight_tk.data(), c.tokens, c.top_k);
   std::vector<float> x(static_cast<size_t>(c.tokens * c.hidden), 0.5f), y(x.size());
   const View2<float> x_th(x.data(), c.tokens, c.hidden), y_th(y.data(), c.tokens, c.hidden);
+  UnpackedFrames unpacked(c, exchange, peers);
   const auto round = [&] {
+    if (!c.packs) return unpacked.round();
     check(dispatcher.dispatch({}, x_th, expert_tk, weight_tk));
     check(dispatcher.combine(0, y_th));
   };
 
   for (int i = 0; i < 50; ++i) round();  // connections, slots, pages
-  const DispatchCounters before = dispatcher.counters();
+  const DispatchCounters& counters = c.packs ? dispatcher.counters() : unpacked.counters();
+  const DispatchCounters before = counters;
   std::vector<double> round_us;
   const auto begin = Clock::now();
   const auto end =
@@ -108,7 +170,7 @@ void run(const Case& c) {
     round();
     round_us.push_back(static_cast<double>(now_ns() - start) / 1e3);
   }
-  const DispatchCounters& after = dispatcher.counters();
+  const DispatchCounters& after = counters;
   std::sort(round_us.begin(), round_us.end());
   const auto rounds = static_cast<double>(round_us.size());
   fmt::print(
@@ -141,6 +203,7 @@ int main(int argc, char** argv) {
   app.add_option("--wait", c.wait, "spin | adaptive");
   app.add_option("--slot-size", c.slot_size);
   app.add_option("--threads", c.threads, "that pack and sum");
+  app.add_flag("!--no-packing", c.packs, "frames go as they stand in memory: the exchange alone");
   app.add_option("--seconds", c.seconds);
   CLI11_PARSE(app, argc, argv);
   run(c);
