@@ -137,9 +137,11 @@ TEST_P(ThreadedSchedules, GiveTheRightBitsOrNameAWorker) {
   for (uint64_t seed = 0; seed < 12 && !HasFailure(); ++seed) run_schedule(GetParam(), seed);
 }
 
+// Not ucx_tcp: UCX 1.13 itself aborts when a connection breaks while its wire-up messages wait for it
+// (openucx/ucx#8175), which some of these schedules reach one time in ten. The other suites have it.
 std::vector<Transport> threaded() {
   std::vector<Transport> all = transports();
-  std::erase_if(all, [](const Transport& t) { return !t.threads; });
+  std::erase_if(all, [](const Transport& t) { return !t.threads || t.name == "ucx_tcp"; });
   return all;
 }
 INSTANTIATE_TEST_SUITE_P(Transports, ThreadedSchedules, ::testing::ValuesIn(threaded()),
