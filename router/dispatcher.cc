@@ -62,7 +62,7 @@ bool Dispatcher::all_attached() const {
 Result<void> Dispatcher::dispatch(const DispatchKey& key, View2<const float> x_th,
                                   View2<const int32_t> expert_tk, View2<const float> weight_tk) {
   DispatchRound& round = round_m_[static_cast<size_t>(key.micro_batch)];
-  GH_CHECK(!round.open && key.first_token + x_th.rows <= options_.max_tokens);
+  GH_CHECK(!round.open && x_th.rows <= options_.max_tokens);
   if (failure_) return abandon_step(*failure_);
   const std::vector<int32_t>& worker_e = placement_.worker_le[static_cast<size_t>(key.layer)];
   round.open = true;

@@ -44,8 +44,7 @@ struct DispatchCounters {
 // Which rows a dispatch is about.
 struct DispatchKey {
   int64_t layer = 0;
-  int micro_batch = 0;      // < kMaxMicroBatches; its round before this must be combined
-  int64_t first_token = 0;  // of the micro-batch within the step
+  int micro_batch = 0;  // < kMaxMicroBatches; its round before this must be combined
 };
 
 class Dispatcher final : public ExchangeHandler {

@@ -222,8 +222,7 @@ Result<void> Forward::dispatch(int64_t layer, const MicroBatch& m, const MoeWeig
     gate_topk_cpu(logits_te, w.gate_bias_e, spec_.moe.gate, expert_tk, weight_tk);
   }
   StepClock::Scope scope(clock_, StepPart::dispatch, about);
-  return dispatcher_.dispatch({.layer = layer, .micro_batch = m.idx, .first_token = m.first_token}, h_th,
-                              expert_tk, weight_tk);
+  return dispatcher_.dispatch({.layer = layer, .micro_batch = m.idx}, h_th, expert_tk, weight_tk);
 }
 
 // x += experts(norm(x)), once their rows are back.

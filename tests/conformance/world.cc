@@ -229,9 +229,8 @@ Round World::draw_round(std::vector<int> workers) {
 Result<void> World::dispatch(const Round& round, int router, int micro_batch) {
   const int64_t hidden = tiny_model().hidden, top_k = tiny_model().moe.top_k;
   return dispatcher(router).dispatch(
-      {.layer = round.layer, .micro_batch = micro_batch, .first_token = micro_batch * kMaxTokens},
-      {round.x_th.data(), round.num_tokens, hidden}, {round.expert_tk.data(), round.num_tokens, top_k},
-      {round.weight_tk.data(), round.num_tokens, top_k});
+      {.layer = round.layer, .micro_batch = micro_batch}, {round.x_th.data(), round.num_tokens, hidden},
+      {round.expert_tk.data(), round.num_tokens, top_k}, {round.weight_tk.data(), round.num_tokens, top_k});
 }
 
 Result<std::vector<float>> World::combine(const Round& round, int router, int micro_batch) {

@@ -13,9 +13,8 @@ class DispatcherRounds : public DispatcherTest {
   // The tokens chosen are split before `first`: micro-batch 0 has those before it, 1 the others.
   Result<void> dispatch_part(int micro_batch) {
     const auto [begin, n] = part(micro_batch);
-    return dispatcher_->dispatch({.layer = kLayer, .micro_batch = micro_batch, .first_token = begin},
-                                 x().sub_rows(begin, n), experts().sub_rows(begin, n),
-                                 weights().sub_rows(begin, n));
+    return dispatcher_->dispatch({.layer = kLayer, .micro_batch = micro_batch}, x().sub_rows(begin, n),
+                                 experts().sub_rows(begin, n), weights().sub_rows(begin, n));
   }
   Result<void> combine_part(int micro_batch) {
     const auto [begin, n] = part(micro_batch);
