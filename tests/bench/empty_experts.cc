@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "proto/codec.h"
+#include "tests/bench/pin.h"
 
 namespace guildhall {
 namespace {
@@ -90,6 +91,7 @@ EmptyExperts::EmptyExperts(const Options& options) {
       prctl(PR_SET_PDEATHSIG, SIGKILL);
       close(sockets[0]);
       for (const Process& other : processes_) close(other.socket);
+      if (options.pinned) pin_to_core(i + 1);
       serve(sockets[1], options);
       std::_Exit(0);
     }

@@ -16,6 +16,7 @@ class EmptyExperts {
   struct Options {
     int num_workers = 1;
     bool copies_rows = true;  // else answers have whatever stood in their memory
+    bool pinned = false;      // worker i to core i + 1
     UcxOptions ucx;
   };
   // Forks one process per worker; call before this process opens UCX itself.

@@ -15,6 +15,7 @@
 #include "proto/codec.h"
 #include "router/dispatcher.h"
 #include "tests/bench/empty_experts.h"
+#include "tests/bench/pin.h"
 
 namespace guildhall {
 namespace {
@@ -24,7 +25,7 @@ struct Case {
   int num_workers = 1;
   std::string tls = "tcp", net_devices, codec = "bf16", combine = "exact", wait = "spin", slot_size = "32MiB";
   int threads = 1;
-  bool packs = true;
+  bool packs = true, pinned = false;
   double seconds = 1;
 };
 
@@ -126,7 +127,9 @@ class UnpackedFrames : public ExchangeHandler {
 };
 
 void run(const Case& c) {
-  EmptyExperts workers({.num_workers = c.num_workers, .copies_rows = c.packs, .ucx = ucx_options(c)});
+  EmptyExperts workers(
+      {.num_workers = c.num_workers, .copies_rows = c.packs, .pinned = c.pinned, .ucx = ucx_options(c)});
+  if (c.pinned) pin_to_core(0);
   auto opened = UcxExchange::open(ucx_options(c));
   if (opened.has_error()) check(opened.error());
   UcxExchange& exchange = **opened;
@@ -204,6 +207,7 @@ int main(int argc, char** argv) {
   app.add_option("--slot-size", c.slot_size);
   app.add_option("--threads", c.threads, "that pack and sum");
   app.add_flag("!--no-packing", c.packs, "frames go as they stand in memory: the exchange alone");
+  app.add_flag("--pinned", c.pinned, "the router to core 0, worker i to core i + 1");
   app.add_option("--seconds", c.seconds);
   CLI11_PARSE(app, argc, argv);
   run(c);
