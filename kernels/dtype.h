@@ -5,21 +5,25 @@
 #include <cstdint>
 #include <string_view>
 
+#include "kernels/cuda/host_device.h"
+
 namespace guildhall {
 
 enum class DType : uint8_t { f32, bf16 };
 
-constexpr int64_t dtype_bytes(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
+GH_HOST_DEVICE constexpr int64_t dtype_bytes(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
 constexpr std::string_view to_string(DType dtype) { return dtype == DType::f32 ? "f32" : "bf16"; }
 
 // bfloat16: the upper half of an IEEE float32.
 struct bf16 {
   uint16_t bits = 0;
 };
-inline float to_float(bf16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
-inline float to_float(float x) { return x; }
+GH_HOST_DEVICE inline float to_float(bf16 x) {
+  return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16);
+}
+GH_HOST_DEVICE inline float to_float(float x) { return x; }
 // Round to nearest even; NaN stays NaN.
-inline bf16 to_bf16(float x) {
+GH_HOST_DEVICE inline bf16 to_bf16(float x) {
   const uint32_t u = std::bit_cast<uint32_t>(x);
   if ((u & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>((u >> 16) | 0x40u)};
   return {static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16)};
@@ -31,9 +35,11 @@ struct WeightView {
   DType dtype = DType::f32;
   int64_t rows = 0, cols = 0;
 
-  bool empty() const { return data == nullptr; }
-  const void* row(int64_t n) const { return static_cast<const char*>(data) + n * cols * dtype_bytes(dtype); }
-  WeightView sub_rows(int64_t begin, int64_t n) const { return {row(begin), dtype, n, cols}; }
+  GH_HOST_DEVICE bool empty() const { return data == nullptr; }
+  GH_HOST_DEVICE const void* row(int64_t n) const {
+    return static_cast<const char*>(data) + n * cols * dtype_bytes(dtype);
+  }
+  GH_HOST_DEVICE WeightView sub_rows(int64_t begin, int64_t n) const { return {row(begin), dtype, n, cols}; }
 };
 
 }  // namespace guildhall
