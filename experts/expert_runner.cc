@@ -5,8 +5,6 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "kernels/combine.h"
-#include "kernels/expert_ffn.h"
 #include "kernels/parallel_rows.h"
 #include "kernels/permute.h"
 #include "kernels/row_codec.h"
@@ -21,8 +19,12 @@ std::span<T> row_span(View2<T> rows, int64_t r) {
 
 }  // namespace
 
-ExpertRunner::ExpertRunner(const ModelSpec& spec, Team& team)
-    : spec_(spec), team_(team), offset_e_(static_cast<size_t>(spec.moe.num_experts + 1)) {}
+ExpertRunner::ExpertRunner(const ModelSpec& spec, Ops& ops)
+    : spec_(spec),
+      ops_(ops),
+      offset_e_(static_cast<size_t>(spec.moe.num_experts + 1)),
+      pairs_(ops, {0, 0}),
+      index_(ops, {0}) {}
 
 void ExpertRunner::set_store(std::shared_ptr<const ExpertStore> store) {
   store_ = std::move(store);
@@ -58,25 +60,26 @@ void ExpertRunner::run(std::span<const ExpertJob> jobs) {
   position_p_.resize(expert_p_.size());
   group_by_expert_cpu(expert_p_, offset_e_, position_p_);
 
-  const View2<float> x_rh = x_.view(num_rows, spec_.hidden);
-  int64_t row = 0;
-  for (const ExpertJob& job : jobs) {
-    decode_rows(*job.dispatch, x_rh.sub_rows(row, job.dispatch->header.num_rows));
-    row += job.dispatch->header.num_rows;
-  }
+  pairs_.upload({row_p_, position_p_});
   const View2<float> grouped_ph = grouped_.view(num_pairs, spec_.hidden);
-  permute_cpu(x_rh, row_p_, position_p_, grouped_ph);
+  ops_.permute(rows(jobs, num_rows), pairs_[0], pairs_[1], grouped_ph);
   const View2<float> result_ph = result_.view(num_pairs, spec_.hidden);
-  expert_ffn_cpu(team_, grouped_ph, offset_e_, experts_le_[jobs.front().dispatch->header.layer],
-                 hidden_.view(num_pairs, spec_.moe.expert_width), result_ph);
+  ops_.expert_ffn(grouped_ph, offset_e_, experts_le_[jobs.front().dispatch->header.layer],
+                  hidden_.view(num_pairs, spec_.moe.expert_width), result_ph);
 
+  const auto is_reduced = [](const ExpertJob& job) {
+    return combine_of(job.dispatch->header) == Combine::reduced;
+  };
+  View2<const float> host_ph;
+  if (!std::ranges::all_of(jobs, is_reduced)) host_ph = host_result_.download(result_ph);
+  host_result_.wait();
   std::span<const int32_t> position_p = position_p_;
   for (const ExpertJob& job : jobs) {
     const auto mine_p = position_p.first(job.dispatch->pairs.size());
-    if (combine_of(job.dispatch->header) == Combine::reduced)
+    if (is_reduced(job))
       answer_rows(job, result_ph, mine_p);
     else
-      answer_pairs(job, result_ph, mine_p);
+      answer_pairs(job, host_ph, mine_p);
     position_p = position_p.subspan(mine_p.size());
   }
 }
@@ -96,8 +99,19 @@ int64_t ExpertRunner::gather_pairs(std::span<const ExpertJob> jobs) {
   return num_rows;
 }
 
+// The dispatched rows of all jobs, decoded, on the device.
+View2<float> ExpertRunner::rows(std::span<const ExpertJob> jobs, int64_t num_rows) {
+  const View2<float> x_rh = host_x_.view(num_rows, spec_.hidden);
+  int64_t row = 0;
+  for (const ExpertJob& job : jobs) {
+    decode_rows(*job.dispatch, x_rh.sub_rows(row, job.dispatch->header.num_rows));
+    row += job.dispatch->header.num_rows;
+  }
+  return host_x_.upload(x_rh, x_);
+}
+
 void ExpertRunner::decode_rows(const DispatchView& dispatch, View2<float> x_rh) {
-  parallel_rows(team_, x_rh.rows, x_rh.cols, [&](int64_t begin, int64_t end) {
+  parallel_rows(ops_.team(), x_rh.rows, x_rh.cols, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r)
       decode_row(codec_of(dispatch.header), dispatch.row(static_cast<size_t>(r)), row_span(x_rh, r));
   });
@@ -109,43 +123,49 @@ void ExpertRunner::answer_pairs(const ExpertJob& job, View2<const float> result_
   const FrameShape shape = answer_shape(job.dispatch->header);
   const size_t bytes = row_bytes(shape.codec, shape.hidden);
   GH_CHECK(job.rows_out.size() == shape.num_rows * bytes);
-  parallel_rows(team_, shape.num_rows, result_ph.cols, [&](int64_t begin, int64_t end) {
+  parallel_rows(ops_.team(), shape.num_rows, result_ph.cols, [&](int64_t begin, int64_t end) {
     for (auto p = static_cast<size_t>(begin); p < static_cast<size_t>(end); ++p)
       encode_row(shape.codec, row_span(result_ph, position_p[p]), job.rows_out.data() + p * bytes);
   });
 }
 
-// A reduced combine: each dispatched row's pairs, weighted and summed in gate order; a row without pairs is
-// 0.
+// A reduced combine: the sum of each dispatched row's pairs.
 void ExpertRunner::answer_rows(const ExpertJob& job, View2<const float> result_ph,
                                std::span<const int32_t> position_p) {
   const FrameShape shape = answer_shape(job.dispatch->header);
   const size_t bytes = row_bytes(shape.codec, shape.hidden);
   GH_CHECK(job.rows_out.size() == shape.num_rows * bytes);
-  const std::span<const DispatchPair> pairs = job.dispatch->pairs;
-  count_r_.assign(shape.num_rows, 0);
-  size_t num_k = 1;
-  for (const DispatchPair& pair : pairs) num_k = std::max<size_t>(num_k, ++count_r_[pair.row]);
-  index_rk_.assign(shape.num_rows * num_k, -1);
-  weight_rk_.assign(shape.num_rows * num_k, 0);
-  count_r_.assign(shape.num_rows, 0);
-  for (size_t p = 0; p < pairs.size(); ++p) {  // a row's pairs come in gate order
-    const size_t at = pairs[p].row * num_k + count_r_[pairs[p].row]++;
-    index_rk_[at] = position_p[p];
-    weight_rk_[at] = pairs[p].weight;
-  }
-  const auto cols = static_cast<int64_t>(num_k);
-  const View2<const int32_t> index_rk{index_rk_.data(), shape.num_rows, cols};
-  const View2<const float> weight_rk{weight_rk_.data(), shape.num_rows, cols};
-  const View2<float> sum_rh = sum_.view(shape.num_rows, spec_.hidden);
-  parallel_rows(team_, shape.num_rows, spec_.hidden * cols, [&](int64_t begin, int64_t end) {
-    const View2<float> part_rh = sum_rh.sub_rows(begin, end - begin);
-    std::fill_n(part_rh.data, part_rh.rows * part_rh.cols, 0.0f);
-    combine_cpu(result_ph, index_rk.sub_rows(begin, end - begin), weight_rk.sub_rows(begin, end - begin),
-                part_rh);
+  const View2<float> sum_rh = host_sum_.download(sum_rows(job, result_ph, position_p));
+  host_sum_.wait();
+  parallel_rows(ops_.team(), shape.num_rows, spec_.hidden, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r)
       encode_row(shape.codec, row_span(sum_rh, r), job.rows_out.data() + static_cast<size_t>(r) * bytes);
   });
+}
+
+// Each dispatched row's pairs, weighted and summed in gate order, on the device; a row without pairs is 0.
+View2<float> ExpertRunner::sum_rows(const ExpertJob& job, View2<const float> result_ph,
+                                    std::span<const int32_t> position_p) {
+  const size_t num_rows = job.dispatch->header.num_rows;
+  const std::span<const DispatchPair> pairs = job.dispatch->pairs;
+  count_r_.assign(num_rows, 0);
+  size_t num_k = 1;
+  for (const DispatchPair& pair : pairs) num_k = std::max<size_t>(num_k, ++count_r_[pair.row]);
+  const auto rows = static_cast<int64_t>(num_rows), cols = static_cast<int64_t>(num_k);
+  const View2<float> weight_rk = host_weight_.view(rows, cols);
+  index_rk_.assign(num_rows * num_k, -1);
+  std::fill_n(weight_rk.data, rows * cols, 0.0f);
+  count_r_.assign(num_rows, 0);
+  for (size_t p = 0; p < pairs.size(); ++p) {  // a row's pairs come in gate order
+    const size_t at = pairs[p].row * num_k + count_r_[pairs[p].row]++;
+    index_rk_[at] = position_p[p];
+    weight_rk.data[at] = pairs[p].weight;
+  }
+  index_.upload({index_rk_});
+  const View2<float> sum_rh = sum_.view(rows, spec_.hidden);
+  ops_.fill_zero(sum_rh);
+  ops_.combine(result_ph, {index_[0].data(), rows, cols}, host_weight_.upload(weight_rk, weight_), sum_rh);
+  return sum_rh;
 }
 
 }  // namespace guildhall

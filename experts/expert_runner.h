@@ -1,7 +1,8 @@
 // expert_runner.h: dispatch frames through the experts: rows in, answers out. Groups rows by expert, runs the
 // grouped FFN, and answers with a row per (row, expert) pair, or, for a reduced combine, with one row per
 // dispatched row: the sum of weight * row over its pairs in gate order, in fp32. Several frames of one layer
-// run as one; a row's bits do not depend on the others. Owner: the serve thread.
+// run as one; a row's bits do not depend on the others. Frames are the host's; what is computed in between is
+// the device's. Owner: the serve thread.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +10,8 @@
 #include <vector>
 
 #include "base/status.h"
-#include "kernels/matrix_buffer.h"
-#include "kernels/team.h"
+#include "kernels/device_buffers.h"
+#include "kernels/ops.h"
 #include "kernels/view.h"
 #include "model/spec.h"
 #include "model/weights.h"
@@ -26,10 +27,10 @@ struct ExpertJob {
 
 class ExpertRunner {
  public:
-  // `spec` and `team` are borrowed.
-  ExpertRunner(const ModelSpec& spec, Team& team);
+  // `spec` and `ops` are borrowed.
+  ExpertRunner(const ModelSpec& spec, Ops& ops);
 
-  // The experts held from now on.
+  // The experts held from now on, in the memory of `ops`.
   void set_store(std::shared_ptr<const ExpertStore> store);
 
   // Whether this dispatch can be run here: its layer, hidden size and every expert.
@@ -40,20 +41,27 @@ class ExpertRunner {
 
  private:
   int64_t gather_pairs(std::span<const ExpertJob> jobs);
+  View2<float> rows(std::span<const ExpertJob> jobs, int64_t num_rows);
   void decode_rows(const DispatchView& dispatch, View2<float> x_rh);
   void answer_pairs(const ExpertJob& job, View2<const float> result_ph, std::span<const int32_t> position_p);
   void answer_rows(const ExpertJob& job, View2<const float> result_ph, std::span<const int32_t> position_p);
+  View2<float> sum_rows(const ExpertJob& job, View2<const float> result_ph,
+                        std::span<const int32_t> position_p);
 
   const ModelSpec& spec_;
-  Team& team_;
+  Ops& ops_;
   std::shared_ptr<const ExpertStore> store_;
   std::vector<std::vector<ExpertWeightView>> experts_le_;          // [L][E]; empty views: not held
   std::vector<int32_t> expert_p_, row_p_, position_p_, offset_e_;  // over all jobs' pairs and rows
+  DeviceArrays<2> pairs_;                                          // row_p_ and position_p_
+  DeviceMatrix<float> x_{ops_}, grouped_{ops_}, hidden_{ops_}, result_{ops_};
+  HostMatrix<float> host_x_{ops_}, host_result_{ops_};
   // Of a reduced answer: each row's number of pairs, where their results stand, and their weights.
   std::vector<uint32_t> count_r_;
   std::vector<int32_t> index_rk_;
-  std::vector<float> weight_rk_;
-  MatrixBuffer x_, grouped_, hidden_, result_, sum_;  // grow to their largest shape once
+  DeviceArrays<1> index_;
+  HostMatrix<float> host_weight_{ops_}, host_sum_{ops_};
+  DeviceMatrix<float> weight_{ops_}, sum_{ops_};
 };
 
 }  // namespace guildhall

@@ -17,8 +17,8 @@ constexpr uint64_t kMaxMergedRows = 4096;
 
 }  // namespace
 
-Worker::Worker(const ModelSpec& spec, Exchange& exchange, TeamOptions team)
-    : exchange_(exchange), team_(team), runner_(spec, team_) {}
+Worker::Worker(const ModelSpec& spec, Exchange& exchange, std::unique_ptr<Ops> ops)
+    : exchange_(exchange), ops_(std::move(ops)), runner_(spec, *ops_) {}
 
 // ---- any thread ----
 

@@ -28,8 +28,10 @@ struct WorkerCounters {
 class Worker final : public ExchangeHandler {
  public:
   // Borrowed: spec, exchange.
-  Worker(const ModelSpec& spec, Exchange& exchange, TeamOptions team);
+  Worker(const ModelSpec& spec, Exchange& exchange, std::unique_ptr<Ops> ops);
 
+  // Where the experts of set_store() must be.
+  DeviceMemory& memory() { return ops_->memory(); }
   void set_store(std::shared_ptr<const ExpertStore> store);
   // A router that will send; `done` tells its control link how connecting went (called on the serve thread).
   void attach_router(std::string name, std::string exchange_address, uint64_t generation,
@@ -60,7 +62,7 @@ class Worker final : public ExchangeHandler {
   void detach_if(const std::function<bool(const Router&)>& over);
 
   Exchange& exchange_;
-  Team team_;
+  std::unique_ptr<Ops> ops_;
   ExpertRunner runner_;
   std::unordered_map<PeerId, Router> routers_;
   DispatchQueue queue_;

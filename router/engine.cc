@@ -20,23 +20,24 @@ Status unavailable(std::string message) { return {Code::unavailable, std::move(m
 }  // namespace
 
 Engine::Engine(EngineOptions options, const ModelSpec& spec, const DenseWeights& weights, Exchange& exchange,
-               std::unique_ptr<KvCache> cache)
+               std::unique_ptr<KvCache> cache, Ops& ops)
     : options_(std::move(options)),
       spec_(spec),
       exchange_(exchange),
       cache_(std::move(cache)),
-      team_(options_.team),
+      ops_(ops),
       scheduler_(options_.scheduler, *cache_),
       dispatcher_(dispatcher_options(), exchange),
-      forward_(spec, weights, *cache_, dispatcher_, team_, clock_, options_.scheduler.max_batched_tokens,
+      forward_(spec, weights, *cache_, dispatcher_, ops, clock_, options_.scheduler.max_batched_tokens,
                options_.max_model_len),
-      policy_(micro_batches()) {}
+      policy_(micro_batches()),
+      host_logits_(ops) {}
 
 Engine::~Engine() = default;
 
 DispatcherOptions Engine::dispatcher_options() {
   DispatcherOptions options = options_.dispatcher;
-  options.team = &team_;
+  options.team = &ops_.team();
   options.while_waiting = [this] { run_link_changes(); };
   return options;
 }
@@ -291,31 +292,57 @@ void Engine::evaluate(View2<const float> hidden_rh) {
   results_.resize(rows_.size());
   for (int64_t begin = 0; begin < hidden_rh.rows; begin += Forward::kLogitTile) {
     const int64_t n = std::min(Forward::kLogitTile, hidden_rh.rows - begin);
-    const View2<const float> logits_rv = forward_.logits(hidden_rh.sub_rows(begin, n));
+    const View2<float> logits_rv = forward_.logits(hidden_rh.sub_rows(begin, n));
     StepClock::Scope scope(clock_, StepPart::sample, {.tokens = n});
-    team_.parallel_for(n, [&](int64_t i) {
-      const auto row = static_cast<size_t>(begin + i);
-      results_[row] = evaluate_row(rows_[row], {logits_rv.row(i), static_cast<size_t>(logits_rv.cols)});
-    });
+    const auto first = static_cast<size_t>(begin), count = static_cast<size_t>(n);
+    sample(logits_rv, std::span(rows_).subspan(first, count), std::span(results_).subspan(first, count));
+    score(logits_rv, std::span(rows_).subspan(first, count), std::span(results_).subspan(first, count));
   }
 }
 
-Engine::RowResult Engine::evaluate_row(const LogitRow& row, std::span<const float> logits_v) const {
-  const Sequence& s = *row.chunk->sequence;
-  RowResult result;
-  const auto next = static_cast<size_t>(row.position + 1);
-  if (row.sampled) {
-    result.token = sample_cpu(logits_v, s.request.sampling, sampling_uniform(s.request.seed, next));
-  } else {
-    result.token = s.tokens[next];
+// The token each row stands for: drawn, or, of a prompt, the one that follows.
+void Engine::sample(View2<const float> logits_rv, std::span<const LogitRow> row_r,
+                    std::span<RowResult> result_r) {
+  draws_.clear();
+  for (size_t r = 0; r < row_r.size(); ++r) {
+    const Sequence& s = *row_r[r].chunk->sequence;
+    const auto next = static_cast<size_t>(row_r[r].position + 1);
+    result_r[r] = {};
+    if (row_r[r].sampled)
+      draws_.push_back({.row = static_cast<int64_t>(r),
+                        .rule = s.request.sampling,
+                        .u = sampling_uniform(s.request.seed, next)});
+    else
+      result_r[r].token = s.tokens[next];
   }
-  const std::optional<int>& num_top = row.sampled ? s.request.num_logprobs : s.request.num_prompt_logprobs;
-  if (!num_top) return result;
-  const float norm = log_sum_exp_cpu(logits_v);
-  const auto logprob = [&](int32_t id) { return TokenLogprob{id, logits_v[static_cast<size_t>(id)] - norm}; };
-  result.logprobs.chosen = logprob(result.token);
-  for (const int32_t id : top_n(logits_v, *num_top)) result.logprobs.top.push_back(logprob(id));
-  return result;
+  if (draws_.empty()) return;
+  tokens_.resize(draws_.size());
+  ops_.sample(logits_rv, draws_, tokens_);
+  for (size_t i = 0; i < draws_.size(); ++i) result_r[static_cast<size_t>(draws_[i].row)].token = tokens_[i];
+}
+
+// Log-probabilities, of the rows where they were asked for. The host computes them.
+void Engine::score(View2<float> logits_rv, std::span<const LogitRow> row_r, std::span<RowResult> result_r) {
+  const auto num_top = [](const LogitRow& row) -> const std::optional<int>& {
+    const EngineRequest& request = row.chunk->sequence->request;
+    return row.sampled ? request.num_logprobs : request.num_prompt_logprobs;
+  };
+  if (std::ranges::none_of(row_r, [&](const LogitRow& row) { return num_top(row).has_value(); })) return;
+  const View2<const float> host_rv = host_logits_.download(logits_rv);
+  host_logits_.wait();
+  const auto one = [&](int64_t i) {
+    const auto r = static_cast<size_t>(i);
+    if (!num_top(row_r[r])) return;
+    const std::span<const float> logits_v{host_rv.row(i), static_cast<size_t>(host_rv.cols)};
+    const float norm = log_sum_exp_cpu(logits_v);
+    const auto logprob = [&](int32_t id) {
+      return TokenLogprob{id, logits_v[static_cast<size_t>(id)] - norm};
+    };
+    PositionLogprobs& logprobs = result_r[r].logprobs;
+    logprobs.chosen = logprob(result_r[r].token);
+    for (const int32_t id : top_n(logits_v, *num_top(row_r[r]))) logprobs.top.push_back(logprob(id));
+  };
+  ops_.team().parallel_for(logits_rv.rows, std::ref(one));
 }
 
 // Moves a sequence past its chunk and reports what came of it.

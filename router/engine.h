@@ -12,7 +12,7 @@
 #include <optional>
 #include <vector>
 
-#include "kernels/team.h"
+#include "kernels/ops.h"
 #include "router/dispatcher.h"
 #include "router/engine_client.h"
 #include "router/forward.h"
@@ -24,7 +24,6 @@ namespace guildhall {
 struct EngineOptions {
   SchedulerOptions scheduler;
   DispatcherOptions dispatcher;
-  TeamOptions team;
   // automatic: from measured times; always one when workers live in this process, as their experts then run
   // on this thread.
   MicroBatches micro_batches = MicroBatches::automatic;
@@ -38,9 +37,10 @@ struct EngineOptions {
 
 class Engine final : public EngineClient {
  public:
-  // Borrowed: spec, weights, exchange. The engine thread owns the exchange from run() on.
+  // Borrowed: spec, weights, exchange, ops; weights and cache are in the memory of `ops`. The engine thread
+  // owns exchange and ops from run() on.
   Engine(EngineOptions options, const ModelSpec& spec, const DenseWeights& weights, Exchange& exchange,
-         std::unique_ptr<KvCache> cache);
+         std::unique_ptr<KvCache> cache, Ops& ops);
   ~Engine() override;
 
   Result<RequestId> submit(EngineRequest request, EventSink sink) override;
@@ -89,7 +89,8 @@ class Engine final : public EngineClient {
   Result<void> check(const EngineRequest& request) const;
   void list_rows(const std::vector<ScheduledChunk>& chunks);
   void evaluate(View2<const float> hidden_rh);
-  RowResult evaluate_row(const LogitRow& row, std::span<const float> logits_v) const;
+  void sample(View2<const float> logits_rv, std::span<const LogitRow> row_r, std::span<RowResult> result_r);
+  void score(View2<float> logits_rv, std::span<const LogitRow> row_r, std::span<RowResult> result_r);
   void advance(const ScheduledChunk& chunk);
   std::optional<FinishReason> finished(const Sequence& sequence, int32_t token) const;
   void finish(RequestId id, FinishReason reason, std::optional<Status> error);
@@ -99,7 +100,7 @@ class Engine final : public EngineClient {
   const ModelSpec& spec_;
   Exchange& exchange_;
   std::unique_ptr<KvCache> cache_;
-  Team team_;
+  Ops& ops_;
   StepClock clock_;
   Scheduler scheduler_;
   Dispatcher dispatcher_;
@@ -108,6 +109,9 @@ class Engine final : public EngineClient {
   StepBatch batch_;
   std::vector<LogitRow> rows_;
   std::vector<RowResult> results_;
+  std::vector<SampleDraw> draws_;                  // of a tile of logits
+  std::vector<int32_t> tokens_;                    // what they came to
+  HostMatrix<float> host_logits_;                  // of rows whose log-probabilities are wanted
   std::optional<Clock::time_point> paused_since_;  // no step has succeeded since
 
   std::mutex mutex_;  // guards the next four

@@ -3,15 +3,12 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "kernels/embedding.h"
-#include "kernels/gate_topk.h"
-#include "kernels/linear.h"
-#include "kernels/rmsnorm.h"
-#include "kernels/rope.h"
-#include "kernels/swiglu.h"
 
 namespace guildhall {
 namespace {
+
+constexpr int64_t kTableRoom =
+    1 << 16;  // entries of a block table to begin with: 64 sequences of 16 K tokens
 
 // [T, heads*D] seen as [T, heads, D].
 View3<float> heads(View2<float> x, int64_t num_heads) {
@@ -29,21 +26,23 @@ View2<float> head_rows(View2<float> x, int64_t num_heads) {
 }  // namespace
 
 Forward::Forward(const ModelSpec& spec, const DenseWeights& weights, KvCache& cache, Dispatcher& dispatcher,
-                 Team& team, StepClock& clock, int64_t max_tokens, int64_t max_position)
+                 Ops& ops, StepClock& clock, int64_t max_tokens, int64_t max_position)
     : spec_(spec),
       weights_(weights),
       cache_(cache),
       dispatcher_(dispatcher),
-      team_(team),
+      ops_(ops),
       clock_(clock),
-      rope_(make_rope_table(spec.rope, max_position)) {
+      rope_(make_rope_table(spec.rope, max_position)),
+      arrays_(ops, {max_tokens, max_tokens, max_tokens, max_tokens,
+                    std::min(kTableRoom, max_tokens * cache.pages_for(max_position))}) {
   const int64_t t = max_tokens;
   x_.view(t, spec.hidden), h_.view(t, spec.hidden), final_.view(t, spec.hidden);
+  if (!ops.memory().is_host()) answer_.view(t, spec.hidden);
   gate_up_.view(t, 2 * std::max(spec.dense_width, spec.moe.shared_width));
   act_.view(t, std::max(spec.dense_width, spec.moe.shared_width));
   gate_logits_.view(t, spec.moe.num_experts);
-  expert_.resize(static_cast<size_t>(t * spec.moe.top_k));
-  weight_.resize(static_cast<size_t>(t * spec.moe.top_k));
+  expert_.view(t, spec.moe.top_k), weight_.view(t, spec.moe.top_k);
   parts_.reserve(2);
   logits_.view(kLogitTile, spec.vocab_size);
   reserve_attention(t);
@@ -66,9 +65,10 @@ Result<View2<const float>> Forward::run(const StepBatch& batch, int64_t split) {
   const int64_t num_tokens = batch.num_tokens();
   GH_CHECK(split >= 0 && (split < num_tokens || split == 0));
   const View2<float> x_th = x_.view(num_tokens, spec_.hidden);
+  upload(batch);
   {
     StepClock::Scope scope(clock_, StepPart::embed, {.tokens = num_tokens});
-    embedding_cpu(batch.ids_t, weights_.embed_vh, x_th);
+    ops_.embedding(arrays_[kIds], weights_.embed_vh, x_th);
   }
   divide(batch, split, x_th);
   // A micro-batch's layer is combined only when its next begins: the other's attention runs in between. The
@@ -82,16 +82,21 @@ Result<View2<const float>> Forward::run(const StepBatch& batch, int64_t split) {
   return final_rows(batch, x_th);
 }
 
+void Forward::upload(const StepBatch& batch) {
+  arrays_.upload({batch.ids_t, batch.position_t, batch.sequence_t, batch.logit_rows, batch.block_table_sb});
+}
+
 void Forward::divide(const StepBatch& batch, int64_t split, View2<float> x_th) {
-  const AttentionBatch whole = batch.attention();
+  const View2<const int32_t> block_table_sb{arrays_[kBlockTable].data(), batch.num_sequences,
+                                            batch.blocks_per_sequence};
   const auto add = [&](int64_t begin, int64_t end) {
     const auto first = static_cast<size_t>(begin), n = static_cast<size_t>(end - begin);
     parts_.push_back({.idx = static_cast<int>(parts_.size()),
                       .first_token = begin,
                       .num_tokens = end - begin,
                       .x_th = x_th.sub_rows(begin, end - begin),
-                      .batch = {whole.sequence_t.subspan(first, n), whole.position_t.subspan(first, n),
-                                whole.block_table_sb}});
+                      .batch = {arrays_[kSequence].subspan(first, n), arrays_[kPosition].subspan(first, n),
+                                block_table_sb}});
   };
   parts_.clear();
   if (split > 0) add(0, split);
@@ -110,7 +115,7 @@ void Forward::attention(int64_t layer, const MicroBatch& m) {
                          {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
   const View2<float> h_th = h_.view(m.num_tokens, spec_.hidden);
-  rmsnorm_cpu(team_, m.x_th, w.input_norm, spec_.rms_eps, h_th);
+  ops_.rmsnorm(m.x_th, w.input_norm, spec_.rms_eps, h_th);
   if (std::holds_alternative<GqaSpec>(spec_.attention))
     gqa(layer, m.batch, h_th, m.x_th);
   else
@@ -124,21 +129,21 @@ void Forward::gqa(int64_t layer, const AttentionBatch& batch, View2<const float>
   const View2<float> q = q_.view(t, a.num_heads * a.head_dim);
   const View2<float> k = k_.view(t, a.num_kv_heads * a.head_dim);
   const View2<float> v = v_.view(t, a.num_kv_heads * a.head_dim);
-  linear_cpu(team_, h_th, w.q, {.bias_n = w.q_bias}, q);
-  linear_cpu(team_, h_th, w.k, {.bias_n = w.k_bias}, k);
-  linear_cpu(team_, h_th, w.v, {.bias_n = w.v_bias}, v);
+  ops_.linear(h_th, w.q, {.bias_n = w.q_bias}, q);
+  ops_.linear(h_th, w.k, {.bias_n = w.k_bias}, k);
+  ops_.linear(h_th, w.v, {.bias_n = w.v_bias}, v);
   if (a.qk_norm) {
-    rmsnorm_cpu(team_, head_rows(q, a.num_heads), w.q_norm, spec_.rms_eps, head_rows(q, a.num_heads));
-    rmsnorm_cpu(team_, head_rows(k, a.num_kv_heads), w.k_norm, spec_.rms_eps, head_rows(k, a.num_kv_heads));
+    ops_.rmsnorm(head_rows(q, a.num_heads), w.q_norm, spec_.rms_eps, head_rows(q, a.num_heads));
+    ops_.rmsnorm(head_rows(k, a.num_kv_heads), w.k_norm, spec_.rms_eps, head_rows(k, a.num_kv_heads));
   }
-  rope_cpu(team_, rope_, spec_.rope_pairing, batch.position_t, heads(q, a.num_heads).sub2(0, rope_.dim));
-  rope_cpu(team_, rope_, spec_.rope_pairing, batch.position_t, heads(k, a.num_kv_heads).sub2(0, rope_.dim));
+  ops_.rope(rope_, spec_.rope_pairing, batch.position_t, heads(q, a.num_heads).sub2(0, rope_.dim));
+  ops_.rope(rope_, spec_.rope_pairing, batch.position_t, heads(k, a.num_kv_heads).sub2(0, rope_.dim));
 
   const KvPages pages = cache_.layer(layer);
-  kv_write_cpu(team_, heads(k, a.num_kv_heads), heads(v, a.num_kv_heads), batch, pages);
+  ops_.kv_write(heads(k, a.num_kv_heads), heads(v, a.num_kv_heads), batch, pages);
   const View2<float> attended = attended_.view(t, a.num_heads * a.head_dim);
-  paged_attention_cpu(team_, heads(q, a.num_heads), batch, pages, a.scale, heads(attended, a.num_heads));
-  linear_cpu(team_, attended, w.o, {.bias_n = w.o_bias, .accumulate = true}, x_th);
+  ops_.paged_attention(heads(q, a.num_heads), batch, pages, a.scale, heads(attended, a.num_heads));
+  ops_.linear(attended, w.o, {.bias_n = w.o_bias, .accumulate = true}, x_th);
 }
 
 // Absorbed MLA (DeepSeek-V2 §2.1.2), for prefill and decode alike so that a row's bits never depend on which:
@@ -149,113 +154,133 @@ void Forward::mla(int64_t layer, const AttentionBatch& batch, View2<const float>
   const int64_t t = x_th.rows, r = a.kv_lora_rank, dn = a.qk_nope_head_dim, dr = a.qk_rope_head_dim;
 
   const View2<float> latent = latent_.view(t, r + dr);
-  linear_cpu(team_, h_th, w.kv_a, {.bias_n = w.kv_a_bias}, latent);
-  rmsnorm_cpu(team_, latent.sub_cols(0, r), w.kv_a_norm, a.norm_eps, latent.sub_cols(0, r));
-  rope_cpu(team_, rope_, spec_.rope_pairing, batch.position_t, heads(latent, 1).sub2(r, dr));
+  ops_.linear(h_th, w.kv_a, {.bias_n = w.kv_a_bias}, latent);
+  ops_.rmsnorm(latent.sub_cols(0, r), w.kv_a_norm, a.norm_eps, latent.sub_cols(0, r));
+  ops_.rope(rope_, spec_.rope_pairing, batch.position_t, heads(latent, 1).sub2(r, dr));
   const KvPages pages = cache_.layer(layer);
-  kv_write_cpu(team_, heads(latent, 1), {}, batch, pages);
+  ops_.kv_write(heads(latent, 1), {}, batch, pages);
 
   const View2<const float> q = mla_queries(a, w, h_th);
   const View2<float> absorbed = absorbed_.view(t, a.num_heads * (r + dr));
-  linear_heads_cpu(team_, heads(q, a.num_heads).sub2(0, dn), w.k_up_hrn,
-                   heads(absorbed, a.num_heads).sub2(0, r));
+  ops_.linear_heads(heads(q, a.num_heads).sub2(0, dn), w.k_up_hrn, heads(absorbed, a.num_heads).sub2(0, r));
   const View3<const float> q_rope = heads(q, a.num_heads).sub2(dn, dr);
   const View3<float> absorbed_rope = heads(absorbed, a.num_heads).sub2(r, dr);
-  for (int64_t i = 0; i < t; ++i)
-    for (int64_t head = 0; head < a.num_heads; ++head)
-      std::copy_n(q_rope.at(i, head), dr, absorbed_rope.at(i, head));
-  rope_cpu(team_, rope_, spec_.rope_pairing, batch.position_t, absorbed_rope);
+  ops_.copy(q_rope, absorbed_rope);
+  ops_.rope(rope_, spec_.rope_pairing, batch.position_t, absorbed_rope);
 
   const View2<float> context = context_.view(t, a.num_heads * r);
-  paged_attention_cpu(team_, heads(absorbed, a.num_heads), batch, pages, a.scale,
-                      heads(context, a.num_heads));
+  ops_.paged_attention(heads(absorbed, a.num_heads), batch, pages, a.scale, heads(context, a.num_heads));
   const View2<float> attended = attended_.view(t, a.num_heads * a.v_head_dim);
-  linear_heads_cpu(team_, heads(View2<const float>(context), a.num_heads), w.v_up_hdr,
-                   heads(attended, a.num_heads));
-  linear_cpu(team_, attended, w.o, {.bias_n = w.o_bias, .accumulate = true}, x_th);
+  ops_.linear_heads(heads(View2<const float>(context), a.num_heads), w.v_up_hdr,
+                    heads(attended, a.num_heads));
+  ops_.linear(attended, w.o, {.bias_n = w.o_bias, .accumulate = true}, x_th);
 }
 
 // [T, H*(dn+dr)], straight from hidden or through the low-rank bottleneck.
 View2<const float> Forward::mla_queries(const MlaSpec& a, const MlaWeights& w, View2<const float> h_th) {
   const View2<float> q = q_.view(h_th.rows, a.num_heads * (a.qk_nope_head_dim + a.qk_rope_head_dim));
   if (a.q_lora_rank == 0) {
-    linear_cpu(team_, h_th, w.q, {}, q);
+    ops_.linear(h_th, w.q, {}, q);
     return q;
   }
   const View2<float> q_low = q_low_.view(h_th.rows, a.q_lora_rank);
-  linear_cpu(team_, h_th, w.q_a, {.bias_n = w.q_a_bias}, q_low);
-  rmsnorm_cpu(team_, q_low, w.q_a_norm, a.norm_eps, q_low);
-  linear_cpu(team_, q_low, w.q_b, {}, q);
+  ops_.linear(h_th, w.q_a, {.bias_n = w.q_a_bias}, q_low);
+  ops_.rmsnorm(q_low, w.q_a_norm, a.norm_eps, q_low);
+  ops_.linear(q_low, w.q_b, {}, q);
   return q;
 }
 
 // x += mlp(norm(x)) or x += shared(norm(x)) + experts(norm(x)); the routed experts' part is combine()'s.
 Result<void> Forward::feed_forward(int64_t layer, const MicroBatch& m) {
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
-  const TraceArgs about{.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens};
   const View2<float> h_th = h_.view(m.num_tokens, spec_.hidden);
-  rmsnorm_cpu(team_, m.x_th, w.post_attention_norm, spec_.rms_eps, h_th);
+  ops_.rmsnorm(m.x_th, w.post_attention_norm, spec_.rms_eps, h_th);
   const auto* moe = std::get_if<MoeWeights>(&w.mlp);
   if (moe == nullptr) {
-    StepClock::Scope scope(clock_, StepPart::dense_mlp, about);
+    StepClock::Scope scope(clock_, StepPart::dense_mlp,
+                           {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
     mlp(std::get<MlpWeights>(w.mlp), h_th, m.x_th);
     return {};
   }
-  GH_TRY(dispatch(layer, m, *moe, h_th));
-  if (moe->shared) {  // while the experts work
-    StepClock::Scope scope(clock_, StepPart::shared_experts, about);
-    mlp(*moe->shared, h_th, m.x_th);
-  }
+  gate(layer, m, *moe, h_th);
+  GH_TRY(dispatch(layer, m, h_th));
+  shared_experts(layer, m, *moe, h_th);  // while the experts work
   return {};
 }
 
-Result<void> Forward::dispatch(int64_t layer, const MicroBatch& m, const MoeWeights& w,
-                               View2<const float> h_th) {
-  const TraceArgs about{.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens};
-  const int64_t top_k = spec_.moe.top_k;
-  const View2<int32_t> expert_tk(expert_.data() + m.first_token * top_k, m.num_tokens, top_k);
-  const View2<float> weight_tk(weight_.data() + m.first_token * top_k, m.num_tokens, top_k);
-  {
-    StepClock::Scope scope(clock_, StepPart::gate, about);
-    const View2<float> logits_te = gate_logits_.view(m.num_tokens, spec_.moe.num_experts);
-    linear_cpu(team_, h_th, w.gate_eh, {}, logits_te);
-    gate_topk_cpu(logits_te, w.gate_bias_e, spec_.moe.gate, expert_tk, weight_tk);
-  }
-  StepClock::Scope scope(clock_, StepPart::dispatch, about);
-  return dispatcher_.dispatch({.layer = layer, .micro_batch = m.idx}, h_th, expert_tk, weight_tk);
+Forward::Choices Forward::choices(const MicroBatch& m) {
+  const int64_t top_k = spec_.moe.top_k, end = m.first_token + m.num_tokens;
+  return {expert_.view(end, top_k).sub_rows(m.first_token, m.num_tokens),
+          weight_.view(end, top_k).sub_rows(m.first_token, m.num_tokens)};
 }
 
-// x += experts(norm(x)), once their rows are back.
+void Forward::gate(int64_t layer, const MicroBatch& m, const MoeWeights& w, View2<const float> h_th) {
+  StepClock::Scope scope(clock_, StepPart::gate,
+                         {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
+  const View2<float> logits_te = gate_logits_.view(m.num_tokens, spec_.moe.num_experts);
+  const Choices chosen = choices(m);
+  ops_.linear(h_th, w.gate_eh, {}, logits_te);
+  ops_.gate_topk(logits_te, w.gate_bias_e, spec_.moe.gate, chosen.expert_tk, chosen.weight_tk);
+}
+
+// Rows and choices come to the host, and go to the workers.
+Result<void> Forward::dispatch(int64_t layer, const MicroBatch& m, View2<float> h_th) {
+  StepClock::Scope scope(clock_, StepPart::dispatch,
+                         {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
+  HostSide& host = host_m_[static_cast<size_t>(m.idx)];
+  const Choices chosen = choices(m);
+  const View2<const float> rows_th = host.h.download(h_th);
+  const View2<const int32_t> expert_tk = host.expert.download(chosen.expert_tk);
+  const View2<const float> weight_tk = host.weight.download(chosen.weight_tk);
+  host.weight.wait();  // transfers end in order: for all three
+  return dispatcher_.dispatch({.layer = layer, .micro_batch = m.idx}, rows_th, expert_tk, weight_tk);
+}
+
+void Forward::shared_experts(int64_t layer, const MicroBatch& m, const MoeWeights& w,
+                             View2<const float> h_th) {
+  if (!w.shared) return;
+  StepClock::Scope scope(clock_, StepPart::shared_experts,
+                         {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
+  mlp(*w.shared, h_th, m.x_th);
+}
+
+// x += experts(norm(x)), once their rows are back. A device's x is added to there: the answers are summed
+// first.
 Result<void> Forward::combine(int64_t layer, const MicroBatch& m) {
   if (!spec_.is_moe_layer[static_cast<size_t>(layer)]) return {};
   StepClock::Scope scope(clock_, StepPart::combine,
                          {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
-  return dispatcher_.combine(m.idx, m.x_th);
+  if (ops_.memory().is_host()) return dispatcher_.combine(m.idx, m.x_th);
+  HostMatrix<float>& host_y = host_m_[static_cast<size_t>(m.idx)].y;
+  const View2<float> y_th = host_y.view(m.num_tokens, spec_.hidden);
+  std::fill_n(y_th.data, y_th.rows * y_th.cols, 0.0f);
+  GH_TRY(dispatcher_.combine(m.idx, y_th));
+  ops_.add(host_y.upload(y_th, answer_), m.x_th);
+  return {};
 }
 
 // x += down(silu(gate h) * up h)
 void Forward::mlp(const MlpWeights& w, View2<const float> h_th, View2<float> x_th) {
   const View2<float> gate_up = gate_up_.view(h_th.rows, w.gate_up.rows);
   const View2<float> act = act_.view(h_th.rows, w.down.cols);
-  linear_cpu(team_, h_th, w.gate_up, {}, gate_up);
-  swiglu_cpu(team_, gate_up, act);
-  linear_cpu(team_, act, w.down, {.accumulate = true}, x_th);
+  ops_.linear(h_th, w.gate_up, {}, gate_up);
+  ops_.swiglu(gate_up, act);
+  ops_.linear(act, w.down, {.accumulate = true}, x_th);
 }
 
 View2<const float> Forward::final_rows(const StepBatch& batch, View2<const float> x_th) {
   StepClock::Scope scope(clock_, StepPart::logits, {.tokens = static_cast<int64_t>(batch.logit_rows.size())});
   const View2<float> rows = final_.view(static_cast<int64_t>(batch.logit_rows.size()), spec_.hidden);
-  for (int64_t i = 0; i < rows.rows; ++i)
-    std::copy_n(x_th.row(batch.logit_rows[static_cast<size_t>(i)]), spec_.hidden, rows.row(i));
-  rmsnorm_cpu(team_, rows, weights_.final_norm, spec_.rms_eps, rows);
+  ops_.gather_rows(x_th, arrays_[kLogitRows], rows);
+  ops_.rmsnorm(rows, weights_.final_norm, spec_.rms_eps, rows);
   return rows;
 }
 
-View2<const float> Forward::logits(View2<const float> hidden_rh) {
+View2<float> Forward::logits(View2<const float> hidden_rh) {
   GH_CHECK(hidden_rh.rows <= kLogitTile);
   StepClock::Scope scope(clock_, StepPart::logits, {.tokens = hidden_rh.rows});
   const View2<float> logits_rv = logits_.view(hidden_rh.rows, spec_.vocab_size);
-  linear_cpu(team_, hidden_rh, weights_.lm_head_vh, {}, logits_rv);
+  ops_.linear(hidden_rh, weights_.lm_head_vh, {}, logits_rv);
   return logits_rv;
 }
 

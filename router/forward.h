@@ -1,15 +1,16 @@
 // forward.h: one step of the model, top-down: embed, then per layer attention and MLP or experts, then the
 // final norm. Routed experts are reached through the Dispatcher; everything else runs here. A step may run as
 // two micro-batches, so that one is in attention while the other is on the wire or in the experts; by the row
-// rule the bits are the same. Owner: the engine thread.
+// rule the bits are the same. Written over Ops: on a device, rows come to the host to be dispatched, and sums
+// of answers go back; that exchange is what the host waits for in a step. Owner: the engine thread.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "base/status.h"
-#include "kernels/matrix_buffer.h"
-#include "kernels/team.h"
+#include "kernels/device_buffers.h"
+#include "kernels/ops.h"
 #include "model/spec.h"
 #include "model/weights.h"
 #include "router/dispatcher.h"
@@ -21,18 +22,19 @@ namespace guildhall {
 
 class Forward {
  public:
-  // All are borrowed and outlive this. Workspace for max_tokens is allocated here; steps allocate nothing.
+  // All are borrowed and outlive this; weights and cache are in the memory of `ops`. Workspace for max_tokens
+  // is allocated here; steps allocate nothing.
   Forward(const ModelSpec& spec, const DenseWeights& weights, KvCache& cache, Dispatcher& dispatcher,
-          Team& team, StepClock& clock, int64_t max_tokens, int64_t max_position);
+          Ops& ops, StepClock& clock, int64_t max_tokens, int64_t max_position);
 
   // Runs the batch, as two micro-batches divided before token `split` unless that is 0, and returns the
-  // final-normed hidden rows [R,H] of batch.logit_rows, valid until the next call. An error (a worker was
-  // lost, a deadline passed) leaves the cache of this step's tokens undefined.
+  // final-normed hidden rows [R,H] of batch.logit_rows, on the device, valid until the next call. An error (a
+  // worker was lost, a deadline passed) leaves the cache of this step's tokens undefined.
   Result<View2<const float>> run(const StepBatch& batch, int64_t split = 0);
 
-  // Logits [R,V] of some of those rows; R <= kLogitTile. Valid until the next call.
+  // Logits [R,V] of some of those rows, on the device; R <= kLogitTile. Valid until the next call.
   static constexpr int64_t kLogitTile = 64;  // bounds the memory that prompt scoring takes
-  View2<const float> logits(View2<const float> hidden_rh);
+  View2<float> logits(View2<const float> hidden_rh);
 
  private:
   // Some of the step's tokens, adjacent and in order.
@@ -43,7 +45,14 @@ class Forward {
     AttentionBatch batch;
   };
 
+  // A layer's choices, on the device.
+  struct Choices {
+    View2<int32_t> expert_tk;
+    View2<float> weight_tk;
+  };
+
   void reserve_attention(int64_t max_tokens);
+  void upload(const StepBatch& batch);
   void divide(const StepBatch& batch, int64_t split, View2<float> x_th);
   Result<void> run_layer(int64_t layer, const MicroBatch& m);
   void attention(int64_t layer, const MicroBatch& m);
@@ -51,7 +60,10 @@ class Forward {
   void mla(int64_t layer, const AttentionBatch& batch, View2<const float> h_th, View2<float> x_th);
   View2<const float> mla_queries(const MlaSpec& spec, const MlaWeights& w, View2<const float> h_th);
   Result<void> feed_forward(int64_t layer, const MicroBatch& m);
-  Result<void> dispatch(int64_t layer, const MicroBatch& m, const MoeWeights& w, View2<const float> h_th);
+  Choices choices(const MicroBatch& m);
+  void gate(int64_t layer, const MicroBatch& m, const MoeWeights& w, View2<const float> h_th);
+  Result<void> dispatch(int64_t layer, const MicroBatch& m, View2<float> h_th);
+  void shared_experts(int64_t layer, const MicroBatch& m, const MoeWeights& w, View2<const float> h_th);
   Result<void> combine(int64_t layer, const MicroBatch& m);
   void mlp(const MlpWeights& w, View2<const float> h_th, View2<float> x_th);
   View2<const float> final_rows(const StepBatch& batch, View2<const float> x_th);
@@ -60,17 +72,27 @@ class Forward {
   const DenseWeights& weights_;
   KvCache& cache_;
   Dispatcher& dispatcher_;
-  Team& team_;
+  Ops& ops_;
   StepClock& clock_;
   RopeTable rope_;
   std::vector<MicroBatch> parts_;  // of the step: one or two
+  enum Array { kIds, kPosition, kSequence, kLogitRows, kBlockTable, kNumArrays };
+  DeviceArrays<kNumArrays> arrays_;
   // Of the whole step, as a micro-batch's stay in use while the other runs.
-  MatrixBuffer x_;               // [T,H]
-  std::vector<int32_t> expert_;  // [T,K]
-  std::vector<float> weight_;    // [T,K]
+  DeviceMatrix<float> x_{ops_};         // [T,H]
+  DeviceMatrix<int32_t> expert_{ops_};  // [T,K]
+  DeviceMatrix<float> weight_{ops_};    // [T,K]
+  // The host's side of the exchange, per micro-batch.
+  struct HostSide {
+    explicit HostSide(Ops& ops) : h(ops), weight(ops), y(ops), expert(ops) {}
+    HostMatrix<float> h, weight, y;  // [T,H] [T,K] [T,H]
+    HostMatrix<int32_t> expert;      // [T,K]
+  };
+  std::array<HostSide, 2> host_m_{HostSide{ops_}, HostSide{ops_}};
   // Of the micro-batch that runs.
-  MatrixBuffer h_, q_, q_low_, k_, v_, latent_, absorbed_, context_, attended_, gate_up_, act_, gate_logits_,
-      final_, logits_;
+  DeviceMatrix<float> h_{ops_}, q_{ops_}, q_low_{ops_}, k_{ops_}, v_{ops_}, latent_{ops_}, absorbed_{ops_},
+      context_{ops_}, attended_{ops_}, gate_up_{ops_}, act_{ops_}, gate_logits_{ops_}, answer_{ops_},
+      final_{ops_}, logits_{ops_};
 };
 
 }  // namespace guildhall

@@ -1,7 +1,6 @@
 #include "router/kv_cache.h"
 
 #include <fmt/format.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <variant>
@@ -33,7 +32,8 @@ int64_t bytes_per_page(const ModelSpec& spec, const KvCacheOptions& options) {
 
 }  // namespace
 
-Result<std::unique_ptr<KvCache>> KvCache::create(const ModelSpec& spec, const KvCacheOptions& options) {
+Result<std::unique_ptr<KvCache>> KvCache::create(const ModelSpec& spec, const KvCacheOptions& options,
+                                                 DeviceMemory& device) {
   const int64_t page_bytes = bytes_per_page(spec, options);
   const int64_t useful = (options.max_tokens + options.block_size - 1) / options.block_size;
   const int64_t num_pages = std::min(options.memory_bytes / page_bytes, useful);
@@ -46,28 +46,20 @@ Result<std::unique_ptr<KvCache>> KvCache::create(const ModelSpec& spec, const Kv
                     format_bytes(options.memory_bytes), capacity, options.max_model_len, capacity,
                     format_bytes(page_bytes *
                                  ((options.max_model_len + options.block_size - 1) / options.block_size)))};
-  auto cache = std::unique_ptr<KvCache>(new KvCache(spec, options, num_pages));
-  if (cache->memory_ == nullptr)
-    return Status{Code::resource_exhausted, fmt::format("router.kv_cache.memory: the system refused {}",
-                                                        format_bytes(num_pages * page_bytes))};
-  return cache;
+  Result<MemoryBlock> memory = device.allocate(num_pages * page_bytes);
+  if (memory.has_error())
+    return Status{memory.error().code, "router.kv_cache.memory: " + memory.error().message};
+  return std::unique_ptr<KvCache>(new KvCache(spec, options, num_pages, *std::move(memory)));
 }
 
-KvCache::KvCache(const ModelSpec& spec, const KvCacheOptions& options, int64_t num_pages)
-    : options_(options), num_pages_(num_pages) {
-  memory_size_ = static_cast<size_t>(num_pages * bytes_per_page(spec, options));
-  void* memory =
-      mmap(nullptr, memory_size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) return;
-  memory_ = memory;
-  madvise(memory_, memory_size_, MADV_HUGEPAGE);
-
+KvCache::KvCache(const ModelSpec& spec, const KvCacheOptions& options, int64_t num_pages, MemoryBlock memory)
+    : options_(options), num_pages_(num_pages), memory_(std::move(memory)) {
   KvPages pages = page_shape(spec, options);
   pages.num_pages = num_pages;
   const bool values_alias_keys = std::holds_alternative<MlaSpec>(spec.attention);
   const int64_t k_bytes =
       num_pages * options.block_size * pages.num_kv_heads * pages.k_dim * dtype_bytes(options.dtype);
-  char* next = static_cast<char*>(memory_);
+  std::byte* next = memory_.get();
   for (int64_t l = 0; l < spec.num_layers; ++l) {
     pages.k = next;
     pages.v = values_alias_keys ? pages.k : next + k_bytes;
@@ -76,10 +68,6 @@ KvCache::KvCache(const ModelSpec& spec, const KvCacheOptions& options, int64_t n
   }
   free_.reserve(static_cast<size_t>(num_pages));
   for (int64_t p = num_pages; p-- > 0;) free_.push_back(static_cast<int32_t>(p));
-}
-
-KvCache::~KvCache() {
-  if (memory_ != nullptr) munmap(memory_, memory_size_);
 }
 
 bool KvCache::grow(std::vector<int32_t>& pages, int64_t num_tokens) {

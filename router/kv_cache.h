@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "kernels/device_memory.h"
 #include "kernels/paged_attention.h"
 #include "model/spec.h"
 
@@ -24,8 +25,8 @@ struct KvCacheOptions {
 class KvCache {
  public:
   // resource_exhausted when one sequence of max_model_len does not fit; the message says what would.
-  static Result<std::unique_ptr<KvCache>> create(const ModelSpec& spec, const KvCacheOptions& options);
-  ~KvCache();
+  static Result<std::unique_ptr<KvCache>> create(const ModelSpec& spec, const KvCacheOptions& options,
+                                                 DeviceMemory& device = host_memory());
 
   KvPages layer(int64_t layer) const { return layers_[static_cast<size_t>(layer)]; }
 
@@ -41,11 +42,10 @@ class KvCache {
   void release(std::vector<int32_t>& pages);
 
  private:
-  KvCache(const ModelSpec& spec, const KvCacheOptions& options, int64_t num_pages);
+  KvCache(const ModelSpec& spec, const KvCacheOptions& options, int64_t num_pages, MemoryBlock memory);
   KvCacheOptions options_;
   int64_t num_pages_ = 0;
-  void* memory_ = nullptr;  // mmapped: pages that were never used take no memory
-  size_t memory_size_ = 0;
+  MemoryBlock memory_;           // the device's
   std::vector<KvPages> layers_;  // [L]
   std::vector<int32_t> free_;    // a stack: recently used pages are reused first
 };

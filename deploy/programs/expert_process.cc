@@ -13,6 +13,7 @@
 #include "deploy/programs/shutdown.h"
 #include "experts/control_service.h"
 #include "experts/worker.h"
+#include "kernels/cpu_ops.h"
 #include "kernels/isa.h"
 
 namespace guildhall {
@@ -51,7 +52,7 @@ Result<void> run_expert_process(const config::Config& config, const std::string&
   GH_TRY(apply_isa(config));
   GH_ASSIGN(const ModelSpec spec, read_spec(config));
   GH_ASSIGN(const std::unique_ptr<Exchange> exchange, make_exchange(exchange_options(config, worker_name)));
-  Worker worker(spec, *exchange, team_options(config, entry->threads()));
+  Worker worker(spec, *exchange, make_cpu_ops(team_options(config, entry->threads())));
 
   Shutdown shutdown;
   ControlThread control([&] { shutdown.request(); });

@@ -2,6 +2,7 @@
 
 #include "deploy/programs/settings.h"
 #include "experts/expert_loader.h"
+#include "kernels/cpu_ops.h"
 
 namespace guildhall {
 
@@ -9,7 +10,8 @@ LocalWorkers::LocalWorkers(const config::Config& config, const ModelSpec& spec, 
     : config_(config), spec_(spec) {
   for (const config::Worker& w : config.experts().workers()) {
     Member member{.name = w.name(), .memory_limit = w.memory_bytes(), .exchange = fabric.make_end(w.name())};
-    member.worker = std::make_unique<Worker>(spec, *member.exchange, team_options(config, w.threads()));
+    member.worker =
+        std::make_unique<Worker>(spec, *member.exchange, make_cpu_ops(team_options(config, w.threads())));
     member.progress = std::make_unique<LoadProgress>();
     members_.push_back(std::move(member));
   }

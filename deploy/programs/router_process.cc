@@ -7,6 +7,7 @@
 #include "base/units.h"
 #include "deploy/programs/model_files.h"
 #include "deploy/programs/settings.h"
+#include "kernels/cpu_ops.h"
 #include "kernels/isa.h"
 #include "model/fingerprint.h"
 
@@ -39,7 +40,8 @@ Result<void> RouterProcess::start() {
   GH_TRY(check_frame_size(config_, spec_));
   GH_ASSIGN(max_model_len_, max_model_len(config_, spec_));
   GH_ASSIGN(tokenizer_, read_tokenizer(config_, spec_));
-  GH_ASSIGN(cache_, KvCache::create(spec_, kv_cache_options(config_, max_model_len_)));
+  ops_ = make_cpu_ops(team_options(config_, config_.router().dense().threads()));
+  GH_ASSIGN(cache_, KvCache::create(spec_, kv_cache_options(config_, max_model_len_), ops_->memory()));
   kv_capacity_tokens_ = cache_->capacity_tokens();
   GH_TRY(make_links());
   GH_ASSIGN(http_, HttpServer::start(http_options(config_, spec_, max_model_len_), *this));
@@ -125,7 +127,8 @@ void RouterProcess::start_engine() {
       shutdown_.request(why);  // a worker in this process cannot come back
   };
   if (local_workers_) options.dispatcher.pump_local_workers = [this] { return local_workers_->pump(); };
-  engine_ = std::make_unique<Engine>(std::move(options), spec_, *weights_, *exchange_, std::move(cache_));
+  engine_ =
+      std::make_unique<Engine>(std::move(options), spec_, *weights_, *exchange_, std::move(cache_), *ops_);
   engine_->set_placement(placement_);
   if (local_workers_) local_workers_->attach(*engine_, exchange_->local_address());
   {

@@ -54,6 +54,7 @@ class RouterProcess final : public StatusSource {
   std::unique_ptr<LoopbackFabric> fabric_;
   std::unique_ptr<Exchange> exchange_;
   std::unique_ptr<LocalWorkers> local_workers_;
+  std::unique_ptr<Ops> ops_;
   std::unique_ptr<KvCache> cache_;  // until the engine takes it
   std::unique_ptr<DenseWeights> weights_;
   std::unique_ptr<Engine> engine_;

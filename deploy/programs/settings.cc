@@ -157,7 +157,6 @@ EngineOptions engine_options(const config::Config& config, const ModelSpec& spec
                         .deadline = std::chrono::microseconds(config.transport().deadline_us())};
   for (const config::Worker& worker : config.experts().workers())
     options.dispatcher.codecs_w.push_back(row_codecs(worker));
-  options.team = team_options(config, config.router().dense().threads());
   options.micro_batches = micro_batches(config);
   options.max_waiting = batching.max_waiting();
   options.max_model_len = max_model_len;

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "kernels/cpu_ops.h"
 #include "tests/unit/experts/dispatch_frames.h"
 #include "tests/unit/transport/exchange_harness.h"
 
@@ -71,7 +72,7 @@ std::unique_ptr<FaultyExchange> World::make_end(const std::string& name) {
 void World::start_worker(int worker) {
   Member& member = members_[static_cast<size_t>(worker)];
   member.end = make_end(worker_name(worker));
-  member.worker = std::make_unique<Worker>(tiny_model(), *member.end, TeamOptions{.num_threads = 1});
+  member.worker = std::make_unique<Worker>(tiny_model(), *member.end, make_cpu_ops({}));
   static std::map<std::pair<int, int>, std::shared_ptr<const ExpertStore>>
       stores;  // by worker and their number
   auto& store = stores[{worker, options_.num_workers}];

@@ -5,6 +5,8 @@
 
 #include <iterator>
 
+#include "kernels/cpu_ops.h"
+
 namespace guildhall {
 namespace {
 
@@ -40,9 +42,10 @@ LocalEngine::LocalEngine(const std::filesystem::path& checkpoint, const LocalEng
       fabric_(0, options.wait),
       exchange_(fabric_.make_end("router")),
       members_(static_cast<size_t>(options.num_workers)) {
+  ops_ = make_cpu_ops({.num_threads = options.num_threads});
   weights_ = DenseWeights::load(checkpoint, spec_, options.load, progress_).value();
-  engine_ =
-      std::make_unique<Engine>(engine_options(), spec_, *weights_, *exchange_, make_cache(spec_, options));
+  engine_ = std::make_unique<Engine>(engine_options(), spec_, *weights_, *exchange_,
+                                     make_cache(spec_, options), *ops_);
   for (int i = 0; i < options.num_workers && options.latency.count() > 0; ++i) {
     fabric_.set_faults("router", worker_name(i), {.latency = options.latency});
     fabric_.set_faults(worker_name(i), "router", {.latency = options.latency});
@@ -75,7 +78,6 @@ EngineOptions LocalEngine::engine_options() {
       .deadline = options_.deadline};
   if (!options_.worker_threads) engine.dispatcher.pump_local_workers = [this] { return pump(); };
   engine.micro_batches = options_.micro_batches;
-  engine.team = {.num_threads = options_.num_threads};
   engine.max_waiting = options_.max_waiting;
   engine.max_model_len = std::min(spec_.max_position, options_.kv_tokens);
   engine.recovery_timeout = options_.recovery_timeout;
@@ -104,7 +106,8 @@ LocalEngine::Member::~Member() {
 void LocalEngine::attach_worker(int i) {
   auto m = std::make_unique<Member>();
   m->exchange = fabric_.make_end(worker_name(i));
-  m->worker = std::make_unique<Worker>(spec_, *m->exchange, TeamOptions{.num_threads = options_.num_threads});
+  m->worker =
+      std::make_unique<Worker>(spec_, *m->exchange, make_cpu_ops({.num_threads = options_.num_threads}));
   m->worker->set_store(
       ExpertStore::load(checkpoint_, spec_, options_.load, placement_.experts_of(i), progress_).value());
   std::lock_guard lock(mutex_);

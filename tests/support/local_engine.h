@@ -95,6 +95,7 @@ class LocalEngine {
   uint64_t last_generation_ = 0;
   std::deque<std::pair<int32_t, Status>> losses_;
   std::condition_variable lost_;
+  std::unique_ptr<Ops> ops_;
   std::unique_ptr<DenseWeights> weights_;
   std::unique_ptr<Engine> engine_;
   std::thread thread_;

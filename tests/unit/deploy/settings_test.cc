@@ -64,7 +64,6 @@ TEST(Settings, EngineOptions) {
   EXPECT_EQ(options.dispatcher.top_k, 2);
   EXPECT_EQ(options.dispatcher.max_tokens, 96);
   EXPECT_EQ(options.dispatcher.deadline, std::chrono::milliseconds(250));
-  EXPECT_EQ(options.team.num_threads, 2);
   EXPECT_EQ(options.max_waiting, 7);
   EXPECT_EQ(options.max_model_len, 48);
   EXPECT_EQ(options.recovery_timeout, std::chrono::seconds(9));

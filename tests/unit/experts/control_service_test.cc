@@ -3,6 +3,7 @@
 #include "experts/control_service.h"
 
 #include "base/units.h"
+#include "kernels/cpu_ops.h"
 #include "model/fingerprint.h"
 #include "proto/exchange.h"
 #include "tests/unit/experts/dispatch_frames.h"
@@ -100,7 +101,7 @@ class ControlServiceTest : public ControlTest {
 
   LoopbackFabric fabric_;
   std::unique_ptr<Exchange> end_ = fabric_.make_end("w0"), router_end_ = fabric_.make_end("r0");
-  Worker worker_{tiny_model(), *end_, {.num_threads = 1}};
+  Worker worker_{tiny_model(), *end_, make_cpu_ops({})};
   std::unique_ptr<ControlService> service_;
   Events<bool> drains_;
   std::thread serve_;
@@ -340,7 +341,7 @@ TEST_F(ControlServiceTest, CanBeDestroyedWhileItLoads) {
 TEST(ControlServiceLifetime, AHelloThatWasNeverServedOutlivesNothing) {
   LoopbackFabric fabric;
   const auto end = fabric.make_end("w0");
-  Worker worker(tiny_model(), *end, {.num_threads = 1});
+  Worker worker(tiny_model(), *end, make_cpu_ops({}));
   {
     boost::asio::io_context io;
     const auto service = ControlService::start(io,

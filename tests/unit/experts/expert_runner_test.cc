@@ -1,5 +1,6 @@
 #include "experts/expert_runner.h"
 
+#include "kernels/cpu_ops.h"
 #include "tests/unit/experts/dispatch_frames.h"
 
 namespace guildhall {
@@ -29,8 +30,8 @@ class ExpertRunnerTest : public ::testing::Test {
     EXPECT_THAT(checked.error().message, HasSubstr(what));
   }
 
-  Team team_{TeamOptions{.num_threads = 2}};
-  ExpertRunner runner_{tiny_model(), team_};
+  std::unique_ptr<Ops> ops_ = make_cpu_ops({.num_threads = 2});
+  ExpertRunner runner_{tiny_model(), *ops_};
 };
 
 TEST_F(ExpertRunnerTest, ReturnsOneRowPerPairInPairOrder) {

@@ -3,6 +3,7 @@
 
 #include <thread>
 
+#include "kernels/cpu_ops.h"
 #include "tests/unit/experts/dispatch_frames.h"
 #include "transport/loopback.h"
 
@@ -45,7 +46,8 @@ class RouterEnd final : public ExchangeHandler {
 
 class WorkerTest : public ::testing::Test {
  protected:
-  WorkerTest() : end_(fabric_.make_end("w0")), worker_(tiny_model(), *end_, {.num_threads = 2}) {
+  WorkerTest()
+      : end_(fabric_.make_end("w0")), worker_(tiny_model(), *end_, make_cpu_ops({.num_threads = 2})) {
     worker_.set_store(all_experts());
   }
 

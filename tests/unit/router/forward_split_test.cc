@@ -5,6 +5,7 @@
 #include <bit>
 
 #include "experts/worker.h"
+#include "kernels/cpu_ops.h"
 #include "router/forward.h"
 #include "router/scheduler.h"
 #include "tests/support/golden_case.h"
@@ -25,7 +26,7 @@ class Model {
     const Placement placement = even_split(spec_, kNumWorkers, 1);
     for (int i = 0; i < kNumWorkers; ++i) {
       ends_.push_back(fabric_.make_end("w" + std::to_string(i)));
-      workers_.push_back(std::make_unique<Worker>(spec_, *ends_.back(), TeamOptions{}));
+      workers_.push_back(std::make_unique<Worker>(spec_, *ends_.back(), make_cpu_ops({})));
       workers_.back()->set_store(
           ExpertStore::load(path_, spec_, LoadMode::checkpoint, placement.experts_of(i), progress_).value());
       workers_.back()->attach_router("r", exchange_->local_address(), 1, [](Result<void>) {});
@@ -46,7 +47,7 @@ class Model {
                                                .max_model_len = kMaxLen,
                                                .max_tokens = 1024})
                            .value();
-    Forward forward(spec_, *weights_, *cache, dispatcher_, team_, clock_, kMaxTokens, kMaxLen);
+    Forward forward(spec_, *weights_, *cache, dispatcher_, *ops_, clock_, kMaxTokens, kMaxLen);
     std::vector<uint32_t> bits;
     std::vector<size_t> done(prompts.size());
     std::vector<std::vector<int32_t>> pages(prompts.size());
@@ -86,7 +87,7 @@ class Model {
             .top_k = spec_.moe.top_k,
             .max_tokens = kMaxTokens,
             .deadline = std::chrono::minutes(1),
-            .team = &team_,
+            .team = &ops_->team(),
             .pump_local_workers = [this] {
               bool worked = false;
               for (auto& worker : workers_) worked |= worker->poll();
@@ -102,7 +103,7 @@ class Model {
   std::vector<std::unique_ptr<Exchange>> ends_;
   std::vector<std::unique_ptr<Worker>> workers_;
   std::unique_ptr<DenseWeights> weights_;
-  Team team_{TeamOptions{.num_threads = 2}};
+  std::unique_ptr<Ops> ops_ = make_cpu_ops({.num_threads = 2});
   StepClock clock_;
   Dispatcher dispatcher_{options(), *exchange_};
 };

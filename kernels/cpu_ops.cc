@@ -1,0 +1,107 @@
+#include "kernels/cpu_ops.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "kernels/combine.h"
+#include "kernels/embedding.h"
+#include "kernels/parallel_rows.h"
+#include "kernels/permute.h"
+#include "kernels/rmsnorm.h"
+#include "kernels/swiglu.h"
+
+namespace guildhall {
+namespace {
+
+class CpuOps final : public Ops {
+ public:
+  explicit CpuOps(TeamOptions team) : Ops(team) {}
+
+  DeviceMemory& memory() override { return host_memory(); }
+
+  void upload(const void* host, void* device, size_t) override { GH_CHECK(host == device); }
+  void download(const void* device, void* host, size_t) override { GH_CHECK(host == device); }
+  Mark mark() override { return 0; }
+  void wait(Mark) override {}
+  void replay(const RecordKey&, const std::function<void()>& body) override { body(); }
+
+  void embedding(std::span<const int32_t> ids_t, WeightView w_vh, View2<float> x_th) override {
+    embedding_cpu(ids_t, w_vh, x_th);
+  }
+  void rmsnorm(View2<const float> x_th, std::span<const float> weight_h, float eps,
+               View2<float> y_th) override {
+    rmsnorm_cpu(team(), x_th, weight_h, eps, y_th);
+  }
+  void add(View2<const float> y_th, View2<float> x_th) override { add_cpu(team(), y_th, x_th); }
+  void linear(View2<const float> x_tk, WeightView w_nk, const LinearOptions& options,
+              View2<float> y_tn) override {
+    linear_cpu(team(), x_tk, w_nk, options, y_tn);
+  }
+  void linear_heads(View3<const float> x_thk, WeightView w_hnk, View3<float> y_thn) override {
+    linear_heads_cpu(team(), x_thk, w_hnk, y_thn);
+  }
+  void rope(const RopeTable& table, RopePairing pairing, std::span<const int32_t> positions_t,
+            View3<float> x_thd) override {
+    rope_cpu(team(), table, pairing, positions_t, x_thd);
+  }
+  void kv_write(View3<const float> k_thd, View3<const float> v_thd, const AttentionBatch& batch,
+                const KvPages& pages) override {
+    kv_write_cpu(team(), k_thd, v_thd, batch, pages);
+  }
+  void paged_attention(View3<const float> q_thd, const AttentionBatch& batch, const KvPages& pages,
+                       float scale, View3<float> out_thd) override {
+    paged_attention_cpu(team(), q_thd, batch, pages, scale, out_thd);
+  }
+  void swiglu(View2<const float> gate_up_t2f, View2<float> y_tf) override {
+    swiglu_cpu(team(), gate_up_t2f, y_tf);
+  }
+  void gate_topk(View2<const float> logits_te, std::span<const float> bias_e, const GateRule& rule,
+                 View2<int32_t> expert_tk, View2<float> weight_tk) override {
+    gate_topk_cpu(logits_te, bias_e, rule, expert_tk, weight_tk);
+  }
+  void gather_rows(View2<const float> x_th, std::span<const int32_t> row_i, View2<float> y_ih) override {
+    unpermute_cpu(x_th, row_i, y_ih);
+  }
+  void copy(View3<const float> x_thd, View3<float> y_thd) override {
+    GH_CHECK(x_thd.dim0 == y_thd.dim0 && x_thd.dim1 == y_thd.dim1 && x_thd.dim2 == y_thd.dim2);
+    for (int64_t i = 0; i < x_thd.dim0; ++i)
+      for (int64_t j = 0; j < x_thd.dim1; ++j) std::copy_n(x_thd.at(i, j), x_thd.dim2, y_thd.at(i, j));
+  }
+  void fill_zero(View2<float> x_th) override {
+    for (int64_t t = 0; t < x_th.rows; ++t) std::fill_n(x_th.row(t), x_th.cols, 0.0f);
+  }
+
+  void permute(View2<const float> x_th, std::span<const int32_t> row_p, std::span<const int32_t> position_p,
+               View2<float> grouped_ph) override {
+    permute_cpu(x_th, row_p, position_p, grouped_ph);
+  }
+  void expert_ffn(View2<const float> x_rh, std::span<const int32_t> offset_e,
+                  std::span<const ExpertWeightView> experts, View2<float> hidden_rf,
+                  View2<float> y_rh) override {
+    expert_ffn_cpu(team(), x_rh, offset_e, experts, hidden_rf, y_rh);
+  }
+  void combine(View2<const float> rows_ph, View2<const int32_t> index_tk, View2<const float> weight_tk,
+               View2<float> y_th) override {
+    parallel_rows(team(), y_th.rows, y_th.cols * index_tk.cols, [&](int64_t begin, int64_t end) {
+      const int64_t n = end - begin;
+      combine_cpu(rows_ph, index_tk.sub_rows(begin, n), weight_tk.sub_rows(begin, n),
+                  y_th.sub_rows(begin, n));
+    });
+  }
+
+  void sample(View2<const float> logits_rv, std::span<const SampleDraw> draw_i,
+              std::span<int32_t> token_i) override {
+    const auto one = [&](int64_t i) {
+      const SampleDraw& draw = draw_i[static_cast<size_t>(i)];
+      token_i[static_cast<size_t>(i)] =
+          sample_cpu({logits_rv.row(draw.row), static_cast<size_t>(logits_rv.cols)}, draw.rule, draw.u);
+    };
+    team().parallel_for(static_cast<int64_t>(draw_i.size()), std::ref(one));
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Ops> make_cpu_ops(TeamOptions team) { return std::make_unique<CpuOps>(team); }
+
+}  // namespace guildhall

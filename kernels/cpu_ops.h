@@ -1,0 +1,10 @@
+// cpu_ops.h: Ops by the CPU's kernels and a team of threads.
+#pragma once
+
+#include "kernels/ops.h"
+
+namespace guildhall {
+
+std::unique_ptr<Ops> make_cpu_ops(TeamOptions team);
+
+}  // namespace guildhall
