@@ -27,7 +27,19 @@ add_library(ucx INTERFACE)
 target_include_directories(ucx SYSTEM INTERFACE "${UCP_INCLUDE}")
 target_link_libraries(ucx INTERFACE "${UCP_LIBRARY}" "${UCS_LIBRARY}")
 
-# CUDA and NCCL: found or not. Nothing below depends on them yet; the line tells the user what was seen.
+# CUDA and NCCL: found or not. Sanitizers' builds and the fuzzer's never have the device's part: their tests run
+# its sources under the host emulation (tests/emulation).
 find_package(CUDAToolkit QUIET)
 find_library(NCCL_LIBRARY nccl HINTS "${CUDAToolkit_LIBRARY_DIR}")
-message(STATUS "guildhall: CUDA ${CUDAToolkit_VERSION} NCCL ${NCCL_LIBRARY} UCX ${UCP_LIBRARY}")
+set(GUILDHALL_HAS_CUDA OFF)
+if(GUILDHALL_CUDA AND CUDAToolkit_NVCC_EXECUTABLE AND CUDAToolkit_VERSION VERSION_GREATER_EQUAL 12
+   AND NOT GUILDHALL_SANITIZE AND NOT GUILDHALL_FUZZ)
+  set(GUILDHALL_HAS_CUDA ON)
+  set(CMAKE_CUDA_COMPILER "${CUDAToolkit_NVCC_EXECUTABLE}" CACHE FILEPATH "")
+  set(CMAKE_CUDA_ARCHITECTURES "80-real;90" CACHE STRING "")  # code for both, and PTX of 9.0 for what is newer
+  set(CMAKE_CUDA_COMPILER_LAUNCHER "${CMAKE_CXX_COMPILER_LAUNCHER}")
+  enable_language(CUDA)
+  string(APPEND CMAKE_CUDA_FLAGS " -std=c++20")  # a dialect that CMake 3.25 does not know for this compiler
+  set(CMAKE_CUDA_FLAGS_RELWITHDEBINFO "-O3 -lineinfo")
+endif()
+message(STATUS "guildhall: CUDA ${CUDAToolkit_VERSION} (device code: ${GUILDHALL_HAS_CUDA}) NCCL ${NCCL_LIBRARY} UCX ${UCP_LIBRARY}")
