@@ -10,16 +10,27 @@ function(guildhall_relocatable)
   endforeach()
 endfunction()
 
-set(programs guildhall guildhall-router guildhall-expert)
-guildhall_relocatable(${programs})
-install(TARGETS ${programs} RUNTIME DESTINATION bin)
-foreach(program ${programs})
-  list(APPEND program_files "\"$<TARGET_FILE:${program}>\"")
-endforeach()
-list(JOIN program_files " " program_files)
-install(CODE "execute_process(
-  COMMAND \"${CMAKE_SOURCE_DIR}/deploy/bundle-libraries\" \"\$ENV{DESTDIR}\${CMAKE_INSTALL_PREFIX}\" ${program_files}
-  COMMAND_ERROR_IS_FATAL ANY)")
+# guildhall_bundle_libraries(TARGET... [of install(CODE)]): what they load is installed with them.
+function(guildhall_bundle_libraries)
+  cmake_parse_arguments(ARG "EXCLUDE_FROM_ALL" "COMPONENT" "" ${ARGN})
+  list(TRANSFORM ARG_UNPARSED_ARGUMENTS REPLACE "(.+)" "\"$<TARGET_FILE:\\1>\"")
+  list(JOIN ARG_UNPARSED_ARGUMENTS " " files)
+  set(component)
+  if(ARG_COMPONENT)
+    set(component COMPONENT ${ARG_COMPONENT})
+  endif()
+  if(ARG_EXCLUDE_FROM_ALL)
+    list(APPEND component EXCLUDE_FROM_ALL)
+  endif()
+  install(CODE "execute_process(
+    COMMAND \"${CMAKE_SOURCE_DIR}/deploy/bundle-libraries\" \"\$ENV{DESTDIR}\${CMAKE_INSTALL_PREFIX}\" ${files}
+    COMMAND_ERROR_IS_FATAL ANY)" ${component})
+endfunction()
+
+set(GUILDHALL_PROGRAMS guildhall guildhall-router guildhall-expert)
+guildhall_relocatable(${GUILDHALL_PROGRAMS})
+install(TARGETS ${GUILDHALL_PROGRAMS} RUNTIME DESTINATION bin)
+guildhall_bundle_libraries(${GUILDHALL_PROGRAMS})
 
 install(FILES README.md CHANGELOG.md LICENSE deploy/BUNDLE.md deploy/demo.yaml DESTINATION share/guildhall)
 install(DIRECTORY docs DESTINATION share/guildhall)
