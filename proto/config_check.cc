@@ -13,6 +13,7 @@ namespace {
 
 constexpr size_t kMaxNameBytes = 63;  // shown in every log line, used as a host name by some
 constexpr int kMaxWorkers = 4096;
+constexpr int kMaxRouters = 64;  // each keeps a link and slots on every worker
 
 bool is_name(std::string_view name) {
   return !name.empty() && name.size() <= kMaxNameBytes && std::all_of(name.begin(), name.end(), [](char c) {
@@ -32,9 +33,7 @@ class Checker {
 
   std::vector<ConfigProblem> run() {
     if (config_.model().path().empty()) add("model.path", "missing; name the checkpoint's folder");
-    check_name("router.name", config_.router().name());
-    names_[config_.router().name()] = "router.name";
-    check_address("router.http.listen", config_.router().http().listen(), /*any_port=*/true);
+    check_routers();
     check_workers();
     return std::move(problems_);
   }
@@ -42,6 +41,28 @@ class Checker {
  private:
   void add(std::string key, std::string message) {
     problems_.push_back({std::move(key), std::move(message)});
+  }
+
+  void check_routers() {
+    const auto& routers = config_.routers();
+    if (routers.empty()) {
+      check_name("router.name", config_.router().name());
+      names_[config_.router().name()] = "router.name";
+      check_address("router.http.listen", config_.router().http().listen(), /*any_port=*/true);
+    }
+    if (routers.size() > kMaxRouters)
+      add("routers", fmt::format("{} routers are more than {}", routers.size(), kMaxRouters));
+    for (int i = 0; i < routers.size(); ++i) {
+      const config::RouterOfList& router = routers[i];
+      const std::string key = fmt::format("routers[{}]", i);
+      check_unique(key + ".name", router.name(), "name");
+      check_name(key + ".name", router.name());
+      if (router.listen().empty())
+        add(key + ".listen",
+            fmt::format("missing; router '{}' needs the HOST:PORT of its API", router.name()));
+      else
+        check_address(key + ".listen", router.listen(), /*any_port=*/true);
+    }
   }
 
   void check_workers() {
@@ -104,6 +125,8 @@ void derive_defaults(config::Config& config) {
   }
   config::Router& router = *config.mutable_router();
   if (router.host().empty()) router.set_host(host_of(router.http().listen()));
+  for (config::RouterOfList& listed : *config.mutable_routers())
+    if (listed.host().empty()) listed.set_host(host_of(listed.listen()));
   if (config.transport().kind() == "loopback" && config.experts().workers().empty())
     config.mutable_experts()->add_workers()->set_name("local");
   config::Transport& transport = *config.mutable_transport();

@@ -14,7 +14,7 @@ struct ConfigProblem {
   std::string message;  // what is wrong, and what would work
 };
 
-// Fills in defaults that depend on other keys: model.name, router.host, workers' hosts, the loopback worker.
+// Fills in defaults that depend on other keys: model.name, the hosts of routers and workers, the loopback worker.
 void derive_defaults(config::Config& config);
 
 // In schema order; empty: the configuration can be started.

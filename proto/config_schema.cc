@@ -108,6 +108,12 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      "Results are the same.",
      "auto | 1 | 2"},
 
+    {"routers.name", "",
+     "Name in logs, for `guildhall-router --name` and `guildhall up --host`. **Required**, unique."},
+    {"routers.listen", "", "Its `router.http.listen`. **Required**, unique."},
+    {"routers.host", "", "Host that starts it under `guildhall up`. Without it: the host of `listen`."},
+    {"routers.threads", "0", "Its `router.dense.threads`. 0: as there.", {}, 0, kMaxThreads},
+
     {"experts.workers.name", "", "Name in logs, and for `guildhall up --host`. **Required**, unique."},
     {"experts.workers.address", "",
      "Address the worker's control link listens on, unique. **Required** unless `transport.kind` is "

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/trace.h"
+#include "deploy/programs/routers.h"
 #include "proto/config_yaml.h"
 
 namespace guildhall {
@@ -28,7 +29,7 @@ int daemon_main(int argc, char** argv, const DaemonOptions& options,
   std::string file, name;
   app.add_option("--config", file, "Configuration file (YAML)")->required();
   auto* name_option = app.add_option("--name", name, "Which process of the configuration this is");
-  if (options.needs_name) name_option->required();
+  if (!options.is_router) name_option->required();
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -37,6 +38,7 @@ int daemon_main(int argc, char** argv, const DaemonOptions& options,
 
   signal(SIGPIPE, SIG_IGN);
   Result<config::Config> config = read_config(file);
+  if (config && options.is_router) config = config_of_router(*config, name);
   if (config.has_error()) {
     fmt::print(stderr, "{}\n", config.error().message);
     return 2;

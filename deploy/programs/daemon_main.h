@@ -13,9 +13,10 @@ namespace guildhall {
 struct DaemonOptions {
   std::string program;  // "guildhall-router"
   std::string description;
-  bool needs_name = false;  // --name is required
+  bool is_router = true;  // which finds its settings by --name, or is the only one; else --name is required
 };
 
+// `run` gets a router's own settings in `router`.
 int daemon_main(int argc, char** argv, const DaemonOptions& options,
                 const std::function<Result<void>(config::Config, const std::string& name)>& run);
 

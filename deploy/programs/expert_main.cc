@@ -5,6 +5,6 @@
 int main(int argc, char** argv) {
   using namespace guildhall;
   return daemon_main(
-      argc, argv, {"guildhall-expert", "Runs experts for guildhall-router.", /*needs_name=*/true},
+      argc, argv, {"guildhall-expert", "Runs experts for guildhall-router.", /*is_router=*/false},
       [](config::Config config, const std::string& name) { return run_expert_process(config, name); });
 }

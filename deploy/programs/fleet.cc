@@ -24,7 +24,7 @@ Result<void> Fleet::start(const config::Config& config, const HostPlan& plan) {
     return {};
   };
   for (const int worker : plan.workers) GH_TRY(add(config.experts().workers(worker).name(), false));
-  if (plan.router) GH_TRY(add(config.router().name(), true));
+  for (const RouterOfFile& router : plan.routers) GH_TRY(add(router.settings.name(), true));
   return {};
 }
 

@@ -1,5 +1,5 @@
 // fleet.h: the child processes of one `guildhall up`: starts them workers first, watches them, starts a lost
-// one again once it had been serving, stops the router before its workers.
+// one again once it had been serving, stops the routers before their workers.
 #pragma once
 
 #include <chrono>

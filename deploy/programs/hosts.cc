@@ -68,18 +68,18 @@ Result<HostPlan> plan_for_host(const config::Config& config, const std::optional
       if (here(workers[i].host(), workers[i].name())) plan.workers.push_back(i);
 
   const bool all_workers_here = loopback || static_cast<int>(plan.workers.size()) == workers.size();
-  if (is_wildcard(config.router().host()) && !host) {
-    if (!all_workers_here)
-      return Status{
-          Code::invalid_argument,
-          fmt::format("router.host: router.http.listen is {}, which every host has; name the router's host",
-                      config.router().http().listen())};
-    plan.router = true;
-  } else {
-    plan.router = here(config.router().host(), config.router().name());
+  std::vector<std::string> named;
+  for (RouterOfFile& router : routers_of(config)) {
+    const std::string &router_host = router.settings.host(), &name = router.settings.name();
+    named.push_back(fmt::format("{} ({})", router_host, name));
+    const bool anywhere = is_wildcard(router_host) && !host;
+    if (anywhere && !all_workers_here)
+      return Status{Code::invalid_argument,
+                    fmt::format("{}: {} is {}, which every host has; name the router's host", router.host_key,
+                                router.listen_key, router.settings.http().listen())};
+    if (anywhere || here(router_host, name)) plan.routers.push_back(std::move(router));
   }
-  if (!plan.router && plan.workers.empty()) {
-    std::vector<std::string> named{fmt::format("{} ({})", config.router().host(), config.router().name())};
+  if (plan.routers.empty() && plan.workers.empty()) {
     for (const auto& w : workers) named.push_back(fmt::format("{} ({})", w.host(), w.name()));
     return Status{Code::not_found,
                   fmt::format("no process of the configuration belongs here: it names the hosts {}; {}",

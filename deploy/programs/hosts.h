@@ -7,13 +7,14 @@
 #include <vector>
 
 #include "base/status.h"
+#include "deploy/programs/routers.h"
 #include "proto/config.pb.h"
 
 namespace guildhall {
 
 struct HostPlan {
   std::vector<int> workers;  // indices into config.experts().workers()
-  bool router = false;
+  std::vector<RouterOfFile> routers;
 };
 
 // `host` given: processes whose host (or name) is that word. Otherwise: those whose host is an address of one

@@ -5,10 +5,7 @@
 int main(int argc, char** argv) {
   using namespace guildhall;
   return daemon_main(argc, argv, {"guildhall-router", "Serves a mixture-of-experts model over HTTP."},
-                     [](config::Config config, const std::string& name) -> Result<void> {
-                       if (!name.empty() && name != config.router().name())
-                         return Status{Code::not_found, "the configuration has no router '" + name +
-                                                            "'; router.name is " + config.router().name()};
+                     [](config::Config config, const std::string&) -> Result<void> {
                        return RouterProcess(std::move(config)).run();
                      });
 }

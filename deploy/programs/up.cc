@@ -51,10 +51,10 @@ HostPort reachable(HostPort listen) {
   return listen;
 }
 
-// Where others reach the router: its host's name, when it listens on every address of that host.
-HostPort advertised(const config::Config& config) {
-  const HostPort listen = *parse_host_port(config.router().http().listen());
-  const std::string& host = config.router().host();
+// Where others reach a router: its host's name, when it listens on every address of that host.
+HostPort advertised(const config::Router& router) {
+  const HostPort listen = *parse_host_port(router.http().listen());
+  const std::string& host = router.host();
   const HostPort here = reachable(listen);
   const bool named = here.host != listen.host && !host.empty() && host != listen.host;
   return named ? HostPort{host, listen.port} : here;
@@ -64,24 +64,33 @@ HostPort advertised(const config::Config& config) {
 // experts.
 class ReadyCheck {
  public:
-  ReadyCheck(const config::Config& config, const HostPlan& plan) : config_(config), plan_(plan) {}
+  ReadyCheck(const config::Config& config, const HostPlan& plan)
+      : config_(config), plan_(plan), routers_(plan.routers.size()) {}
 
-  Result<bool> look() {
-    if (plan_.router) return look_at_router();
+  bool look() {
     bool all = true;
+    for (size_t i = 0; i < routers_.size(); ++i) all = look_at_router(i) && all;
+    if (!routers_.empty()) return all;
     for (const int worker : plan_.workers) all = look_at_worker(config_.experts().workers(worker)) && all;
     return all;
   }
-  const RouterHealth& health() const { return health_; }
+
+  void print() const {
+    for (size_t i = 0; i < routers_.size(); ++i)
+      print_summary(routers_[i], "http://" + to_string(advertised(plan_.routers[i].settings)),
+                    config_.model().name());
+    if (routers_.empty()) print_workers(workers_);
+  }
 
  private:
-  Result<bool> look_at_router() {
-    GH_ASSIGN(const HostPort address, parse_host_port(config_.router().http().listen()));
+  bool look_at_router(size_t idx) {
+    const HostPort address = *parse_host_port(plan_.routers[idx].settings.http().listen());
     Result<RouterHealth> health = query_health(reachable(address), kAnswer);
     if (health.has_error()) return false;  // not listening yet
-    health_ = std::move(*health);
-    display_.show(health_);
-    return health_.ready;
+    const bool is_news = !health->ready || !routers_[idx].ready;
+    routers_[idx] = std::move(*health);
+    if (is_news) display_.show(routers_[idx]);
+    return routers_[idx].ready;
   }
 
   bool look_at_worker(const config::Worker& worker) {
@@ -94,19 +103,20 @@ class ReadyCheck {
     shown.resident_bytes = status->load().resident_bytes();
     const bool ready = status->load().state() == control::LoadStatus::READY;
     shown.state = ready ? "ready" : status->num_routers() == 0 ? "waiting for the router" : "loading";
-    display_.show(health_);
+    display_.show(workers_);
     return ready;
   }
 
   WorkerHealth& entry(const config::Worker& worker) {
-    for (WorkerHealth& w : health_.workers)
+    for (WorkerHealth& w : workers_.workers)
       if (w.name == worker.name()) return w;
-    return health_.workers.emplace_back(WorkerHealth{.name = worker.name(), .address = worker.address()});
+    return workers_.workers.emplace_back(WorkerHealth{.name = worker.name(), .address = worker.address()});
   }
 
   const config::Config& config_;
   const HostPlan& plan_;
-  RouterHealth health_;
+  std::vector<RouterHealth> routers_;  // of the plan's
+  RouterHealth workers_;               // without a router here
   LoadDisplay display_;
 };
 
@@ -118,12 +128,8 @@ Result<bool> wait_until_ready(const config::Config& config, const HostPlan& plan
   const auto deadline = Clock::now() + limit;
   while (Clock::now() < deadline) {
     GH_TRY(fleet.watch(/*serving=*/false));
-    GH_ASSIGN(const bool ready, check.look());
-    if (ready) {
-      if (plan.router)
-        print_summary(check.health(), "http://" + to_string(advertised(config)), config.model().name());
-      else
-        print_workers(check.health());
+    if (check.look()) {
+      check.print();
       return true;
     }
     if (signals.wait(kLook)) return false;
@@ -142,7 +148,8 @@ Result<void> check_addresses(const config::Config& config, const HostPlan& plan)
   for (const int worker : plan.workers)
     GH_TRY(check_can_listen(fmt::format("experts.workers[{}].address", worker),
                             config.experts().workers(worker).address()));
-  if (plan.router) GH_TRY(check_can_listen("router.http.listen", config.router().http().listen()));
+  for (const RouterOfFile& router : plan.routers)
+    GH_TRY(check_can_listen(router.listen_key, router.settings.http().listen()));
   return {};
 }
 

@@ -39,6 +39,37 @@ TEST(ConfigCheck, NamesAreUniqueAmongWorkersAndRouter) {
   expect_problem(config, "experts.workers[1].name", "router.name");
 }
 
+TEST(ConfigCheck, RoutersOfAListHaveNamesAndAddressesOfTheirOwn) {
+  auto config = two_workers();
+  for (const char* name : {"r0", "r1"}) {
+    auto& router = *config.add_routers();
+    router.set_name(name);
+    router.set_listen(std::string("127.0.0.1:800") + name[1]);
+  }
+  EXPECT_TRUE(check_config(config).empty()) << "they stand for `router`, whose name and address are not used";
+  auto& second = *config.mutable_routers(1);
+  second.set_listen("127.0.0.1:8000");
+  expect_problem(config, "routers[1].listen", "also the address in routers[0].listen");
+  second.set_listen("10.0.0.1:7001");
+  expect_problem(config, "experts.workers[1].address", "also the address in routers[1].listen");
+  second.set_listen("");
+  expect_problem(config, "routers[1].listen", "router 'r1' needs the HOST:PORT of its API");
+  second.set_listen("127.0.0.1:8001");
+  second.set_name("r0");
+  expect_problem(config, "routers[1].name", "'r0' is also the name in routers[0].name");
+  second.set_name("w1");
+  expect_problem(config, "experts.workers[1].name", "'w1' is also the name in routers[1].name");
+  second.set_name("");
+  expect_problem(config, "routers[1].name", "missing");
+  second.set_name("r1");
+  while (config.routers_size() < 65) {
+    auto& router = *config.add_routers();
+    router.set_name("more" + std::to_string(config.routers_size()));
+    router.set_listen("127.0.0.1:0");
+  }
+  expect_problem(config, "routers", "65 routers are more than 64");
+}
+
 TEST(ConfigCheck, AddressesAreUniqueAndWellFormed) {
   auto config = two_workers();
   auto& worker = *config.mutable_experts()->mutable_workers(1);

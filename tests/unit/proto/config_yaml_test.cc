@@ -85,6 +85,26 @@ TEST(ConfigYaml, WhatIsWrittenArrives) {
   EXPECT_EQ(config->log().level(), "info");
 }
 
+TEST(ConfigYaml, RoutersOfAListAreReadAndChecked) {
+  const auto config = parse_more(
+      "routers:\n"
+      "  - {name: r0, listen: '10.0.0.1:8000'}\n"
+      "  - {name: r1, listen: '0.0.0.0:8000', host: gate, threads: 2}\n");
+  ASSERT_TRUE(config) << to_string(config.error());
+  EXPECT_EQ(config->routers(0).host(), "10.0.0.1");
+  EXPECT_EQ(config->routers(0).threads(), 0);
+  EXPECT_EQ(config->routers(1).host(), "gate");
+  EXPECT_EQ(config->routers(1).threads(), 2);
+  EXPECT_EQ(error_more("routers:\n  - {name: r0, listen: 'a:1'}\n  - name: r0\n    listen: 'a:2'\n"),
+            "g.yaml:7: routers[1].name: 'r0' is also the name in routers[0].name");
+  EXPECT_EQ(error_more("routers:\n  - {name: r0, listen: 'a:1'}\n  - name: r1\n    listen: 'a:1'\n"),
+            "g.yaml:8: routers[1].listen: 'a:1' is also the address in routers[0].listen");
+  EXPECT_THAT(error_more("routers:\n  - {name: r0}\n"),
+              HasSubstr("g.yaml:6: routers[0].listen: missing; router 'r0' needs the HOST:PORT of its API"));
+  EXPECT_THAT(error_more("routers: [{name: r0, listen: 'a:1', kv_cache: {}}]\n"),
+              HasSubstr("routers[0].kv_cache: unknown key"));
+}
+
 TEST(ConfigYaml, UnknownKeysAreRefusedWithLineAndNearMatch) {
   EXPECT_EQ(error_more("router:\n  kv_cache:\n    blok_size: 16\n"),
             "g.yaml:7: router.kv_cache.blok_size: unknown key (did you mean block_size?)");
