@@ -24,7 +24,8 @@ ExpertLoader::ExpertLoader(ExpertLoaderOptions options, const ModelSpec& spec, E
   thread_ = std::thread([this, &spec, options = std::move(options), done = std::move(done)] {
     const Result<void> fits = check_memory(spec, experts_, options.memory_limit);
     if (fits.has_error()) return done(fits.error());
-    auto store = ExpertStore::load(options.model_path, spec, options.mode, experts_, progress_);
+    auto store =
+        ExpertStore::load(options.model_path, spec, options.mode, experts_, progress_, *options.device);
     if (store.has_error()) return done(store.error());
     done(std::shared_ptr<const ExpertStore>(std::move(*store)));
   });

@@ -20,7 +20,8 @@ using ExpertsOfLayer = std::vector<std::vector<int32_t>>;  // [L] ascending expe
 struct ExpertLoaderOptions {
   std::filesystem::path model_path;
   LoadMode mode = LoadMode::checkpoint;
-  int64_t memory_limit = 0;  // bytes; 0: none
+  int64_t memory_limit = 0;               // bytes; 0: none
+  DeviceMemory* device = &host_memory();  // borrowed; where the experts go
 };
 
 class ExpertLoader {

@@ -1,10 +1,7 @@
 #include "model/arena.h"
 
 #include <fmt/format.h>
-#include <sys/mman.h>
 
-#include <cerrno>
-#include <cstring>
 #include <fstream>
 #include <optional>
 #include <string>
@@ -32,26 +29,20 @@ Status out_of_memory(int64_t bytes, std::string_view reason) {
 
 }  // namespace
 
-Result<Arena> Arena::allocate(int64_t bytes) {
+Result<Arena> Arena::allocate(int64_t bytes, DeviceMemory& device) {
   Arena arena;
   if (bytes == 0) return arena;
   // The kernel hands out more than it has and kills later; a refusal now can be read.
-  if (const std::optional<int64_t> available = available_memory_bytes(); available && bytes > *available)
+  const std::optional<int64_t> available = device.is_host() ? available_memory_bytes() : std::nullopt;
+  if (available && bytes > *available)
     return out_of_memory(bytes,
                          fmt::format("this machine has {} available; hold fewer experts here or add memory",
                                      format_bytes(*available)));
-  void* data =
-      ::mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (data == MAP_FAILED) return out_of_memory(bytes, std::strerror(errno));
-  // Advice only: without huge pages everything works, with more TLB misses.
-  ::madvise(data, static_cast<size_t>(bytes), MADV_HUGEPAGE);
-  arena.data_ = static_cast<std::byte*>(data);
+  Result<MemoryBlock> data = device.allocate(bytes);
+  if (data.has_error()) return out_of_memory(bytes, data.error().message);
+  arena.data_ = *std::move(data);
   arena.bytes_ = bytes;
   return arena;
-}
-
-Arena::~Arena() {
-  if (data_ != nullptr) ::munmap(data_, static_cast<size_t>(bytes_));
 }
 
 }  // namespace guildhall

@@ -1,11 +1,11 @@
-// arena.h: one block of memory for all of a process's weights: page-aligned, huge pages advised, never moved.
+// arena.h: one block of a device's memory for all of a process's weights; never moved.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <utility>
 
 #include "base/status.h"
+#include "kernels/device_memory.h"
 
 namespace guildhall {
 
@@ -17,22 +17,14 @@ constexpr int64_t align_weight(int64_t bytes) {
 class Arena {
  public:
   Arena() = default;
-  // resource_exhausted, with both numbers, when the machine has not that much memory available.
-  static Result<Arena> allocate(int64_t bytes);
-  ~Arena();
-  Arena(Arena&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
-  Arena& operator=(Arena&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(bytes_, other.bytes_);
-    return *this;
-  }
+  // resource_exhausted, with both numbers, when the device has not that much memory available.
+  static Result<Arena> allocate(int64_t bytes, DeviceMemory& device);
 
-  std::byte* data() const { return data_; }
+  std::byte* data() const { return data_.get(); }
   int64_t bytes() const { return bytes_; }
 
  private:
-  std::byte* data_ = nullptr;
+  MemoryBlock data_;
   int64_t bytes_ = 0;
 };
 

@@ -113,7 +113,7 @@ int64_t DenseWeights::bytes() const { return storage_->arena.bytes(); }
 
 Result<std::unique_ptr<DenseWeights>> DenseWeights::load(const std::filesystem::path& dir,
                                                          const ModelSpec& spec, LoadMode mode,
-                                                         LoadProgress& progress) {
+                                                         LoadProgress& progress, DeviceMemory& device) {
   GH_ASSIGN(const std::unique_ptr<TensorSource> source, open_tensor_source(dir, spec, mode));
   std::unique_ptr<DenseWeights> weights(new DenseWeights());
   LoadPlan plan(*source);
@@ -123,7 +123,7 @@ Result<std::unique_ptr<DenseWeights>> DenseWeights::load(const std::filesystem::
     GH_TRY(plan_layer(plan, spec, layer, weights->layers[layer]));
   GH_TRY(plan.add_vector(&weights->final_norm, "model.norm.weight", spec.hidden, DummyFill::ones));
   if (!spec.tie_embeddings) GH_TRY(plan_lm_head(plan, spec, &weights->lm_head_vh));
-  GH_ASSIGN(weights->storage_->arena, plan.run(progress));
+  GH_ASSIGN(weights->storage_->arena, plan.run(progress, device));
   if (spec.tie_embeddings) weights->lm_head_vh = weights->embed_vh;
   return weights;
 }

@@ -66,7 +66,7 @@ const ExpertWeightView* ExpertStore::find(int64_t layer, int64_t expert) const {
 
 Result<std::unique_ptr<ExpertStore>> ExpertStore::load(
     const std::filesystem::path& dir, const ModelSpec& spec, LoadMode mode,
-    const std::vector<std::vector<int32_t>>& experts_of_layer, LoadProgress& progress) {
+    const std::vector<std::vector<int32_t>>& experts_of_layer, LoadProgress& progress, DeviceMemory& device) {
   GH_TRY(check_request(spec, experts_of_layer));
   GH_ASSIGN(const std::unique_ptr<TensorSource> source, open_tensor_source(dir, spec, mode));
   std::unique_ptr<ExpertStore> store(new ExpertStore());
@@ -86,7 +86,7 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::load(
       storage.index_le[layer][static_cast<size_t>(expert)] = next++;
     }
   }
-  GH_ASSIGN(storage.arena, plan.run(progress));
+  GH_ASSIGN(storage.arena, plan.run(progress, device));
   return store;
 }
 

@@ -162,15 +162,34 @@ Result<void> LoadPlan::copy_transposed(const Piece& piece, DType dtype, std::byt
   return {};
 }
 
-Result<Arena> LoadPlan::run(LoadProgress& progress) {
+// Where an item is put together on its way to a device that does not see the host's memory.
+Result<MemoryBlock> LoadPlan::staging(const DeviceMemory& device) const {
+  if (device.is_host()) return MemoryBlock{};
+  int64_t largest = 0;
+  for (const Item& item : items_)
+    largest = std::max(largest, item.rows * item.cols * dtype_bytes(item.dtype));
+  return host_memory().allocate(largest);
+}
+
+Result<void> LoadPlan::fill(const Item& item, std::byte* base, LoadProgress& progress) {
+  for (const Piece& piece : item.pieces) {
+    std::byte* target = base + piece.target_element * dtype_bytes(item.dtype);
+    GH_TRY(piece.transpose ? copy_transposed(piece, item.dtype, target, progress)
+                           : copy(piece, item.dtype, target, progress));
+  }
+  return {};
+}
+
+Result<Arena> LoadPlan::run(LoadProgress& progress, DeviceMemory& device) {
   progress.bytes_total.fetch_add(source_bytes_, std::memory_order_relaxed);
-  GH_ASSIGN(Arena arena, Arena::allocate(arena_bytes_));
+  GH_ASSIGN(Arena arena, Arena::allocate(arena_bytes_, device));
+  GH_ASSIGN(const MemoryBlock staged, staging(device));
   for (const Item& item : items_) {
     std::byte* base = arena.data() + item.arena_offset;
-    for (const Piece& piece : item.pieces) {
-      std::byte* target = base + piece.target_element * dtype_bytes(item.dtype);
-      GH_TRY(piece.transpose ? copy_transposed(piece, item.dtype, target, progress)
-                             : copy(piece, item.dtype, target, progress));
+    GH_TRY(fill(item, staged ? staged.get() : base, progress));
+    if (staged) {
+      const auto bytes = static_cast<size_t>(item.rows * item.cols * dtype_bytes(item.dtype));
+      GH_TRY(device.upload({staged.get(), bytes}, base));
     }
     if (WeightView* const* matrix = std::get_if<WeightView*>(&item.out)) {
       **matrix = {base, item.dtype, item.rows, item.cols};

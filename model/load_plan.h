@@ -42,8 +42,9 @@ class LoadPlan {
   Result<void> add_vector(std::span<const float>* out, std::string name, int64_t size, DummyFill fill);
   Result<void> add_kv_up(const KvUpRequest& request);
 
-  // Allocates, fills, and sets every `out`. Code::cancelled when progress.cancel was set.
-  Result<Arena> run(LoadProgress& progress);
+  // Allocates, fills, and sets every `out`, which is in the memory of `device`. Code::cancelled when
+  // progress.cancel was set.
+  Result<Arena> run(LoadProgress& progress, DeviceMemory& device);
 
  private:
   // A [rows, cols] part of a source tensor and where it goes in its item.
@@ -62,6 +63,8 @@ class LoadPlan {
   };
 
   void push(Item item);
+  Result<MemoryBlock> staging(const DeviceMemory& device) const;
+  Result<void> fill(const Item& item, std::byte* base, LoadProgress& progress);
   Result<void> copy(const Piece& piece, DType dtype, std::byte* target, LoadProgress& progress);
   Result<void> copy_transposed(const Piece& piece, DType dtype, std::byte* target, LoadProgress& progress);
   Result<void> read_chunk(const Piece& piece, int64_t first, int64_t count, DType dtype, std::byte* target,

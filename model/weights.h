@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "kernels/device_memory.h"
 #include "kernels/dtype.h"
 #include "kernels/expert_ffn.h"
 #include "model/spec.h"
@@ -65,11 +66,12 @@ struct LayerWeights {
   std::variant<MlpWeights, MoeWeights> mlp;
 };
 
-// Everything the router needs. Immutable after loading; any thread may read.
+// Everything the router needs, in a device's memory. Immutable after loading; any thread may read.
 class DenseWeights {
  public:
   static Result<std::unique_ptr<DenseWeights>> load(const std::filesystem::path& dir, const ModelSpec& spec,
-                                                    LoadMode mode, LoadProgress& progress);
+                                                    LoadMode mode, LoadProgress& progress,
+                                                    DeviceMemory& device = host_memory());
   ~DenseWeights();
   WeightView embed_vh;                // [V,hid]
   WeightView lm_head_vh;              // == embed_vh when tied
@@ -83,15 +85,16 @@ class DenseWeights {
   std::unique_ptr<Storage> storage_;
 };
 
-// The experts one worker holds: layer x expert -> weights, or none. Immutable after loading; any thread may
-// read.
+// The experts one worker holds, in its device's memory: layer x expert -> weights, or none. Immutable after
+// loading; any thread may read.
 class ExpertStore {
  public:
   // experts_of_layer[layer] lists the expert indices to load, sorted; layers without experts are empty.
   static Result<std::unique_ptr<ExpertStore>> load(const std::filesystem::path& dir, const ModelSpec& spec,
                                                    LoadMode mode,
                                                    const std::vector<std::vector<int32_t>>& experts_of_layer,
-                                                   LoadProgress& progress);
+                                                   LoadProgress& progress,
+                                                   DeviceMemory& device = host_memory());
   ~ExpertStore();
   // nullptr: not held here.
   const ExpertWeightView* find(int64_t layer, int64_t expert) const;

@@ -22,9 +22,9 @@ Result<void> LocalWorkers::load(const Placement& placement) {
     Member& member = members_[i];
     const ExpertsOfLayer experts = placement.experts_of(static_cast<int32_t>(i));
     GH_TRY(check_memory(spec_, experts, member.memory_limit));
-    GH_ASSIGN(
-        std::shared_ptr<const ExpertStore> store,
-        ExpertStore::load(config_.model().path(), spec_, load_mode(config_), experts, *member.progress));
+    GH_ASSIGN(std::shared_ptr<const ExpertStore> store,
+              ExpertStore::load(config_.model().path(), spec_, load_mode(config_), experts, *member.progress,
+                                member.worker->memory()));
     member.worker->set_store(store);
     std::lock_guard lock(mutex_);
     member.store = std::move(store);

@@ -108,7 +108,8 @@ void RouterProcess::with_engine(std::function<void(Engine&)> action) {
 
 Result<void> RouterProcess::load() {
   const auto begin = Clock::now();
-  GH_ASSIGN(weights_, DenseWeights::load(config_.model().path(), spec_, load_mode(config_), progress_));
+  GH_ASSIGN(weights_,
+            DenseWeights::load(config_.model().path(), spec_, load_mode(config_), progress_, ops_->memory()));
   if (local_workers_) GH_TRY(local_workers_->load(placement_));
   log_info("weights_loaded", "size=\"{}\" time=\"{}\"", format_bytes(weights_->bytes()),
            format_duration(Clock::now() - begin));
