@@ -39,7 +39,7 @@ if(GUILDHALL_CUDA AND CUDAToolkit_NVCC_EXECUTABLE AND CUDAToolkit_VERSION VERSIO
   set(CMAKE_CUDA_ARCHITECTURES "80-real;90" CACHE STRING "")  # code for both, and PTX of 9.0 for what is newer
   set(CMAKE_CUDA_COMPILER_LAUNCHER "${CMAKE_CXX_COMPILER_LAUNCHER}")
   enable_language(CUDA)
-  string(APPEND CMAKE_CUDA_FLAGS " -std=c++20")  # a dialect that CMake 3.25 does not know for this compiler
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")  # CMake 3.25 does not know it for this compiler
   set(CMAKE_CUDA_FLAGS_RELWITHDEBINFO "-O3 -lineinfo")
 endif()
 message(STATUS "guildhall: CUDA ${CUDAToolkit_VERSION} (device code: ${GUILDHALL_HAS_CUDA}) NCCL ${NCCL_LIBRARY} UCX ${UCP_LIBRARY}")
