@@ -13,7 +13,6 @@ from cluster import BIN, Cluster, config_text
 GLIBC = {"ld-linux-x86-64.so.2", "libc.so.6", "libm.so.6", "libmvec.so.1", "libdl.so.2", "librt.so.1",
          "libpthread.so.0", "libresolv.so.2"}
 RDMA = {"libibverbs.so.1", "librdmacm.so.1", "libmlx5.so.1", "libefa.so.1"}  # of the machine's drivers
-CUDA = {"libcublas.so", "libcublasLt.so", "libnccl.so"}                      # of its toolkit, or lib/guildhall/cuda
 PROGRAMS = ("guildhall", "guildhall-router", "guildhall-expert")
 
 
@@ -80,15 +79,13 @@ class Bundle(unittest.TestCase):
         (cls.bundle,) = (cls.folder / "unpacked").iterdir()
 
     def libraries(self):
-        return [file for file in (self.bundle / "lib/guildhall").rglob("*.so*") if file.parent.name != "cuda"]
+        return list((self.bundle / "lib/guildhall").rglob("*.so*"))
 
     def test_nothing_outside_but_glibc_is_needed(self):
         names = {file.name for file in self.libraries()}
         for file in [self.bundle / "bin" / name for name in PROGRAMS] + self.libraries():
             outside = needed_names(file) - names - GLIBC
-            if file.parent.name == "ucx":
-                outside -= RDMA
-            self.assertEqual({name for name in outside if name.rpartition(".so")[0] + ".so" not in CUDA}, set(), file)
+            self.assertEqual(outside - RDMA if file.parent.name == "ucx" else outside, set(), file)
 
     def test_libraries_are_found_relative_to_the_program(self):
         for file in [self.bundle / "bin" / name for name in PROGRAMS] + self.libraries():

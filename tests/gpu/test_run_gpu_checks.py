@@ -52,6 +52,7 @@ class RunGpuChecks(unittest.TestCase):
         self.write("tools/nvidia-smi", 'echo "NVIDIA H300, 1000 MiB, 600.1"')
         self.write("tools/compute-sanitizer", SANITIZER)
         self.write("pack/bin/cuda_rows_bench", 'echo "rmsnorm 91% of copy bandwidth"')
+        self.name_libraries("libc.so.6")
         self.serve(" that walketh not")
         shutil.copy(HERE / "run-gpu-checks", self.folder / "pack")
 
@@ -60,6 +61,11 @@ class RunGpuChecks(unittest.TestCase):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"#!{interpreter}\n{textwrap.dedent(body)}")
         path.chmod(0o755)
+
+    def name_libraries(self, *names):
+        path = self.folder / "pack/share/guildhall/cuda-libraries"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(names))
 
     def serve(self, text):
         self.write("pack/bin/guildhall", GUILDHALL.replace("TEXT", text), "/usr/bin/env python3")
@@ -93,6 +99,14 @@ class RunGpuChecks(unittest.TestCase):
                       summary)
         for words in ("rows_test.cu:12: Failure, a row is off", "**failed:** 2 passed, 1 skipped", "5 errors",
                       "| gpu_leaky_test | 3 passed |"):
+            self.assertIn(words, summary)
+
+    def test_a_library_that_is_nowhere_fails_and_the_rest_runs(self):
+        self.write("pack/bin/gpu_rows_test", PASSES)
+        self.name_libraries("libc.so.6", "libguildhall_nowhere.so.9")
+        ended, summary = self.run_checks()
+        self.assertEqual(ended.returncode, 1, ended.stdout + ended.stderr)
+        for words in ("**1 failed: libguildhall_nowhere.so.9**", "LD_LIBRARY_PATH", "| gpu_rows_test | 3 passed |"):
             self.assertIn(words, summary)
 
     def test_a_test_that_hangs_is_stopped_and_what_had_no_time_failed(self):
