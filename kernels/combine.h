@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/stream.h"
 #include "kernels/view.h"
 
 namespace guildhall {
@@ -13,5 +14,8 @@ void combine_ref(View2<const float> rows_ph, View2<const int32_t> index_tk, View
                  View2<float> y_th);
 void combine_cpu(View2<const float> rows_ph, View2<const int32_t> index_tk, View2<const float> weight_tk,
                  View2<float> y_th);
+// The same bits.
+void combine_cuda(CudaStream stream, View2<const float> rows_ph, View2<const int32_t> index_tk,
+                  View2<const float> weight_tk, View2<float> y_th);
 
 }  // namespace guildhall

@@ -3,6 +3,7 @@
 
 #include <span>
 
+#include "kernels/cuda/stream.h"
 #include "kernels/dtype.h"
 #include "kernels/view.h"
 
@@ -10,5 +11,7 @@ namespace guildhall {
 
 void embedding_ref(std::span<const int32_t> ids_t, WeightView w_vh, View2<float> x_th);
 void embedding_cpu(std::span<const int32_t> ids_t, WeightView w_vh, View2<float> x_th);
+// The same bits. Ids are on the device, where nothing checks them.
+void embedding_cuda(CudaStream stream, std::span<const int32_t> ids_t, WeightView w_vh, View2<float> x_th);
 
 }  // namespace guildhall

@@ -14,6 +14,9 @@
 #include <cstdint>
 #include <span>
 
+#include "kernels/cuda/stream.h"
+#include "kernels/view.h"
+
 namespace guildhall {
 
 inline constexpr int64_t kFp8GroupSize = 128;
@@ -24,5 +27,9 @@ void to_fp8_ref(std::span<const float> x_n, std::span<uint8_t> code_n, std::span
 void to_fp8_cpu(std::span<const float> x_n, std::span<uint8_t> code_n, std::span<float> scale_g);
 void from_fp8_ref(std::span<const uint8_t> code_n, std::span<const float> scale_g, std::span<float> x_n);
 void from_fp8_cpu(std::span<const uint8_t> code_n, std::span<const float> scale_g, std::span<float> x_n);
+// Row by row, scale_tg [T, fp8_groups(H)]; the same bits.
+void to_fp8_cuda(CudaStream stream, View2<const float> x_th, View2<uint8_t> code_th, View2<float> scale_tg);
+void from_fp8_cuda(CudaStream stream, View2<const uint8_t> code_th, View2<const float> scale_tg,
+                   View2<float> x_th);
 
 }  // namespace guildhall

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 
+#include "kernels/cuda/stream.h"
 #include "kernels/view.h"
 
 namespace guildhall {
@@ -26,5 +27,10 @@ void gate_topk_ref(View2<const float> logits_te, std::span<const float> bias_e, 
                    View2<int32_t> expert_tk, View2<float> weight_tk);
 void gate_topk_cpu(View2<const float> logits_te, std::span<const float> bias_e, const GateRule& rule,
                    View2<int32_t> expert_tk, View2<float> weight_tk);
+// E <= kMaxCudaGateExperts (a token's scores lie in one block's shared memory). A token's bits depend on its
+// row only; scores are within 1e-6 of ref's, so that experts that close to each other may change places.
+inline constexpr int64_t kMaxCudaGateExperts = 2048;
+void gate_topk_cuda(CudaStream stream, View2<const float> logits_te, std::span<const float> bias_e,
+                    const GateRule& rule, View2<int32_t> expert_tk, View2<float> weight_tk);
 
 }  // namespace guildhall

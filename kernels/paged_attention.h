@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <span>
 
+#include "kernels/cuda/stream.h"
 #include "kernels/dtype.h"
 #include "kernels/team.h"
 #include "kernels/view.h"
@@ -41,6 +42,10 @@ void kv_write_ref(View3<const float> k_thd, View3<const float> v_thd, const Atte
                   const KvPages& pages);
 void kv_write_cpu(Team& team, View3<const float> k_thd, View3<const float> v_thd, const AttentionBatch& batch,
                   const KvPages& pages);
+// The same bits; the batch's spans are on the device. A token of a negative sequence (a captured batch's
+// padding) or of a page outside the pool writes nothing.
+void kv_write_cuda(CudaStream stream, View3<const float> k_thd, View3<const float> v_thd,
+                   const AttentionBatch& batch, const KvPages& pages);
 
 // q [T,H,k_dim], out [T,H,v_dim]; H is a multiple of num_kv_heads, query head h reads kv head
 // h/(H/num_kv_heads).

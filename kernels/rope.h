@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/cuda/stream.h"
 #include "kernels/team.h"
 #include "kernels/view.h"
 
@@ -39,11 +40,20 @@ struct RopeTable {
 };
 RopeTable make_rope_table(const RopeParams& params, int64_t num_positions);
 
+// A table that lies elsewhere, on a device: RopeTable's cos_pd and sin_pd as they are. Borrowed.
+struct RopeTableView {
+  int64_t dim = 0;
+  std::span<const float> cos_pd, sin_pd;
+};
+
 // Rotates x [T, heads, d] in place by positions_t (each < num_positions). The pairing says which elements
 // pair; the result stays in the same layout.
 void rope_ref(const RopeTable& table, RopePairing pairing, std::span<const int32_t> positions_t,
               View3<float> x_thd);
 void rope_cpu(Team& team, const RopeTable& table, RopePairing pairing, std::span<const int32_t> positions_t,
               View3<float> x_thd);
+// Products and sums may be fused: within 1e-6 of ref. Positions are on the device, where nothing checks them.
+void rope_cuda(CudaStream stream, const RopeTableView& table, RopePairing pairing,
+               std::span<const int32_t> positions_t, View3<float> x_thd);
 
 }  // namespace guildhall

@@ -5,6 +5,9 @@
 #include <span>
 #include <vector>
 
+#include "kernels/cuda/stream.h"
+#include "kernels/view.h"
+
 namespace guildhall {
 
 struct SamplingRule {
@@ -22,10 +25,16 @@ double sampling_uniform(uint64_t seed, uint64_t position);
 // distribution (most likely first, ties by id) at u.
 int32_t sample_ref(std::span<const float> logits_v, const SamplingRule& rule, double u);
 int32_t sample_cpu(std::span<const float> logits_v, const SamplingRule& rule, double u);
+// Rows of a batch, each with its own rule and u; everything on the device. sample_ref's tokens: weights are
+// integers (sampling_weight.h) and every step to them is rounded as on the host. V <= 2^23.
+void sample_cuda(CudaStream stream, View2<const float> logits_tv, std::span<const SamplingRule> rule_t,
+                 std::span<const double> u_t, std::span<int32_t> token_t);
 
 // log(sum(exp(logits))) with a fixed summation order; logprob(v) = logits_v[v] - it.
 float log_sum_exp_ref(std::span<const float> logits_v);
 float log_sum_exp_cpu(std::span<const float> logits_v);
+// Row by row, in double, in an order that V alone decides: within 1e-6 of ref.
+void log_sum_exp_cuda(CudaStream stream, View2<const float> logits_tv, std::span<float> log_sum_t);
 
 // The n most likely ids, best first, ties to the lowest id.
 std::vector<int32_t> top_n(std::span<const float> logits_v, int n);

@@ -32,16 +32,6 @@ double sampling_uniform(uint64_t seed, uint64_t position) {
   return static_cast<double>(bits) * 0x1p-53;
 }
 
-uint64_t nucleus_mass(float top_p, uint64_t total) {
-  if (top_p >= 1) return total;
-  const double mass = std::ceil(static_cast<double>(top_p) * static_cast<double>(total));
-  return std::clamp<uint64_t>(static_cast<uint64_t>(std::max(mass, 1.0)), 1, total);
-}
-
-uint64_t target_mass(double u, uint64_t total) {
-  return std::min(static_cast<uint64_t>(u * static_cast<double>(total)), total - 1);
-}
-
 int32_t sample_ref(std::span<const float> logits_v, const SamplingRule& rule, double u) {
   std::vector<int32_t> ids = ids_in_order(logits_v);
   const float max = logits_v[ids[0]];

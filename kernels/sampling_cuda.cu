@@ -1,0 +1,245 @@
+// sampling_cuda.cu: sampling without sorting the vocabulary, a block per row; sample_ref's tokens.
+// As in sampling_cpu.cc, any point of the cumulative distribution (the end of the top k, the end of the
+// nucleus, the draw) is found from histograms that hold each bin's count and mass: first over the logits'
+// range, then over the bits of those logits that fall into the point's bin, until one value is left. Masses
+// are integers, so the order in which threads add them does not matter.
+#include <cmath>
+
+#include "base/check.h"
+#include "kernels/cuda/choice.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/warp.cuh"
+#include "kernels/sampling.h"
+#include "kernels/sampling_weight.h"
+
+namespace guildhall {
+namespace {
+
+constexpr int kThreads = 1024, kNumWarps = kThreads / kWarp;
+constexpr int kNumBuckets = 1024;   // over the logits' range
+constexpr float kBucketRange = 30;  // in units of the temperature; what is further down has no weight
+constexpr int kNumDigits = 2048;    // 11 of a logit's 32 bits at a time
+
+using Mass = unsigned long long;  // what CUDA's atomics know 64 bits by
+
+struct Amount {
+  Mass mass, count;
+};
+__device__ inline Amount operator+(Amount a, Amount b) { return {a.mass + b.mass, a.count + b.count}; }
+
+// A point of the cumulative distribution: the first place whose running count or mass, its own included, is
+// more than `beyond`.
+struct Point {
+  bool by_count;
+  Mass beyond;
+  __device__ bool before(Amount a) const { return (by_count ? a.count : a.mass) > beyond; }
+};
+
+// Where a point lies: in the bin `index` of a histogram, behind tokens of that amount. No bin: index -1.
+struct Place {
+  int index;
+  Amount behind;
+};
+
+// The tokens of one logit, which share their weight; ties stand by id.
+struct Ties {
+  uint32_t order;  // of the logit: choice.cuh
+  Amount behind;
+  Mass weight;
+};
+
+template <int kBins>
+struct Histogram {
+  Mass mass[kBins];
+  unsigned count[kBins];
+
+  __device__ void clear() {
+    for (int i = static_cast<int>(threadIdx.x); i < kBins; i += kThreads) mass[i] = 0, count[i] = 0;
+    __syncthreads();
+  }
+  __device__ void add(int bin, Mass weight) {
+    atomicAdd(&mass[bin], weight);
+    atomicAdd(&count[bin], 1u);
+  }
+
+  // For the whole block, after a barrier. `behind`: what stands before the first bin.
+  __device__ Place find(Point point, Amount behind) const {
+    GH_SHARED(Place, found, [1]);
+    GH_SHARED(Amount, of_warp, [kNumWarps]);
+    constexpr int kPerThread = kBins / kThreads;
+    const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+    const int first = static_cast<int>(threadIdx.x) * kPerThread;
+    Amount mine{};
+    for (int i = first; i < first + kPerThread; ++i) mine = mine + Amount{mass[i], count[i]};
+    Amount through = mine;  // this warp's threads up to this one
+    for (unsigned lanes = 1; lanes < kWarp; lanes *= 2) {
+      const Amount lower{__shfl_up_sync(kFullWarp, through.mass, lanes),
+                         __shfl_up_sync(kFullWarp, through.count, lanes)};
+      if (lane >= static_cast<int>(lanes)) through = through + lower;
+    }
+    if (lane == kWarp - 1) of_warp[warp] = through;
+    if (threadIdx.x == 0) found[0] = {-1, {}};
+    __syncthreads();
+    Amount running = behind + Amount{through.mass - mine.mass, through.count - mine.count};
+    for (int w = 0; w < warp; ++w) running = running + of_warp[w];
+    for (int i = first; i < first + kPerThread; ++i) {
+      const Amount next = running + Amount{mass[i], count[i]};
+      if (!point.before(running) && point.before(next)) found[0] = {i, running};  // one thread's at most
+      running = next;
+    }
+    __syncthreads();
+    const Place place = found[0];
+    __syncthreads();  // `found` is free again
+    return place;
+  }
+};
+static_assert(kNumBuckets % kThreads == 0 && kNumDigits % kThreads == 0);
+
+// One row and how its logits become weights. All threads of the block hold the same.
+struct Row {
+  const float* logits_v;
+  int64_t size;
+  float max, inverse_temperature;
+
+  __device__ Mass weight(float logit) const {
+    return sampling_weight(sampling_probability(logit, max, inverse_temperature));
+  }
+  // Monotone in the logit: subtraction, multiplication and truncation are. kNumBuckets: no weight, or NaN.
+  __device__ int bucket(float logit) const {
+    if (logit == max) return 0;
+    const float position = (max - logit) * (inverse_temperature * (kNumBuckets / kBucketRange));
+    return position < kNumBuckets ? static_cast<int>(position) : kNumBuckets;
+  }
+};
+
+// Bit fields of a logit's order, most significant first.
+struct Digit {
+  int shift, bits;
+};
+
+// The ties at a point, which lies in the bucket `place`. For the whole block.
+__device__ Ties find_ties(const Row& row, Point point, Place place, Histogram<kNumDigits>& digits) {
+  constexpr Digit kDigits[] = {{21, 11}, {10, 11}, {0, 10}};
+  const int bucket = place.index;
+  uint32_t descending = 0;  // ~order: the digits found so far
+  for (const Digit digit : kDigits) {
+    const uint32_t known = digit.shift + digit.bits == 32 ? 0 : ~uint32_t{0} << (digit.shift + digit.bits);
+    digits.clear();
+    for (int64_t v = threadIdx.x; v < row.size; v += kThreads) {
+      const float logit = row.logits_v[v];
+      if (row.bucket(logit) != bucket) continue;
+      const uint32_t key = ~order_of(logit);
+      if ((key & known) != descending) continue;
+      digits.add(static_cast<int>(key >> digit.shift & ((1u << digit.bits) - 1)), row.weight(logit));
+    }
+    __syncthreads();
+    place = digits.find(point, place.behind);
+    descending |= static_cast<uint32_t>(place.index) << digit.shift;
+  }
+  const Choice any_tie = Choice{~descending} << 32;
+  return {~descending, place.behind, row.weight(value_of(any_tie))};
+}
+
+// The id of number `rank` of the tokens whose logit has this order. For the whole block; one thread writes.
+__device__ void write_tie(const Row& row, uint32_t order, Mass rank, int32_t* token) {
+  GH_SHARED(unsigned, count_w, [kNumWarps]);
+  const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int64_t stretch = (row.size + kThreads - 1) / kThreads * kWarp;
+  const int64_t begin = min(warp * stretch, row.size), end = min(begin + stretch, row.size);
+  const auto is_tie = [&](int64_t v) { return v < end && order_of(row.logits_v[v]) == order; };
+  unsigned count = 0;
+  for (int64_t v = begin; v < end; v += kWarp) count += __popc(__ballot_sync(kFullWarp, is_tie(v + lane)));
+  if (lane == 0) count_w[warp] = count;
+  __syncthreads();
+  Mass before = 0;
+  for (unsigned w = 0; w < warp; ++w) before += count_w[w];
+  if (rank < before || rank >= before + count) return;
+  for (int64_t v = begin; v < end; v += kWarp) {
+    const bool mine = is_tie(v + lane);
+    const unsigned ties = __ballot_sync(kFullWarp, mine);
+    if (mine && before + __popc(ties & ((1u << lane) - 1)) == rank) *token = static_cast<int32_t>(v + lane);
+    before += __popc(ties);
+  }
+}
+
+// The best token, a NaN counting as -inf.
+__device__ Choice best_token(const float* logits_v, int64_t size) {
+  Choice best = kNoChoice;
+  for (int64_t v = threadIdx.x; v < size; v += kThreads)
+    best = max(best, make_choice(logits_v[v] == logits_v[v] ? logits_v[v] : -INFINITY, v));
+  return block_reduce(best, kNoChoice, [](Choice a, Choice b) { return max(a, b); });
+}
+
+__global__ void sample_kernel(View2<const float> logits_tv, const SamplingRule* rule_t, const double* u_t,
+                              int32_t* token_t) {
+  GH_SHARED(Histogram<kNumBuckets>, buckets, [1]);
+  GH_SHARED(Histogram<kNumDigits>, digits, [1]);
+  const int64_t t = blockIdx.x;
+  const SamplingRule rule = rule_t[t];
+  Row row{logits_tv.row(t), logits_tv.cols, 0, 1 / rule.temperature};
+  const Choice best = best_token(row.logits_v, row.size);
+  row.max = value_of(best);
+  if (rule.temperature == 0 || rule.top_k == 1 || row.max == -INFINITY) {
+    if (threadIdx.x == 0) token_t[t] = static_cast<int32_t>(index_of(best));
+    return;
+  }
+
+  buckets[0].clear();
+  for (int64_t v = threadIdx.x; v < row.size; v += kThreads) {
+    const int bucket = row.bucket(row.logits_v[v]);
+    if (bucket < kNumBuckets) buckets[0].add(bucket, row.weight(row.logits_v[v]));
+  }
+  __syncthreads();
+  Mass mass = 0;
+  for (int b = static_cast<int>(threadIdx.x); b < kNumBuckets; b += kThreads) mass += buckets[0].mass[b];
+  mass = block_reduce(mass, Mass{0}, [](Mass a, Mass b) { return a + b; });
+
+  if (rule.top_k > 0) {
+    const Point end{true, static_cast<Mass>(rule.top_k)};
+    const Place place = buckets[0].find(end, {});
+    if (place.index >= 0) {
+      const Ties ties = find_ties(row, end, place, digits[0]);
+      mass = ties.behind.mass + (end.beyond - ties.behind.count) * ties.weight;
+    }
+  }
+  if (rule.top_p < 1) {
+    const Point last{false, nucleus_mass(rule.top_p, mass) - 1};
+    const Ties ties = find_ties(row, last, buckets[0].find(last, {}), digits[0]);
+    mass = ties.behind.mass + ((last.beyond - ties.behind.mass) / ties.weight + 1) * ties.weight;
+  }
+  const Point draw{false, target_mass(u_t[t], mass)};
+  const Ties ties = find_ties(row, draw, buckets[0].find(draw, {}), digits[0]);
+  write_tie(row, ties.order, (draw.beyond - ties.behind.mass) / ties.weight, &token_t[t]);
+}
+
+__global__ void log_sum_exp_kernel(View2<const float> logits_tv, float* log_sum_t) {
+  const float* logits_v = logits_tv.row(blockIdx.x);
+  const float best = value_of(best_token(logits_v, logits_tv.cols));
+  double sum = 0;
+  if (!std::isinf(best))
+    for (int64_t v = threadIdx.x; v < logits_tv.cols; v += kThreads)
+      sum += exp(static_cast<double>(logits_v[v]) - best);
+  sum = block_reduce(sum, 0.0, [](double a, double b) { return a + b; });
+  if (threadIdx.x == 0) log_sum_t[blockIdx.x] = std::isinf(best) ? best : static_cast<float>(best + log(sum));
+}
+
+}  // namespace
+
+void sample_cuda(CudaStream stream, View2<const float> logits_tv, std::span<const SamplingRule> rule_t,
+                 std::span<const double> u_t, std::span<int32_t> token_t) {
+  const auto rows = static_cast<size_t>(logits_tv.rows);
+  GH_CHECK(rule_t.size() == rows && u_t.size() == rows && token_t.size() == rows);
+  GH_CHECK(logits_tv.cols > 0 && logits_tv.cols <= int64_t{1} << 23);  // sampling_weight.h
+  if (rows == 0) return;
+  launch(sample_kernel, static_cast<unsigned>(rows), kThreads, 0, stream, logits_tv, rule_t.data(),
+         u_t.data(), token_t.data());
+}
+
+void log_sum_exp_cuda(CudaStream stream, View2<const float> logits_tv, std::span<float> log_sum_t) {
+  GH_CHECK(logits_tv.cols > 0 && static_cast<int64_t>(log_sum_t.size()) == logits_tv.rows);
+  if (log_sum_t.empty()) return;
+  launch(log_sum_exp_kernel, static_cast<unsigned>(logits_tv.rows), kThreads, 0, stream, logits_tv,
+         log_sum_t.data());
+}
+
+}  // namespace guildhall
