@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "kernels/combine.h"
+#include "kernels/copy.h"
 #include "kernels/embedding.h"
 #include "kernels/parallel_rows.h"
 #include "kernels/permute.h"
@@ -63,9 +64,7 @@ class CpuOps final : public Ops {
     unpermute_cpu(x_th, row_i, y_ih);
   }
   void copy(View3<const float> x_thd, View3<float> y_thd) override {
-    GH_CHECK(x_thd.dim0 == y_thd.dim0 && x_thd.dim1 == y_thd.dim1 && x_thd.dim2 == y_thd.dim2);
-    for (int64_t i = 0; i < x_thd.dim0; ++i)
-      for (int64_t j = 0; j < x_thd.dim1; ++j) std::copy_n(x_thd.at(i, j), x_thd.dim2, y_thd.at(i, j));
+    copy_cpu(x_thd, y_thd);
   }
   void fill_zero(View2<float> x_th) override {
     for (int64_t t = 0; t < x_th.rows; ++t) std::fill_n(x_th.row(t), x_th.cols, 0.0f);

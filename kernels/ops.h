@@ -24,13 +24,6 @@
 
 namespace guildhall {
 
-// A row of logits to draw a token from, and the uniform number that decides.
-struct SampleDraw {
-  int64_t row = 0;
-  SamplingRule rule;
-  double u = 0;
-};
-
 class Ops {
  public:
   explicit Ops(TeamOptions team) : team_(team) {}

@@ -16,6 +16,13 @@ struct SamplingRule {
   int32_t top_k = 0;      // 0: off
 };
 
+// A row of a batch's logits to draw a token from, and the uniform number that decides.
+struct SampleDraw {
+  int64_t row = 0;
+  SamplingRule rule;
+  double u = 0;
+};
+
 // A uniform number in [0, 1) from a counter-based generator (Philox4x32-10, Salmon et al. 2011) keyed by the
 // request's seed and the token's position: the same whatever else is in the batch.
 double sampling_uniform(uint64_t seed, uint64_t position);
@@ -25,10 +32,10 @@ double sampling_uniform(uint64_t seed, uint64_t position);
 // distribution (most likely first, ties by id) at u.
 int32_t sample_ref(std::span<const float> logits_v, const SamplingRule& rule, double u);
 int32_t sample_cpu(std::span<const float> logits_v, const SamplingRule& rule, double u);
-// Rows of a batch, each with its own rule and u; everything on the device. sample_ref's tokens: weights are
-// integers (sampling_weight.h) and every step to them is rounded as on the host. V <= 2^23.
-void sample_cuda(CudaStream stream, View2<const float> logits_tv, std::span<const SamplingRule> rule_t,
-                 std::span<const double> u_t, std::span<int32_t> token_t);
+// token_i[i] is drawn as draw_i[i] says; everything is on the device, where nothing checks it. sample_ref's
+// tokens: weights are integers (sampling_weight.h) and every step to them is rounded as on the host. V <= 2^23.
+void sample_cuda(CudaStream stream, View2<const float> logits_rv, std::span<const SampleDraw> draw_i,
+                 std::span<int32_t> token_i);
 
 // log(sum(exp(logits))) with a fixed summation order; logprob(v) = logits_v[v] - it.
 float log_sum_exp_ref(std::span<const float> logits_v);

@@ -170,17 +170,17 @@ __device__ Choice best_token(const float* logits_v, int64_t size) {
   return block_reduce(best, kNoChoice, [](Choice a, Choice b) { return max(a, b); });
 }
 
-__global__ void sample_kernel(View2<const float> logits_tv, const SamplingRule* rule_t, const double* u_t,
-                              int32_t* token_t) {
+__global__ void sample_kernel(View2<const float> logits_rv, const SampleDraw* draw_i, int32_t* token_i) {
   GH_SHARED(Histogram<kNumBuckets>, buckets, [1]);
   GH_SHARED(Histogram<kNumDigits>, digits, [1]);
-  const int64_t t = blockIdx.x;
-  const SamplingRule rule = rule_t[t];
-  Row row{logits_tv.row(t), logits_tv.cols, 0, 1 / rule.temperature};
+  const SampleDraw sample = draw_i[blockIdx.x];
+  const SamplingRule rule = sample.rule;
+  int32_t* token = &token_i[blockIdx.x];
+  Row row{logits_rv.row(sample.row), logits_rv.cols, 0, 1 / rule.temperature};
   const Choice best = best_token(row.logits_v, row.size);
   row.max = value_of(best);
   if (rule.temperature == 0 || rule.top_k == 1 || row.max == -INFINITY) {
-    if (threadIdx.x == 0) token_t[t] = static_cast<int32_t>(index_of(best));
+    if (threadIdx.x == 0) *token = static_cast<int32_t>(index_of(best));
     return;
   }
 
@@ -207,9 +207,9 @@ __global__ void sample_kernel(View2<const float> logits_tv, const SamplingRule* 
     const Ties ties = find_ties(row, last, buckets[0].find(last, {}), digits[0]);
     mass = ties.behind.mass + ((last.beyond - ties.behind.mass) / ties.weight + 1) * ties.weight;
   }
-  const Point draw{false, target_mass(u_t[t], mass)};
+  const Point draw{false, target_mass(sample.u, mass)};
   const Ties ties = find_ties(row, draw, buckets[0].find(draw, {}), digits[0]);
-  write_tie(row, ties.order, (draw.beyond - ties.behind.mass) / ties.weight, &token_t[t]);
+  write_tie(row, ties.order, (draw.beyond - ties.behind.mass) / ties.weight, token);
 }
 
 __global__ void log_sum_exp_kernel(View2<const float> logits_tv, float* log_sum_t) {
@@ -225,14 +225,13 @@ __global__ void log_sum_exp_kernel(View2<const float> logits_tv, float* log_sum_
 
 }  // namespace
 
-void sample_cuda(CudaStream stream, View2<const float> logits_tv, std::span<const SamplingRule> rule_t,
-                 std::span<const double> u_t, std::span<int32_t> token_t) {
-  const auto rows = static_cast<size_t>(logits_tv.rows);
-  GH_CHECK(rule_t.size() == rows && u_t.size() == rows && token_t.size() == rows);
-  GH_CHECK(logits_tv.cols > 0 && logits_tv.cols <= int64_t{1} << 23);  // sampling_weight.h
-  if (rows == 0) return;
-  launch(sample_kernel, static_cast<unsigned>(rows), kThreads, 0, stream, logits_tv, rule_t.data(),
-         u_t.data(), token_t.data());
+void sample_cuda(CudaStream stream, View2<const float> logits_rv, std::span<const SampleDraw> draw_i,
+                 std::span<int32_t> token_i) {
+  GH_CHECK(draw_i.size() == token_i.size());
+  if (draw_i.empty()) return;
+  GH_CHECK(logits_rv.cols > 0 && logits_rv.cols <= int64_t{1} << 23);  // sampling_weight.h
+  launch(sample_kernel, static_cast<unsigned>(draw_i.size()), kThreads, 0, stream, logits_rv, draw_i.data(),
+         token_i.data());
 }
 
 void log_sum_exp_cuda(CudaStream stream, View2<const float> logits_tv, std::span<float> log_sum_t) {
