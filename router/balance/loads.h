@@ -1,0 +1,32 @@
+// loads.h: what the experts had to do in a window of steps, per layer and expert, and what a replica of one
+// gets of it.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+namespace guildhall {
+
+struct ExpertLoad {
+  int64_t prefill_tokens = 0, decode_tokens = 0;
+  int64_t active_steps = 0;         // steps that gave it a token: each reads its weights once
+  int64_t decode_active_steps = 0;  // steps that gave it a token of a decode
+
+  int64_t tokens() const { return prefill_tokens + decode_tokens; }
+};
+
+struct Loads {
+  int64_t num_steps = 0;
+  std::vector<std::vector<ExpertLoad>> load_le;  // [layer][expert]; empty for layers without experts
+};
+
+// Steps in which one of `replicas` replicas is touched, when an expert is active in `active` steps with
+// `tokens` in all and each token goes to any replica alike: a token misses a replica with 1 - 1/r, a step of
+// t = tokens/active tokens with (1 - 1/r)^t.
+inline double active_share(double active, double tokens, int32_t replicas) {
+  if (active <= 0 || replicas == 1) return active;
+  return active * (1 - std::pow(1 - 1.0 / replicas, tokens / active));
+}
+
+}  // namespace guildhall
