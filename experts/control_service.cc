@@ -98,18 +98,23 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
       return refuse(link, {Code::invalid_argument, "a second hello on one link"}, id);
     routers[link] = {hello.router_name(), hello.generation()};
     // Weak: the worker may outlive the io_context, and with it keep this should it never come to attach.
-    const std::weak_ptr<Impl> weak = weak_from_this();
-    const std::weak_ptr<ControlLink> weak_link = link;
-    worker.attach_router(hello.router_name(), hello.exchange_address(), hello.generation(),
-                         [weak, weak_link, id](Result<void> attached) {
-                           const auto self = weak.lock();
-                           if (!self) return;
-                           boost::asio::post(self->io, [weak, weak_link, id, attached] {
-                             const auto self = weak.lock();
-                             const LinkPtr link = weak_link.lock();
-                             if (self && link) self->on_attached(link, attached, id);
-                           });
-                         });
+    const auto on_io = [weak = weak_from_this(), weak_link = std::weak_ptr(link)](auto action) {
+      const auto self = weak.lock();
+      if (!self) return;
+      boost::asio::post(self->io, [weak, weak_link, action] {
+        const auto self = weak.lock();
+        const LinkPtr link = weak_link.lock();
+        if (self && link) action(*self, link);
+      });
+    };
+    worker.attach_router(
+        hello.router_name(), hello.exchange_address(), hello.generation(),
+        [on_io, id](Result<void> attached) {
+          on_io([id, attached](Impl& self, const LinkPtr& link) { self.on_attached(link, attached, id); });
+        },
+        [on_io](const Status& why) {
+          on_io([why](Impl& self, const LinkPtr& link) { self.on_data_link_lost(link, why); });
+        });
   }
 
   Result<void> check_hello(const control::Hello& hello) const {
@@ -144,6 +149,11 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
     reply.set_memory_bytes(options.memory_limit);
     reply.set_isa(options.isa);
     send(link, envelope);
+  }
+
+  // The router would not know before its deadline: it is told, and both begin anew.
+  void on_data_link_lost(const LinkPtr& link, const Status& why) const {
+    refuse(link, {why.code, "its data link ended: " + why.message}, 0);
   }
 
   void on_placement(const LinkPtr& link, const control::Placement& message, uint64_t id) {

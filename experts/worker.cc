@@ -27,13 +27,14 @@ void Worker::set_store(std::shared_ptr<const ExpertStore> store) {
 }
 
 void Worker::attach_router(std::string name, std::string exchange_address, uint64_t generation,
-                           std::function<void(Result<void>)> done) {
+                           std::function<void(Result<void>)> done,
+                           std::function<void(const Status& why)> lost) {
   post([=, this] {
     // A router that dials again may be here before its old link's end was noticed.
     detach_if([&](const Router& r) { return r.exchange_address == exchange_address; });
     const Result<PeerId> peer = exchange_.connect(name, exchange_address);
     if (peer.has_error()) return done(peer.error());
-    routers_[*peer] = {name, exchange_address, generation};
+    routers_[*peer] = {name, exchange_address, generation, lost};
     log_info("router_attached", "router={} transport=\"{}\"", name, exchange_.describe(*peer));
     done({});
   });
@@ -172,18 +173,21 @@ void Worker::refuse(PeerId peer, const FrameHeader& header, const Status& why) {
 
 void Worker::drop(PeerId peer, const Status& why) {
   log_warn("router_dropped", "router={} reason=\"bad frame: {}\"", routers_[peer].name, why.message);
-  queue_.forget(peer);
-  routers_.erase(peer);
-  exchange_.disconnect(peer);
+  lose(peer, {why.code, fmt::format("bad frame from router {}: {}", routers_[peer].name, why.message)});
 }
 
 void Worker::on_peer_lost(PeerId peer, const Status& why) {
   const auto it = routers_.find(peer);
   if (it == routers_.end()) return;
   log_warn("router_lost", "router={} reason=\"{}\"", it->second.name, why.message);
+  lose(peer, why);
+}
+
+void Worker::lose(PeerId peer, const Status& why) {
+  const Router router = std::move(routers_.extract(peer).mapped());
   queue_.forget(peer);
-  routers_.erase(it);
   exchange_.disconnect(peer);
+  if (router.lost) router.lost(why);
 }
 
 void Worker::detach_if(const std::function<bool(const Router&)>& over) {

@@ -33,9 +33,12 @@ class Worker final : public ExchangeHandler {
   // Where the experts of set_store() must be.
   DeviceMemory& memory() { return ops_->memory(); }
   void set_store(std::shared_ptr<const ExpertStore> store);
-  // A router that will send; `done` tells its control link how connecting went (called on the serve thread).
+  // A router that will send. Called on the serve thread: `done` when it is connected, or cannot be; `lost`
+  // when its data link ended otherwise than by detach_router() or a router of the same address: bad frames,
+  // or a failure.
   void attach_router(std::string name, std::string exchange_address, uint64_t generation,
-                     std::function<void(Result<void>)> done);
+                     std::function<void(Result<void>)> done,
+                     std::function<void(const Status& why)> lost = {});
   void detach_router(const std::string& name, uint64_t generation);
   void stop();
 
@@ -51,6 +54,7 @@ class Worker final : public ExchangeHandler {
   struct Router {
     std::string name, exchange_address;
     uint64_t generation = 0;
+    std::function<void(const Status& why)> lost;
   };
 
   void post(std::function<void()> command);
@@ -59,6 +63,7 @@ class Worker final : public ExchangeHandler {
   void serve(std::span<const WaitingDispatch> dispatches);
   void refuse(PeerId peer, const FrameHeader& header, const Status& why);
   void drop(PeerId peer, const Status& why);
+  void lose(PeerId peer, const Status& why);
   void detach_if(const std::function<bool(const Router&)>& over);
 
   Exchange& exchange_;

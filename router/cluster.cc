@@ -79,9 +79,9 @@ class Cluster::Peer : public std::enable_shared_from_this<Cluster::Peer> {
     });
   }
 
-  void drop(const Status& why) {
-    boost::asio::post(io_, [self = shared_from_this(), why] {
-      if (self->link_) self->link_->close(why);
+  void drop(uint64_t generation, const Status& why) {
+    boost::asio::post(io_, [self = shared_from_this(), generation, why] {
+      if (self->link_ && self->generation_ == generation) self->link_->close(why);
     });
   }
 
@@ -149,6 +149,7 @@ class Cluster::Peer : public std::enable_shared_from_this<Cluster::Peer> {
   }
 
   void on_message(const control::Envelope& message) {
+    if (message.has_error()) return on_refused(message.error());
     if (!message.has_load_status()) return;
     const control::LoadStatus& load = message.load_status();
     {
@@ -170,6 +171,12 @@ class Cluster::Peer : public std::enable_shared_from_this<Cluster::Peer> {
       set_error("failed", why);
       if (!was_ready_) events_.on_startup_failed(why);
     }
+  }
+
+  // The worker ends this link, or lost our frames: it says why before it closes.
+  void on_refused(const control::Error& error) {
+    const Status why = read_error(error);
+    if (link_) link_->close({why.code, "worker=" + address_.name + ": " + why.message});
   }
 
   void on_closed(const LinkPtr& link, const Status& why) {
@@ -231,7 +238,9 @@ void Cluster::start() {
   for (const auto& peer : peers_) peer->dial();
 }
 
-void Cluster::drop(int32_t worker, const Status& why) { peers_[static_cast<size_t>(worker)]->drop(why); }
+void Cluster::drop(int32_t worker, uint64_t generation, const Status& why) {
+  peers_[static_cast<size_t>(worker)]->drop(generation, why);
+}
 
 void Cluster::set_transport(int32_t worker, std::string description) {
   peers_[static_cast<size_t>(worker)]->set_transport(std::move(description));

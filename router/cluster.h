@@ -51,8 +51,9 @@ class Cluster {
   ~Cluster();
 
   void start();
-  // The data plane lost this worker: closes its control link and dials anew.
-  void drop(int32_t worker, const Status& why);
+  // The data plane lost this worker on the link `generation`: closes its control link and dials anew. Nothing
+  // when that has happened meanwhile.
+  void drop(int32_t worker, uint64_t generation, const Status& why);
   // What carries its frames, for people.
   void set_transport(int32_t worker, std::string description);
   void close();  // for good: closes every link

@@ -202,7 +202,7 @@ void Dispatcher::poll() {
   }
 }
 
-std::vector<std::pair<int32_t, Status>> Dispatcher::take_lost() { return std::exchange(lost_, {}); }
+std::vector<LostWorker> Dispatcher::take_lost() { return std::exchange(lost_, {}); }
 
 std::optional<int32_t> Dispatcher::find(PeerId peer) const {
   for (size_t i = 0; i < workers_.size(); ++i)
@@ -289,7 +289,7 @@ void Dispatcher::on_peer_lost(PeerId peer, const Status& why) {
 void Dispatcher::lose(int32_t worker, const Status& named) {
   if (is_awaited(worker)) fail(named);
   detach(worker);
-  lost_.emplace_back(worker, named);
+  lost_.push_back({worker, workers_[static_cast<size_t>(worker)].generation, named});
 }
 
 }  // namespace guildhall

@@ -41,6 +41,12 @@ struct DispatchCounters {
           stale_frames = 0;
 };
 
+struct LostWorker {
+  int32_t worker;
+  uint64_t generation;  // of the link that ended
+  Status why;
+};
+
 // Which rows a dispatch is about.
 struct DispatchKey {
   int64_t layer = 0;
@@ -75,7 +81,7 @@ class Dispatcher final : public ExchangeHandler {
   // Delivers what has arrived outside of a step (late frames, lost peers). Call while idle.
   void poll();
   // The workers reported lost since the last call.
-  std::vector<std::pair<int32_t, Status>> take_lost();
+  std::vector<LostWorker> take_lost();
 
   const DispatchCounters& counters() const { return counters_; }
 
@@ -110,7 +116,7 @@ class Dispatcher final : public ExchangeHandler {
   Placement placement_;
   std::vector<Worker> workers_;
   std::vector<Exchange::Outgoing> outgoing_;
-  std::vector<std::pair<int32_t, Status>> lost_;
+  std::vector<LostWorker> lost_;
 
   std::array<DispatchRound, kMaxMicroBatches> round_m_;
   uint64_t step_id_ = 0;            // of the last round

@@ -110,7 +110,7 @@ void Engine::attach_worker(int32_t worker, std::string name, std::string exchang
   post_link_change([=, this] {
     const Result<PeerId> peer = exchange_.connect(name, exchange_address);
     if (peer.has_error()) {
-      options_.on_worker_lost(worker, peer.error());
+      options_.on_worker_lost({worker, generation, peer.error()});
       return;
     }
     const std::string transport = exchange_.describe(*peer);
@@ -266,7 +266,7 @@ void Engine::pause(const Status& why) {
 }
 
 void Engine::collect_lost_workers() {
-  for (const auto& [worker, why] : dispatcher_.take_lost()) options_.on_worker_lost(worker, why);
+  for (const LostWorker& lost : dispatcher_.take_lost()) options_.on_worker_lost(lost);
 }
 
 void Engine::fail_all(const Status& why) {

@@ -32,7 +32,7 @@ struct EngineOptions {
   std::chrono::nanoseconds recovery_timeout{};
   // Called on the engine thread.
   std::function<void(int32_t worker, const std::string& transport)> on_worker_attached;
-  std::function<void(int32_t worker, const Status& why)> on_worker_lost;
+  std::function<void(const LostWorker& lost)> on_worker_lost;
 };
 
 class Engine final : public EngineClient {

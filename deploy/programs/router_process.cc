@@ -121,11 +121,11 @@ void RouterProcess::start_engine() {
   options.on_worker_attached = [this](int32_t worker, const std::string& transport) {
     if (cluster_) cluster_->set_transport(worker, transport);
   };
-  options.on_worker_lost = [this](int32_t worker, const Status& why) {
+  options.on_worker_lost = [this](const LostWorker& lost) {
     if (cluster_)
-      cluster_->drop(worker, why);
+      cluster_->drop(lost.worker, lost.generation, lost.why);
     else
-      shutdown_.request(why);  // a worker in this process cannot come back
+      shutdown_.request(lost.why);  // a worker in this process cannot come back
   };
   if (local_workers_) options.dispatcher.pump_local_workers = [this] { return local_workers_->pump(); };
   engine_ =

@@ -179,7 +179,7 @@ PeerId World::peer_of(int router, int worker) const {
 
 std::vector<int> World::take_lost(int router) {
   std::vector<int> lost;
-  for (const auto& [worker, why] : dispatcher(router).take_lost()) {
+  for (const auto& [worker, generation, why] : dispatcher(router).take_lost()) {
     EXPECT_THAT(why.message, ::testing::StartsWith("worker=" + worker_name(worker) + ": "));
     lost.push_back(worker);
   }

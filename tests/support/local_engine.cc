@@ -82,9 +82,9 @@ EngineOptions LocalEngine::engine_options() {
   engine.max_model_len = std::min(spec_.max_position, options_.kv_tokens);
   engine.recovery_timeout = options_.recovery_timeout;
   engine.on_worker_attached = [](int32_t, const std::string&) {};
-  engine.on_worker_lost = [this](int32_t worker, const Status& why) {
+  engine.on_worker_lost = [this](const LostWorker& lost) {
     std::lock_guard lock(mutex_);
-    losses_.emplace_back(worker, why);
+    losses_.emplace_back(lost.worker, lost.why);
     lost_.notify_all();
   };
   return engine;

@@ -36,8 +36,6 @@ bool is_reply(const control::Envelope& message) {
   }
 }
 
-Status to_status(const control::Error& error) { return {code_from_string(error.code()), error.message()}; }
-
 }  // namespace
 
 Code code_from_string(std::string_view text) {
@@ -47,6 +45,8 @@ Code code_from_string(std::string_view text) {
     if (to_string(code) == text) return code;
   return Code::internal;
 }
+
+Status read_error(const control::Error& error) { return {code_from_string(error.code()), error.message()}; }
 
 control::Envelope make_error(const Status& status, uint64_t id) {
   control::Envelope envelope;
@@ -136,7 +136,7 @@ bool LinkImpl::greet(const control::Envelope& first) {
   using Body = control::Envelope::BodyCase;
   if (side_ == Side::dialed) {
     if (first.has_heartbeat()) return false;
-    fail(first.has_error() ? to_status(first.error())
+    fail(first.has_error() ? read_error(first.error())
                            : Status{Code::data_loss, peer_ + ": sent another message before its reply"});
     return false;
   }
@@ -172,7 +172,7 @@ void LinkImpl::answer(uint64_t id, const Result<control::Envelope>& reply) {
   if (node.empty()) return;
   node.mapped().timer.cancel();
   if (reply && reply->has_error())
-    node.mapped().done(to_status(reply->error()));
+    node.mapped().done(read_error(reply->error()));
   else
     node.mapped().done(reply);
 }

@@ -20,7 +20,8 @@ namespace guildhall {
 
 namespace control {
 class Envelope;
-}
+class Error;
+}  // namespace control
 
 // A peer that sends nothing for this many of our heartbeat intervals is lost. Counted in intervals in which
 // our own thread did run, so that a starved process does not mistake its own pause for its peer's.
@@ -69,5 +70,6 @@ inline constexpr size_t kMaxPendingRequests = 1024;  // per link; more are refus
 
 // An error reply to a request; id 0 for errors that answer nothing.
 control::Envelope make_error(const Status& status, uint64_t id);
+Status read_error(const control::Error& error);
 
 }  // namespace guildhall

@@ -182,6 +182,26 @@ TEST_F(ControlServiceTest, ARouterWhoseLinkEndsIsDetached) {
   greet();
 }
 
+TEST_F(ControlServiceTest, ARouterWhoseFramesAreDroppedIsToldOnItsControlLink) {
+  start();
+  greet();
+  const PeerId worker = router_end_->connect("w0", end_->local_address()).value();
+  const auto region = router_end_->acquire(worker, 64).value();
+  std::memset(region.data(), 0x5a, 64);
+  const Exchange::Outgoing garbage{worker, 64};
+  router_end_->post({&garbage, 1});
+
+  const control::Envelope told = client_messages_.pop().message;
+  ASSERT_TRUE(told.has_error()) << told.DebugString();
+  EXPECT_EQ(told.id(), 0u);
+  const Status why = read_error(told.error());
+  EXPECT_EQ(why.code, Code::data_loss);
+  EXPECT_THAT(why.message, HasSubstr("its data link ended: bad frame from router r0: frame refused"));
+  EXPECT_EQ(client_closed_.pop().code, Code::peer_lost);
+  while (query().num_routers() != 0) std::this_thread::yield();
+  greet();
+}
+
 // ---- placement
 
 TEST_F(ControlServiceTest, LoadsAPlacementAndTellsUntilReady) {

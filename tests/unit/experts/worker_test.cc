@@ -58,10 +58,13 @@ class WorkerTest : public ::testing::Test {
   }
   void attach(RouterEnd& router, uint64_t generation) {
     bool attached = false;
-    worker_.attach_router(router.name, router.exchange->local_address(), generation, [&](Result<void> done) {
-      EXPECT_FALSE(done.has_error());
-      attached = true;
-    });
+    worker_.attach_router(
+        router.name, router.exchange->local_address(), generation,
+        [&](Result<void> done) {
+          EXPECT_FALSE(done.has_error());
+          attached = true;
+        },
+        [this, generation](const Status& why) { losses_.emplace_back(generation, why); });
     worker_.poll();
     EXPECT_TRUE(attached);
   }
@@ -106,6 +109,7 @@ class WorkerTest : public ::testing::Test {
   LoopbackFabric fabric_;
   std::unique_ptr<Exchange> end_;
   Worker worker_;
+  std::vector<std::pair<uint64_t, Status>> losses_;  // told: of which generation, and why
 };
 
 TEST_F(WorkerTest, AnswersEachPairWithItsExpertsRow) {
@@ -253,6 +257,9 @@ TEST_F(WorkerTest, WhatALostRouterLeftWaitingIsForgotten) {
   worker_.poll();  // serves one
   lost.reset();
   expect_served(*other, 6);
+  ASSERT_THAT(losses_, SizeIs(1));
+  EXPECT_EQ(losses_[0].first, 5u);
+  EXPECT_EQ(losses_[0].second.code, Code::peer_lost);
   EXPECT_LT(worker_.counters().frames_served, 6u);
 }
 
@@ -321,10 +328,18 @@ TEST_F(WorkerTest, AGarbageFrameDropsThatRouterOnly) {
     exchange_frames(*bad);
     EXPECT_THAT(bad->answers, SizeIs(0)) << "kind " << kind;
     expect_served(*good, 5);
+    ASSERT_THAT(losses_, SizeIs(1)) << "its control link is told, once";
+    EXPECT_EQ(losses_[0].first, 6u);
+    EXPECT_EQ(losses_[0].second.code, Code::data_loss);
+    EXPECT_THAT(losses_[0].second.message, HasSubstr("bad frame from router bad: frame refused"));
+    losses_.clear();
 
     bad->reconnect();
     attach(*bad, 7);
     expect_served(*bad, 7);
+    worker_.detach_router("bad", 7);
+    exchange_frames(*bad);
+    EXPECT_THAT(losses_, SizeIs(0)) << "who detached it knows";
   }
 }
 
@@ -367,6 +382,9 @@ TEST_F(WorkerTest, ALostRouterLeavesTheOthers) {
   const auto other = make_router("r1", 6);
   lost.reset();
   expect_served(*other, 6);
+  ASSERT_THAT(losses_, SizeIs(1));
+  EXPECT_EQ(losses_[0].first, 5u);
+  EXPECT_EQ(losses_[0].second.code, Code::peer_lost);
   const auto again = make_router("r0", 7);
   expect_served(*again, 7);
 }

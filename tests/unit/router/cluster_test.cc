@@ -213,6 +213,19 @@ TEST_F(ClusterTest, ALostLinkIsDialedAgainWithANewGeneration) {
   EXPECT_TRUE(all_ready());
 }
 
+TEST_F(ClusterTest, AWorkerThatLostOurFramesIsLostAtOnceAndDialedAgain) {
+  listen();
+  start();
+  const Received link = become_ready("a");
+  const Ready before = ready_.pop();
+  EXPECT_TRUE(link.link->send(make_error({Code::data_loss, "its data link ended: bad frame"}, 0)));
+  const Status why = lost_.pop();
+  EXPECT_EQ(why.code, Code::data_loss);
+  EXPECT_EQ(why.message, "worker=w0: its data link ended: bad frame");
+  become_ready("a");
+  EXPECT_NE(ready_.pop().generation, before.generation);
+}
+
 TEST_F(ClusterTest, OnceReadyARefusalIsTriedAgain) {
   listen();
   start();
@@ -230,10 +243,18 @@ TEST_F(ClusterTest, ALossOnTheDataPlaneRenewsTheControlLink) {
   start();
   become_ready("a");
   const Ready before = ready_.pop();
-  cluster_->drop(0, {Code::deadline_exceeded, "no answer for layer 3"});
+  cluster_->drop(0, before.generation, {Code::deadline_exceeded, "no answer for layer 3"});
   EXPECT_EQ(lost_.pop().message, "no answer for layer 3");
   become_ready("a");
-  EXPECT_NE(ready_.pop().generation, before.generation);
+  const Ready after = ready_.pop();
+  EXPECT_NE(after.generation, before.generation);
+
+  // What the data plane says late of the link before says nothing of this one.
+  cluster_->drop(0, before.generation, {Code::deadline_exceeded, "no answer for layer 4"});
+  run_on_io([] {});
+  EXPECT_TRUE(all_ready());
+  cluster_->drop(0, after.generation, {Code::deadline_exceeded, "no answer for layer 5"});
+  EXPECT_EQ(lost_.pop().message, "no answer for layer 5");
 }
 
 TEST_F(ClusterTest, CloseEndsTheLinkForGood) {

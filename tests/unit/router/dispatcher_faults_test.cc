@@ -19,8 +19,8 @@ class DispatcherFaults : public DispatcherTest {
     EXPECT_THAT(step.error().message, AllOf(StartsWith("worker=w1: "), HasSubstr(what)));
     const auto lost = dispatcher_->take_lost();
     ASSERT_EQ(lost.size(), 1u);
-    EXPECT_EQ(lost[0].first, 1);
-    EXPECT_EQ(lost[0].second.message, step.error().message);
+    EXPECT_EQ(lost[0].worker, 1);
+    EXPECT_EQ(lost[0].why.message, step.error().message);
     dispatcher_->poll();
     EXPECT_THAT(dispatcher_->take_lost(), IsEmpty());
     EXPECT_FALSE(dispatcher_->all_attached());
@@ -178,7 +178,7 @@ TEST_F(DispatcherFaults, ACorruptFrameBetweenStepsIsAlsoALoss) {
   dispatcher_->poll();
   const auto lost = dispatcher_->take_lost();
   ASSERT_EQ(lost.size(), 1u);
-  EXPECT_EQ(lost[0].first, 1);
+  EXPECT_EQ(lost[0].worker, 1);
   EXPECT_FALSE(dispatcher_->all_attached());
 }
 
@@ -248,8 +248,8 @@ TEST_F(DispatcherFaults, EachLateWorkerIsNamed) {
   ASSERT_TRUE(step().has_error());
   const auto lost = dispatcher_->take_lost();
   ASSERT_EQ(lost.size(), 2u);
-  EXPECT_THAT(lost[0].second.message, StartsWith("worker=w1: no answer"));
-  EXPECT_THAT(lost[1].second.message, StartsWith("worker=w2: no answer"));
+  EXPECT_THAT(lost[0].why.message, StartsWith("worker=w1: no answer"));
+  EXPECT_THAT(lost[1].why.message, StartsWith("worker=w2: no answer"));
 }
 
 // A worker that was late, with its late frame on the link that was given up before or after it is attached
@@ -304,7 +304,7 @@ TEST_F(DispatcherFaults, AWorkerLostWhileItIsAwaitedEndsTheStep) {
   EXPECT_THAT(done.error().message, StartsWith("worker=w1: "));
   const auto lost = dispatcher_->take_lost();
   ASSERT_EQ(lost.size(), 1u);
-  EXPECT_EQ(lost[0].first, 1);
+  EXPECT_EQ(lost[0].worker, 1);
 
   workers_[1] = std::make_unique<ScriptedWorker>(fabric_, "w1", router_end_->local_address());
   attach(1);

@@ -183,7 +183,7 @@ TEST_F(DispatcherRounds, TheDeadlineNamesThoseThatOweTheRoundAwaited) {
   EXPECT_EQ(done.error().code, Code::deadline_exceeded);
   const auto lost = dispatcher_->take_lost();
   ASSERT_EQ(lost.size(), 1u);
-  EXPECT_EQ(lost[0].first, 1);
+  EXPECT_EQ(lost[0].worker, 1);
 }
 
 }  // namespace
