@@ -87,6 +87,11 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      "Element type of keys and values. `bf16` takes half the memory; log-probabilities then move (README, "
      "Precision).",
      "f32 | bf16"},
+    {"router.kv_cache.prefix_caching", "true",
+     "Keep what prompts and answers left in the cache, and begin prompts that start alike where it ends. "
+     "Texts "
+     "do not depend on it. Requests share only with those of the same `cache_salt`.",
+     "true | false"},
 
     {"router.batching.max_sequences", "64", "Sequences that run at once.", {}, 1, kMaxRows},
     {"router.batching.max_batched_tokens",

@@ -350,8 +350,8 @@ void Engine::advance(const ScheduledChunk& chunk) {
   Sequence& s = *chunk.sequence;
   const bool whole = s.num_pending() == chunk.num_tokens;
   const int64_t begin = s.num_computed;
-  s.num_computed += chunk.num_tokens;
-  EngineEvent event;
+  scheduler_.advance(chunk);
+  EngineEvent event{.num_cached_tokens = s.num_found_tokens};
   std::optional<FinishReason> reason;
   if (whole && s.request.max_tokens == 0) reason = FinishReason::length;
   for (int64_t i = 0; i < chunk.num_logits; ++i) {
@@ -398,7 +398,10 @@ void Engine::publish_counters() {
   counters_.running = scheduler_.num_running();
   counters_.waiting = scheduler_.num_waiting();
   counters_.kv_pages_total = cache_->num_pages();
-  counters_.kv_pages_used = cache_->num_pages() - cache_->num_free();
+  counters_.kv_pages_used = cache_->num_pages() - cache_->pool().num_free();
+  counters_.kv_pages_findable = cache_->pool().num_findable();
+  counters_.prefix_tokens_looked_up = scheduler_.num_looked_up();
+  counters_.prefix_tokens_found = scheduler_.num_found();
   counters_.preemptions = scheduler_.num_preemptions();
   const DispatchCounters& exchanged = dispatcher_.counters();
   counters_.experts_touched = exchanged.experts_touched;

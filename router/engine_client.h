@@ -39,6 +39,7 @@ struct EngineRequest {
   std::optional<int>
       num_logprobs;  // set: report generated tokens' logprobs with this many alternatives (0..20)
   std::optional<int> num_prompt_logprobs;  // set: report the prompt's
+  std::string cache_salt;                  // only requests of the same salt share pages of the KV cache
 };
 
 enum class FinishReason { stop, length, cancelled, error };
@@ -48,6 +49,7 @@ struct EngineEvent {
   std::vector<PositionLogprobs> prompt_logprobs;
   std::vector<int32_t> tokens;             // generated since the last event
   std::vector<PositionLogprobs> logprobs;  // parallel to tokens when asked for
+  int64_t num_cached_tokens = 0;           // of the prompt, that were in the KV cache already
   std::optional<FinishReason> finish;      // set on the last event
   std::optional<Status> error;             // with FinishReason::error
 };
@@ -58,6 +60,8 @@ using EventSink = std::function<void(EngineEvent&&)>;
 struct EngineCounters {
   int64_t running = 0, waiting = 0;
   int64_t kv_pages_total = 0, kv_pages_used = 0;
+  int64_t kv_pages_findable = 0;  // hold blocks that a later prompt may begin with
+  int64_t prefix_tokens_looked_up = 0, prefix_tokens_found = 0;
   int64_t prompt_tokens = 0, generated_tokens = 0, steps = 0;
   int64_t preemptions = 0;
   int64_t experts_touched = 0;                          // distinct (layer, expert) pairs, summed over steps

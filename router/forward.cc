@@ -35,7 +35,7 @@ Forward::Forward(const ModelSpec& spec, const DenseWeights& weights, KvCache& ca
       clock_(clock),
       rope_(make_rope_table(spec.rope, max_position)),
       arrays_(ops, {max_tokens, max_tokens, max_tokens, max_tokens,
-                    std::min(kTableRoom, max_tokens * cache.pages_for(max_position))}) {
+                    std::min(kTableRoom, max_tokens * cache.pool().pages_for(max_position))}) {
   const int64_t t = max_tokens;
   x_.view(t, spec.hidden), h_.view(t, spec.hidden), final_.view(t, spec.hidden);
   if (!ops.memory().is_host()) answer_.view(t, spec.hidden);

@@ -35,8 +35,9 @@ int64_t bytes_per_page(const ModelSpec& spec, const KvCacheOptions& options) {
 Result<std::unique_ptr<KvCache>> KvCache::create(const ModelSpec& spec, const KvCacheOptions& options,
                                                  DeviceMemory& device) {
   const int64_t page_bytes = bytes_per_page(spec, options);
-  const int64_t useful = (options.max_tokens + options.block_size - 1) / options.block_size;
-  const int64_t num_pages = std::min(options.memory_bytes / page_bytes, useful);
+  const int64_t usable = (options.max_tokens + options.block_size - 1) / options.block_size;
+  const int64_t fitting = options.memory_bytes / page_bytes;
+  const int64_t num_pages = options.prefix_caching ? fitting : std::min(fitting, usable);
   const int64_t capacity = num_pages * options.block_size;
   if (capacity < options.max_model_len)
     return Status{
@@ -53,7 +54,7 @@ Result<std::unique_ptr<KvCache>> KvCache::create(const ModelSpec& spec, const Kv
 }
 
 KvCache::KvCache(const ModelSpec& spec, const KvCacheOptions& options, int64_t num_pages, MemoryBlock memory)
-    : options_(options), num_pages_(num_pages), memory_(std::move(memory)) {
+    : options_(options), memory_(std::move(memory)), pool_(num_pages, options.block_size) {
   KvPages pages = page_shape(spec, options);
   pages.num_pages = num_pages;
   const bool values_alias_keys = std::holds_alternative<MlaSpec>(spec.attention);
@@ -66,24 +67,6 @@ KvCache::KvCache(const ModelSpec& spec, const KvCacheOptions& options, int64_t n
     next += values_alias_keys ? k_bytes : 2 * k_bytes;
     layers_.push_back(pages);
   }
-  free_.reserve(static_cast<size_t>(num_pages));
-  for (int64_t p = num_pages; p-- > 0;) free_.push_back(static_cast<int32_t>(p));
-}
-
-bool KvCache::grow(std::vector<int32_t>& pages, int64_t num_tokens) {
-  const int64_t missing = pages_for(num_tokens) - static_cast<int64_t>(pages.size());
-  if (missing > num_free()) return false;
-  for (int64_t i = 0; i < missing; ++i) {
-    pages.push_back(free_.back());
-    free_.pop_back();
-  }
-  return true;
-}
-
-void KvCache::release(std::vector<int32_t>& pages) {
-  free_.insert(free_.end(), pages.rbegin(), pages.rend());
-  pages.clear();
-  GH_CHECK(num_free() <= num_pages_);
 }
 
 }  // namespace guildhall

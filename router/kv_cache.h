@@ -1,5 +1,5 @@
-// kv_cache.h: the paged KV cache of one replica: memory for every layer, and which pages are free.
-// One page holds block_size tokens of one sequence in all layers. Owner: the engine thread.
+// kv_cache.h: the paged KV cache of one replica: memory for every layer, and the pool of its pages.
+// One page holds block_size tokens in all layers. Owner: the engine thread.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,7 @@
 #include "kernels/device_memory.h"
 #include "kernels/paged_attention.h"
 #include "model/spec.h"
+#include "router/page_pool.h"
 
 namespace guildhall {
 
@@ -19,7 +20,10 @@ struct KvCacheOptions {
   int64_t memory_bytes = 0;  // for all layers together
   DType dtype = DType::bf16;
   int64_t max_model_len = 0;  // one sequence of this length must fit
-  int64_t max_tokens = 0;     // what all sequences together can ever use; more pages are not made
+  int64_t max_tokens = 0;     // what all sequences together can ever use
+  // Keep pages that no sequence uses for prompts that begin alike. Without it, memory beyond max_tokens is
+  // left alone.
+  bool prefix_caching = true;
 };
 
 class KvCache {
@@ -31,23 +35,17 @@ class KvCache {
   KvPages layer(int64_t layer) const { return layers_[static_cast<size_t>(layer)]; }
 
   int64_t block_size() const { return options_.block_size; }
-  int64_t num_pages() const { return num_pages_; }
-  int64_t num_free() const { return static_cast<int64_t>(free_.size()); }
-  int64_t capacity_tokens() const { return num_pages_ * options_.block_size; }
-  int64_t pages_for(int64_t num_tokens) const { return (num_tokens + block_size() - 1) / block_size(); }
-
-  // Grows `pages` until it covers num_tokens; false (and unchanged) when there are too few free pages.
-  bool grow(std::vector<int32_t>& pages, int64_t num_tokens);
-  // Returns all of `pages` to the pool and clears it.
-  void release(std::vector<int32_t>& pages);
+  int64_t num_pages() const { return pool_.num_pages(); }
+  int64_t capacity_tokens() const { return num_pages() * options_.block_size; }
+  bool prefix_caching() const { return options_.prefix_caching; }
+  PagePool& pool() { return pool_; }
 
  private:
   KvCache(const ModelSpec& spec, const KvCacheOptions& options, int64_t num_pages, MemoryBlock memory);
   KvCacheOptions options_;
-  int64_t num_pages_ = 0;
   MemoryBlock memory_;           // the device's
   std::vector<KvPages> layers_;  // [L]
-  std::vector<int32_t> free_;    // a stack: recently used pages are reused first
+  PagePool pool_;
 };
 
 }  // namespace guildhall

@@ -19,7 +19,8 @@ PositionRange unscored_prompt(const Sequence& s, int64_t begin, int64_t end) {
 
 }  // namespace
 
-Scheduler::Scheduler(SchedulerOptions options, KvCache& cache) : options_(options), cache_(cache) {}
+Scheduler::Scheduler(SchedulerOptions options, KvCache& cache)
+    : options_(options), cache_(cache), pool_(cache.pool()) {}
 
 void Scheduler::add(std::unique_ptr<Sequence> sequence) { waiting_.push_back(std::move(sequence)); }
 
@@ -29,7 +30,7 @@ std::unique_ptr<Sequence> Scheduler::remove(RequestId id) {
     if (it == list.end()) return nullptr;
     auto sequence = std::move(*it);
     list.erase(it);
-    cache_.release(sequence->pages);
+    let_go(*sequence);
     return sequence;
   };
   if (auto sequence = take(running_)) return sequence;
@@ -68,7 +69,7 @@ void Scheduler::schedule_running(int64_t& budget) {
 
 // Preempts younger sequences until `sequence` has pages for num_tokens. False when it had to go itself.
 bool Scheduler::make_room(Sequence& sequence, int64_t num_tokens) {
-  while (!cache_.grow(sequence.pages, num_tokens)) {
+  while (!pool_.grow(sequence.pages, num_tokens)) {
     const bool self = running_.back().get() == &sequence;
     preempt_youngest();
     if (self) return false;
@@ -80,8 +81,7 @@ void Scheduler::preempt_youngest() {
   auto sequence = std::move(running_.back());
   running_.pop_back();
   std::erase_if(chunks_, [&](const ScheduledChunk& c) { return c.sequence == sequence.get(); });
-  cache_.release(sequence->pages);
-  sequence->num_computed = 0;
+  let_go(*sequence);
   waiting_.push_front(std::move(sequence));
   ++num_preemptions_;
 }
@@ -95,16 +95,74 @@ void Scheduler::preempt_all() {
 void Scheduler::admit_waiting(int64_t& budget) {
   while (!waiting_.empty() && budget > 0 && num_running() < options_.max_sequences) {
     Sequence& s = *waiting_.front();
-    // One page beyond its tokens, so that it is not preempted by its own first decode step.
-    const int64_t wanted = cache_.pages_for(static_cast<int64_t>(s.tokens.size()) + 1);
-    if (wanted > cache_.num_free() && !(running_.empty() && cache_.num_free() == cache_.num_pages())) return;
+    if (!admit(s)) return;
     const int64_t num_tokens = std::min(s.num_pending(), budget);
-    if (!cache_.grow(s.pages, static_cast<int64_t>(s.tokens.size()))) return;
     running_.push_back(std::move(waiting_.front()));
     waiting_.pop_front();
     chunks_.push_back({&s, num_tokens});
     budget -= num_tokens;
   }
+}
+
+// Gives the sequence its pages, those that are in the cache already and new ones for the rest of its tokens.
+bool Scheduler::admit(Sequence& s) {
+  const std::span<const PrefixKey> keys = shareable_keys(s);
+  const PagePool::Found found = pool_.find(keys);
+  const auto next = static_cast<size_t>(found.num_pages);
+  if (next < keys.size() && pool_.is_announced(keys[next])) return false;  // another is computing it
+  const auto num_tokens = static_cast<int64_t>(s.tokens.size());
+  // One page beyond its tokens, so that it is not preempted by its own first decode step.
+  const int64_t wanted = pool_.pages_for(num_tokens + 1) - found.num_pages;
+  const bool alone = running_.empty() && pool_.num_free() == pool_.num_pages();
+  if (wanted > pool_.num_free() - found.num_free && !alone) return false;
+  pool_.hold(keys.first(next), s.pages);
+  if (!pool_.grow(s.pages, num_tokens)) {
+    pool_.release(s.pages);
+    return false;
+  }
+  begin_at(s, found.num_pages, keys);
+  return true;
+}
+
+// Of the blocks that may come from the cache: not the last token's, whose logits are wanted, and none of a
+// prompt that is to be scored.
+std::span<const PrefixKey> Scheduler::shareable_keys(Sequence& s) const {
+  if (!cache_.prefix_caching() || s.wants_prompt_scores()) return {};
+  extend_prefix_keys(s.tokens, pool_.block_size(), s.request.cache_salt, s.keys);
+  const auto usable = static_cast<int64_t>(s.tokens.size() - 1) / pool_.block_size();
+  return std::span<const PrefixKey>(s.keys).first(static_cast<size_t>(usable));
+}
+
+void Scheduler::begin_at(Sequence& s, int64_t num_found, std::span<const PrefixKey> keys) {
+  s.num_computed = num_found * pool_.block_size();
+  s.num_published = num_found;
+  s.num_announced = std::max(num_found, static_cast<int64_t>(keys.size()));
+  for (int64_t i = num_found; i < s.num_announced; ++i) pool_.announce(keys[static_cast<size_t>(i)]);
+  if (s.was_admitted) return;
+  s.was_admitted = true;
+  s.num_found_tokens = s.num_computed;
+  num_looked_up_ += keys.empty() ? 0 : s.prompt_len();
+  num_found_ += s.num_computed;
+}
+
+void Scheduler::advance(const ScheduledChunk& chunk) {
+  Sequence& s = *chunk.sequence;
+  s.num_computed += chunk.num_tokens;
+  if (!cache_.prefix_caching()) return;
+  const std::span<const int32_t> computed = std::span(s.tokens).first(static_cast<size_t>(s.num_computed));
+  extend_prefix_keys(computed, pool_.block_size(), s.request.cache_salt, s.keys);
+  for (; s.num_published < s.num_computed / pool_.block_size(); ++s.num_published) {
+    const auto block = static_cast<size_t>(s.num_published);
+    pool_.publish(s.pages[block], s.keys[block]);
+    if (s.num_published < s.num_announced) pool_.withdraw(s.keys[block]);
+  }
+}
+
+// Takes from the sequence what it has of the cache: it starts over when it runs again.
+void Scheduler::let_go(Sequence& s) {
+  for (int64_t i = s.num_published; i < s.num_announced; ++i) pool_.withdraw(s.keys[static_cast<size_t>(i)]);
+  pool_.release(s.pages);
+  s.num_computed = s.num_published = s.num_announced = 0;
 }
 
 void Scheduler::fill(StepBatch& batch) {

@@ -1,12 +1,15 @@
 // scheduler.h: continuous batching. Sequences join and leave between steps; a step takes every decoding
 // sequence first, then prefill chunks up to the token budget. Memory is KV pages: a sequence is admitted when
 // its tokens fit, and the youngest running one is preempted (recomputed later) when a decode finds no page.
+// Prompts that begin alike share the pages of their common blocks (prefix caching): who comes later, or comes
+// back, begins where the cache ends, and waits for a block that another is computing just now.
 // Owner: the engine thread.
 #pragma once
 
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "router/kv_cache.h"
@@ -41,6 +44,9 @@ class Scheduler {
   // next call that changes the scheduler.
   const std::vector<ScheduledChunk>& schedule(StepBatch& batch);
 
+  // The chunk's keys and values are in the cache: moves its sequence on.
+  void advance(const ScheduledChunk& chunk);
+
   // Puts every running sequence back at the head of the queue, to be recomputed.
   void preempt_all();
 
@@ -48,20 +54,28 @@ class Scheduler {
   int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
   int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
   int64_t num_preemptions() const { return num_preemptions_; }
+  // Prefix caching, sums over admitted sequences: tokens that were looked up, and that were found.
+  int64_t num_looked_up() const { return num_looked_up_; }
+  int64_t num_found() const { return num_found_; }
 
  private:
   void schedule_running(int64_t& budget);
   void admit_waiting(int64_t& budget);
+  bool admit(Sequence& sequence);
+  std::span<const PrefixKey> shareable_keys(Sequence& sequence) const;
+  void begin_at(Sequence& sequence, int64_t num_found, std::span<const PrefixKey> keys);
+  void let_go(Sequence& sequence);
   bool make_room(Sequence& sequence, int64_t num_tokens);
   void preempt_youngest();
   void fill(StepBatch& batch);
 
   SchedulerOptions options_;
   KvCache& cache_;
+  PagePool& pool_;
   std::deque<std::unique_ptr<Sequence>> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;  // oldest first
   std::vector<ScheduledChunk> chunks_;
-  int64_t num_preemptions_ = 0;
+  int64_t num_preemptions_ = 0, num_looked_up_ = 0, num_found_ = 0;
 };
 
 }  // namespace guildhall

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "router/engine_client.h"
+#include "router/prefix_key.h"
 
 namespace guildhall {
 
@@ -18,6 +19,13 @@ struct Sequence {
   int64_t num_computed = 0;       // leading tokens whose keys and values are in the cache
   int64_t num_prompt_scored = 0;  // prompt positions whose log-probabilities were reported
   std::vector<int32_t> pages;     // the block table
+
+  // Prefix caching: the keys of leading full blocks, as far as they were needed. Of the pages, the first
+  // num_published can be found by others; the keys from there to num_announced are announced.
+  std::vector<PrefixKey> keys;
+  int64_t num_published = 0, num_announced = 0;
+  int64_t num_found_tokens = 0;  // of the prompt, that were in the cache when it was first admitted
+  bool was_admitted = false;
 
   int64_t prompt_len() const { return static_cast<int64_t>(request.prompt_ids.size()); }
   int64_t num_generated() const { return static_cast<int64_t>(tokens.size()) - prompt_len(); }

@@ -34,6 +34,7 @@ json::object usage_object(const TokenUsage& usage) {
   object["prompt_tokens"] = usage.prompt_tokens;
   object["completion_tokens"] = usage.completion_tokens;
   object["total_tokens"] = usage.prompt_tokens + usage.completion_tokens;
+  object["prompt_tokens_details"] = {{"cached_tokens", usage.cached_tokens}};
   return object;
 }
 

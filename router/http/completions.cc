@@ -14,9 +14,9 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr std::array<std::string_view, 19> kFields = {
+constexpr std::array<std::string_view, 20> kFields = {
     "model", "prompt", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "n", "best_of",
-    "stream", "stream_options", "echo", "logprobs", "stop_token_ids", "ignore_eos", "user",
+    "stream", "stream_options", "echo", "logprobs", "stop_token_ids", "ignore_eos", "user", "cache_salt",
     // Labels for OpenAI's own dashboards: nothing to do with them, nothing to warn about.
     "metadata", "store"};
 
@@ -218,6 +218,8 @@ ApiResult<void> parse_output(const json::object& body, CompletionCall& call) {
   if (call.max_tokens == 0 && !call.echo)
     return bad_field("max_tokens", "must be at least 1 unless echo is true");
 
+  GH_ASSIGN(auto cache_salt, read_string(body, "cache_salt"));
+  call.cache_salt = cache_salt.value_or("");
   GH_ASSIGN(call.stream, read_bool(body, "stream", false));
   if (const json::value* options = find_field(body, "stream_options")) {
     if (!call.stream) return bad_field("stream_options", "needs stream: true");

@@ -54,7 +54,8 @@ ApiResult<void> Generation::submit_all() {
       options.stops = call_.stops;
       options.keep_tokens = call_.num_logprobs.has_value();
       if (call_.echo) options.first_offset = count_chars(echoes_[prompt_idx].text);
-      sequences_.push_back(Sequence{*id, prompt_idx, TextAccumulator(tokenizer_, std::move(options))});
+      sequences_.push_back(
+          Sequence{*id, prompt_idx, choice_idx == 0, TextAccumulator(tokenizer_, std::move(options))});
       sequences_.back().echo_due = call_.echo;
       ++num_running_;
     }
@@ -71,6 +72,7 @@ EngineRequest Generation::engine_request(size_t prompt_idx, int choice_idx) cons
   request.stop_token_ids = call_.stop_token_ids;
   request.num_logprobs = call_.num_logprobs;
   if (call_.echo) request.num_prompt_logprobs = call_.num_logprobs;
+  request.cache_salt = call_.cache_salt;
   return request;
 }
 
@@ -115,6 +117,8 @@ void Generation::apply(Sequence& sequence, EngineEvent&& event) {
     return;
   }
   sequence.touched = true;
+  if (sequence.first_choice) usage_.cached_tokens += event.num_cached_tokens - sequence.num_cached_tokens;
+  sequence.num_cached_tokens = event.num_cached_tokens;
   std::move(event.prompt_logprobs.begin(), event.prompt_logprobs.end(),
             std::back_inserter(sequence.prompt_logprobs));
   apply_tokens(sequence, event);

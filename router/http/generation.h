@@ -27,6 +27,7 @@ struct ChoiceDelta {
 
 struct TokenUsage {
   int64_t prompt_tokens = 0, completion_tokens = 0;
+  int64_t cached_tokens = 0;  // of the prompts (of their first choices), found in the KV cache
 };
 
 class Generation {
@@ -54,7 +55,9 @@ class Generation {
   struct Sequence {
     RequestId id = 0;
     size_t prompt_idx = 0;
+    bool first_choice = true;  // of its prompt
     TextAccumulator text;
+    int64_t num_cached_tokens = 0;
     std::vector<PositionLogprobs> prompt_logprobs;
     bool echo_due = false;
     bool touched = false;  // since the last pump

@@ -72,6 +72,12 @@ void add_requests(const EngineCounters& c, Families& families) {
                    {sample("", c.preemptions)});
   families.gauge("kv_pages", "Pages of the KV cache", "state",
                  {sample("used", c.kv_pages_used), sample("free", c.kv_pages_total - c.kv_pages_used)});
+  families.gauge("kv_pages_findable", "Pages, used or free, that later prompts may begin with", "",
+                 {sample("", c.kv_pages_findable)});
+  families.counter("prefix_tokens_looked_up_total", "Prompt tokens looked up in the KV cache", "",
+                   {sample("", c.prefix_tokens_looked_up)});
+  families.counter("prefix_tokens_found_total", "Prompt tokens found in the KV cache", "",
+                   {sample("", c.prefix_tokens_found)});
 }
 
 void add_steps(const EngineCounters& c, Families& families) {

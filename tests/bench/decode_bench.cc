@@ -89,6 +89,7 @@ int main_with(const BenchOptions& options) {
                                      .num_threads = options.threads,
                                      .max_batched_tokens = 512,
                                      .kv_tokens = 32 * 1024,
+                                     .prefix_caching = false,  // every run reads its prompts
                                      .load = LoadMode::dummy});
   Team team({.num_threads = options.threads});
   const HugeBuffer buffer(int64_t{1} << 30, team);

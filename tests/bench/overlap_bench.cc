@@ -38,6 +38,7 @@ class Side {
                                 .max_sequences = options.batch,
                                 .max_batched_tokens = options.batch,
                                 .kv_tokens = 1 << 16,
+                                .prefix_caching = false,
                                 .load = LoadMode::dummy,
                                 .worker_threads = true,
                                 .own_cores = true,

@@ -17,7 +17,8 @@ std::unique_ptr<KvCache> make_cache(const ModelSpec& spec, const LocalEngineOpti
                                 .memory_bytes = options.kv_tokens * token_bytes,
                                 .dtype = options.kv_dtype,
                                 .max_model_len = std::min(spec.max_position, options.kv_tokens),
-                                .max_tokens = options.kv_tokens})
+                                .max_tokens = options.kv_tokens,
+                                .prefix_caching = options.prefix_caching})
       .value();
 }
 
@@ -150,6 +151,7 @@ Result<std::future<Completion>> LocalEngine::try_submit(EngineRequest request) {
   GH_TRY(engine_->submit(std::move(request), [pending, append](EngineEvent&& event) {
     Completion& c = pending->completion;
     append(c.prompt_logprobs, event.prompt_logprobs);
+    c.num_cached_tokens = event.num_cached_tokens;
     append(c.tokens, event.tokens);
     append(c.logprobs, event.logprobs);
     if (!event.finish) return;

@@ -24,6 +24,7 @@ struct LocalEngineOptions {
   int64_t max_batched_tokens = 64;
   int64_t block_size = 16;
   int64_t kv_tokens = 1 << 14;
+  bool prefix_caching = true;
   RowCodecs codecs;
   Combine combine = Combine::exact;
   DType kv_dtype = DType::f32;
@@ -44,6 +45,7 @@ struct Completion {
   std::vector<PositionLogprobs> prompt_logprobs;
   std::vector<int32_t> tokens;
   std::vector<PositionLogprobs> logprobs;
+  int64_t num_cached_tokens = 0;
   FinishReason finish = FinishReason::error;
   std::optional<Status> error;
 };

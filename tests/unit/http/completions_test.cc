@@ -55,7 +55,7 @@ TEST(Completions, EveryFieldIsRead) {
   CompletionCall call =
       parsed(R"({"model": "tiny", "prompt": "a", "max_tokens": 7, "temperature": 0, "top_p": 0.5,
     "top_k": 3, "seed": -1, "stop": ["x", "y"], "n": 3, "best_of": 3, "stream": true,
-    "stream_options": {"include_usage": true}, "echo": true, "logprobs": 2, "stop_token_ids": [5], "user": "me"})");
+    "stream_options": {"include_usage": true}, "echo": true, "logprobs": 2, "stop_token_ids": [5], "user": "me", "cache_salt": "team a"})");
   EXPECT_EQ(call.max_tokens, 7);
   EXPECT_EQ(call.sampling.temperature, 0);
   EXPECT_EQ(call.sampling.top_p, 0.5f);
@@ -64,6 +64,7 @@ TEST(Completions, EveryFieldIsRead) {
   EXPECT_THAT(call.stops, ElementsAre("x", "y"));
   EXPECT_EQ(call.num_choices, 3);
   EXPECT_TRUE(call.stream && call.include_usage && call.echo);
+  EXPECT_EQ(call.cache_salt, "team a");
   EXPECT_EQ(call.num_logprobs, 2);
   EXPECT_THAT(call.stop_token_ids, ElementsAre(kEos, 5));
 }

@@ -17,6 +17,7 @@ using testing::Not;
 EngineCounters some_counters() {
   EngineCounters c{.running = 3, .waiting = 2, .kv_pages_total = 100, .kv_pages_used = 40};
   c.prompt_tokens = 1000, c.generated_tokens = 1'234'567'890'123, c.preemptions = 4;
+  c.kv_pages_findable = 50, c.prefix_tokens_looked_up = 900, c.prefix_tokens_found = 800;
   c.step_ns = 2'500'000'000;
   c.steps_by_micro_batches = {7, 11};
   c.part_ns[static_cast<size_t>(StepPart::attention)] = 1'250'000'000;
@@ -45,6 +46,9 @@ TEST(Metrics, SayWhatTheEngineCounted) {
                            "guildhall_preemptions_total 4\n",
                            "guildhall_kv_pages{state=\"used\"} 40\n",
                            "guildhall_kv_pages{state=\"free\"} 60\n",
+                           "guildhall_kv_pages_findable 50\n",
+                           "guildhall_prefix_tokens_looked_up_total 900\n",
+                           "guildhall_prefix_tokens_found_total 800\n",
                            "guildhall_steps_total{micro_batches=\"1\"} 7\n",
                            "guildhall_steps_total{micro_batches=\"2\"} 11\n",
                            "guildhall_step_seconds_total 2.5\n",

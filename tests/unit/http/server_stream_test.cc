@@ -67,7 +67,10 @@ TEST_F(Stream, EventsCarryTextAsItComes) {
   EXPECT_EQ(last["choices"].at(0).at("finish_reason"), "length");
   object usage = data_of(client.read_event());
   EXPECT_EQ(usage["choices"], array{});
-  EXPECT_EQ(usage["usage"], (object{{"prompt_tokens", 3}, {"completion_tokens", 3}, {"total_tokens", 6}}));
+  EXPECT_EQ(usage["usage"], (object{{"prompt_tokens", 3},
+                                    {"completion_tokens", 3},
+                                    {"total_tokens", 6},
+                                    {"prompt_tokens_details", {{"cached_tokens", 0}}}}));
   EXPECT_EQ(client.read_event(), "data: [DONE]");
   EXPECT_EQ(client.read_event(), std::nullopt);
   EXPECT_EQ(client.get("/live").status, 200);  // the connection goes on

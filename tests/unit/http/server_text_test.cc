@@ -27,7 +27,10 @@ TEST_F(Completion, AnswersInOpenAIsShape) {
   object choice = body["choices"].at(0).as_object();
   EXPECT_EQ(choice,
             (object{{"index", 0}, {"text", "abcab"}, {"logprobs", nullptr}, {"finish_reason", "length"}}));
-  EXPECT_EQ(body["usage"], (object{{"prompt_tokens", 3}, {"completion_tokens", 5}, {"total_tokens", 8}}));
+  EXPECT_EQ(body["usage"], (object{{"prompt_tokens", 3},
+                                   {"completion_tokens", 5},
+                                   {"total_tokens", 8},
+                                   {"prompt_tokens_details", {{"cached_tokens", 0}}}}));
 
   EngineRequest request = engine_.requests().at(0);
   EXPECT_THAT(request.prompt_ids, ElementsAre(kHe, kLl, 'o'));

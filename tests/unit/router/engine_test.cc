@@ -58,13 +58,45 @@ TEST_F(EngineTest, TheModelsLengthEndsARequest) {
 }
 
 TEST_F(EngineTest, CountsPromptAndGeneratedTokens) {
-  start();
+  start({.prefix_caching = false});
   local_->run(request(30, 5));
   local_->run(request(70, 1));
   wait_for_counters([](const EngineCounters& c) { return c.running == 0; });
   EXPECT_EQ(engine().counters().prompt_tokens, 100);
   EXPECT_EQ(engine().counters().generated_tokens, 6);
   EXPECT_GT(engine().counters().experts_touched, 0);
+}
+
+// ---- prefix caching
+
+TEST_F(EngineTest, TheSameBitsComeOutOfTheCacheAsOfThePrompt) {
+  start();
+  EngineRequest whole = request(100, 40);
+  whole.num_logprobs = 5;
+  const Completion first = local_->run(whole), second = local_->run(whole);
+  EXPECT_EQ(first.num_cached_tokens, 0);
+  EXPECT_EQ(second.num_cached_tokens, 96);
+  EXPECT_EQ(second.tokens, first.tokens);
+  for (size_t i = 0; i < first.logprobs.size(); ++i)
+    EXPECT_EQ(second.logprobs[i].chosen.logprob, first.logprobs[i].chosen.logprob) << i;
+  expect_all_pages_free();
+  const EngineCounters c = engine().counters();
+  EXPECT_EQ(c.prompt_tokens, 104);
+  EXPECT_EQ(c.prefix_tokens_found, 96);
+  EXPECT_EQ(c.prefix_tokens_looked_up, 200);
+}
+
+TEST_F(EngineTest, ManyOfOnePromptComputeItOnce) {
+  start();
+  std::vector<std::future<Completion>> all;
+  for (uint64_t seed = 0; seed < 8; ++seed) {
+    EngineRequest r = request(200, 4);
+    r.sampling.temperature = 1, r.seed = seed;
+    all.push_back(local_->submit(std::move(r)));
+  }
+  for (auto& one : all) EXPECT_EQ(one.get().finish, FinishReason::length);
+  expect_all_pages_free();
+  EXPECT_EQ(engine().counters().prompt_tokens, 200 + 7 * (200 - 192));
 }
 
 // Their experts would run on the engine's own thread: there is nothing to overlap.

@@ -51,7 +51,7 @@ class Model {
     std::vector<uint32_t> bits;
     std::vector<size_t> done(prompts.size());
     std::vector<std::vector<int32_t>> pages(prompts.size());
-    for (size_t s = 0; s < prompts.size(); ++s) cache->grow(pages[s], kMaxLen);
+    for (size_t s = 0; s < prompts.size(); ++s) cache->pool().grow(pages[s], kMaxLen);
     for (int64_t step = 0; done.back() < prompts.back().size(); ++step) {
       const StepBatch batch = next_batch(prompts, pages, done);
       const auto rows = forward.run(batch, split_of(step, batch.num_tokens()));

@@ -40,19 +40,12 @@ TEST(KvCache, MlaStoresLatentAndRopeKeyOnce) {
   EXPECT_EQ(pages.num_kv_heads, 1);
 }
 
-TEST(KvCache, GrowsByWholePagesOrNotAtAll) {
-  const auto cache = *KvCache::create(tiny_gqa_spec(), options(256 * 4 * 4));
-  std::vector<int32_t> pages;
-  EXPECT_TRUE(cache->grow(pages, 5));
-  EXPECT_EQ(pages.size(), 2u);
-  EXPECT_TRUE(cache->grow(pages, 8));
-  EXPECT_EQ(pages.size(), 2u);
-  std::vector<int32_t> other;
-  EXPECT_FALSE(cache->grow(other, 12));
-  EXPECT_TRUE(other.empty());
-  cache->release(pages);
-  EXPECT_EQ(cache->num_free(), 4);
-  EXPECT_TRUE(cache->grow(other, 16));
+TEST(KvCache, WithoutPrefixCachingMakesNoMorePagesThanSequencesCanUse) {
+  KvCacheOptions few = options(256 * 4 * 10);
+  few.max_tokens = 16;
+  EXPECT_EQ((*KvCache::create(tiny_gqa_spec(), few))->num_pages(), 10);
+  few.prefix_caching = false;
+  EXPECT_EQ((*KvCache::create(tiny_gqa_spec(), few))->num_pages(), 4);
 }
 
 }  // namespace

@@ -19,7 +19,8 @@ class SchedulerTest : public ::testing::Test {
                                                 .memory_bytes = 256 * 4 * num_pages,
                                                 .dtype = DType::f32,
                                                 .max_model_len = 16,
-                                                .max_tokens = 1 << 20});
+                                                .max_tokens = 1 << 20,
+                                                .prefix_caching = false});
     scheduler_ = std::make_unique<Scheduler>(options, *cache_);
   }
   void add(RequestId id, int64_t prompt_len, bool score_prompt = false) {
@@ -37,7 +38,7 @@ class SchedulerTest : public ::testing::Test {
     for (const ScheduledChunk& c : std::vector(scheduler_->schedule(batch_))) {
       taken.emplace_back(c.sequence->id, c.num_tokens);
       const bool whole = c.num_tokens == c.sequence->num_pending();
-      c.sequence->num_computed += c.num_tokens;
+      scheduler_->advance(c);
       c.sequence->num_prompt_scored += c.num_logits - (whole ? 1 : 0);
       if (whole) c.sequence->tokens.push_back(7);
     }
@@ -104,7 +105,7 @@ TEST_F(SchedulerTest, PreemptsTheYoungestWhenADecodeFindsNoPage) {
   EXPECT_THAT(step(), ElementsAre(Taken{2, 5}));  // prompt and generated tokens recomputed
   EXPECT_THAT(batch_.ids_t, ElementsAre(0, 1, 2, 7, 7));
   scheduler_->remove(2);
-  EXPECT_EQ(cache_->num_free(), cache_->num_pages());
+  EXPECT_EQ(cache_->pool().num_free(), cache_->num_pages());
 }
 
 TEST_F(SchedulerTest, AsksForTheLogitsOfPromptPositionsOnceEach) {

@@ -1,0 +1,87 @@
+#include "router/page_pool.h"
+
+#include "base/check.h"
+
+namespace guildhall {
+
+PagePool::PagePool(int64_t num_pages, int64_t block_size)
+    : block_size_(block_size),
+      holders_p_(static_cast<size_t>(num_pages)),
+      content_p_(static_cast<size_t>(num_pages)) {
+  unused_.reserve(static_cast<size_t>(num_pages));
+  for (int64_t p = num_pages; p-- > 0;) unused_.push_back(static_cast<int32_t>(p));
+}
+
+bool PagePool::grow(std::vector<int32_t>& pages, int64_t num_tokens) {
+  const int64_t missing = pages_for(num_tokens) - static_cast<int64_t>(pages.size());
+  if (missing > num_free()) return false;
+  for (int64_t i = 0; i < missing; ++i) pages.push_back(take());
+  return true;
+}
+
+int32_t PagePool::take() {
+  int32_t page;
+  if (!unused_.empty()) {
+    page = unused_.back();
+    unused_.pop_back();
+  } else {
+    page = released_.front();
+    released_.pop_front();
+    Content& content = content_p_[static_cast<size_t>(page)];
+    page_of_.erase(content.key);
+    content.has_key = false;
+  }
+  holders_p_[static_cast<size_t>(page)] = 1;
+  return page;
+}
+
+// Last page first: of a sequence, the pages that fewest others can share are given up first.
+void PagePool::release(std::vector<int32_t>& pages) {
+  for (; !pages.empty(); pages.pop_back()) {
+    const int32_t page = pages.back();
+    int32_t& holders = holders_p_[static_cast<size_t>(page)];
+    GH_CHECK(holders > 0);
+    if (--holders > 0) continue;
+    Content& content = content_p_[static_cast<size_t>(page)];
+    if (content.has_key)
+      content.place = released_.insert(released_.end(), page);
+    else
+      unused_.push_back(page);
+  }
+}
+
+PagePool::Found PagePool::find(std::span<const PrefixKey> keys) const {
+  Found found;
+  for (const PrefixKey& key : keys) {
+    const auto it = page_of_.find(key);
+    if (it == page_of_.end()) break;
+    ++found.num_pages;
+    found.num_free += holders_p_[static_cast<size_t>(it->second)] == 0;
+  }
+  return found;
+}
+
+void PagePool::hold(std::span<const PrefixKey> keys, std::vector<int32_t>& pages) {
+  for (const PrefixKey& key : keys) {
+    const int32_t page = page_of_.at(key);
+    if (holders_p_[static_cast<size_t>(page)]++ == 0)
+      released_.erase(content_p_[static_cast<size_t>(page)].place);
+    pages.push_back(page);
+  }
+}
+
+void PagePool::publish(int32_t page, const PrefixKey& key) {
+  Content& content = content_p_[static_cast<size_t>(page)];
+  GH_CHECK(holders_p_[static_cast<size_t>(page)] > 0 && !content.has_key);
+  if (!page_of_.emplace(key, page).second) return;
+  content.key = key;
+  content.has_key = true;
+}
+
+void PagePool::withdraw(const PrefixKey& key) {
+  const auto it = announced_.find(key);
+  GH_CHECK(it != announced_.end());
+  if (--it->second == 0) announced_.erase(it);
+}
+
+}  // namespace guildhall

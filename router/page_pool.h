@@ -1,0 +1,65 @@
+// page_pool.h: the pages of a KV cache: how many sequences hold each, and which full pages can be found again
+// by what they hold (prefix caching). A page that nobody holds but that has a key stays as it is until its
+// memory is needed; the one released longest ago goes first. Owner: the engine thread.
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "router/prefix_key.h"
+
+namespace guildhall {
+
+class PagePool {
+ public:
+  PagePool(int64_t num_pages, int64_t block_size);
+
+  int64_t block_size() const { return block_size_; }
+  int64_t num_pages() const { return static_cast<int64_t>(holders_p_.size()); }
+  int64_t num_free() const {
+    return static_cast<int64_t>(unused_.size() + released_.size());
+  }                                                                               // held by nobody
+  int64_t num_findable() const { return static_cast<int64_t>(page_of_.size()); }  // by their keys
+  int64_t pages_for(int64_t num_tokens) const { return (num_tokens + block_size_ - 1) / block_size_; }
+
+  // Grows `pages` until it covers num_tokens; false (and unchanged) when there are too few free pages.
+  bool grow(std::vector<int32_t>& pages, int64_t num_tokens);
+  // The holder lets go of all of `pages`, and clears it.
+  void release(std::vector<int32_t>& pages);
+
+  // The leading keys whose pages are there, and how many of those pages are free now.
+  struct Found {
+    int64_t num_pages = 0, num_free = 0;
+  };
+  Found find(std::span<const PrefixKey> keys) const;
+  // Holds the pages of these keys, which find() found, and appends them to `pages`.
+  void hold(std::span<const PrefixKey> keys, std::vector<int32_t>& pages);
+  // From now on `page`, which is held and full, is found by `key`; unless another page already is.
+  void publish(int32_t page, const PrefixKey& key);
+
+  // A sequence is computing the page of `key`: others may wait for it. As often withdrawn as announced.
+  void announce(const PrefixKey& key) { ++announced_[key]; }
+  void withdraw(const PrefixKey& key);
+  bool is_announced(const PrefixKey& key) const { return announced_.contains(key); }
+
+ private:
+  struct Content {
+    PrefixKey key;
+    bool has_key = false;
+    std::list<int32_t>::iterator place;  // in released_, when nobody holds the page
+  };
+  int32_t take();
+
+  int64_t block_size_;
+  std::vector<int32_t> holders_p_;  // sequences that hold the page
+  std::vector<Content> content_p_;
+  std::vector<int32_t> unused_;  // free, without a key. A stack: recently used pages are reused first
+  std::list<int32_t> released_;  // free, with a key; the longest ago in front
+  std::unordered_map<PrefixKey, int32_t, PrefixKeyHash> page_of_;
+  std::unordered_map<PrefixKey, int32_t, PrefixKeyHash> announced_;
+};
+
+}  // namespace guildhall

@@ -1,0 +1,81 @@
+// prefix_bench.cc: the time to the first token of a prompt that begins as an earlier one did, beside that of
+// a prompt that nobody has sent before: what prefix caching saves. A model of random weights, in one process.
+//   prefix_bench [MODEL_DIR] [--threads N] [--shared N] [--own N] [--rounds N]
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+
+#include "base/clock.h"
+#include "tests/support/local_engine.h"
+
+namespace guildhall {
+namespace {
+
+struct BenchOptions {
+  std::filesystem::path model = std::filesystem::path(GUILDHALL_SOURCE_DIR) / "tests/bench/models/q3moe";
+  int threads = 2;
+  int32_t shared = 2000, own = 20, rounds = 5;
+};
+
+// `shared` tokens that depend on `beginning` only, then `own` of its own.
+EngineRequest make_request(const ModelSpec& spec, const BenchOptions& options, int beginning, int ending) {
+  EngineRequest request;
+  const auto add = [&](int32_t n, int64_t salt) {
+    for (int32_t i = 0; i < n; ++i)
+      request.prompt_ids.push_back(static_cast<int32_t>((i * 7919 + salt * 104729 + 11) % spec.vocab_size));
+  };
+  add(options.shared, beginning);
+  add(options.own, 1000 + ending);
+  request.sampling.temperature = 0;
+  request.max_tokens = 1;
+  return request;
+}
+
+struct FirstToken {
+  double ms = 0;
+  int64_t num_cached_tokens = 0;
+};
+FirstToken first_token(LocalEngine& engine, EngineRequest request) {
+  const int64_t begin = now_ns();
+  const Completion done = engine.run(std::move(request));
+  return {static_cast<double>(now_ns() - begin) * 1e-6, done.num_cached_tokens};
+}
+
+int main_with(const BenchOptions& options) {
+  LocalEngine engine(options.model, {.num_workers = 1,
+                                     .num_threads = options.threads,
+                                     .max_batched_tokens = 512,
+                                     .kv_tokens = (options.rounds + 2) * (options.shared + options.own + 64),
+                                     .load = LoadMode::dummy});
+  fmt::print("{}: {} threads, {} shared tokens and {} of one's own\n", options.model.filename().string(),
+             options.threads, options.shared, options.own);
+  fmt::print("{:>12} {:>12} {:>8} {:>8}\n", "first ms", "second ms", "found", "ratio");
+  first_token(engine, make_request(engine.spec(), options, /*beginning=*/0, 0));  // warm
+  std::vector<double> ratios;
+  for (int round = 1; round <= options.rounds; ++round) {
+    const FirstToken first = first_token(engine, make_request(engine.spec(), options, round, 1));
+    const FirstToken second = first_token(engine, make_request(engine.spec(), options, round, 2));
+    ratios.push_back(first.ms / second.ms);
+    fmt::print("{:>12.1f} {:>12.1f} {:>8} {:>7.1f}x\n", first.ms, second.ms, second.num_cached_tokens,
+               ratios.back());
+  }
+  std::ranges::sort(ratios);
+  fmt::print("median {:.1f}x\n", ratios[ratios.size() / 2]);
+  return 0;
+}
+
+}  // namespace
+}  // namespace guildhall
+
+int main(int argc, char** argv) {
+  guildhall::BenchOptions options;
+  CLI::App app("First token of a prompt whose beginning is in the cache", "prefix_bench");
+  app.add_option("MODEL_DIR", options.model, "Folder with a config.json");
+  app.add_option("--threads", options.threads);
+  app.add_option("--shared", options.shared)->check(CLI::PositiveNumber);
+  app.add_option("--own", options.own)->check(CLI::PositiveNumber);
+  app.add_option("--rounds", options.rounds)->check(CLI::PositiveNumber);
+  CLI11_PARSE(app, argc, argv);
+  return guildhall::main_with(options);
+}
