@@ -91,12 +91,14 @@ void Forward::divide(const StepBatch& batch, int64_t split, View2<float> x_th) {
                                             batch.blocks_per_sequence};
   const auto add = [&](int64_t begin, int64_t end) {
     const auto first = static_cast<size_t>(begin), n = static_cast<size_t>(end - begin);
-    parts_.push_back({.idx = static_cast<int>(parts_.size()),
-                      .first_token = begin,
-                      .num_tokens = end - begin,
-                      .x_th = x_th.sub_rows(begin, end - begin),
-                      .batch = {arrays_[kSequence].subspan(first, n), arrays_[kPosition].subspan(first, n),
-                                block_table_sb}});
+    parts_.push_back(
+        {.idx = static_cast<int>(parts_.size()),
+         .first_token = begin,
+         .num_tokens = end - begin,
+         .x_th = x_th.sub_rows(begin, end - begin),
+         .batch = {arrays_[kSequence].subspan(first, n), arrays_[kPosition].subspan(first, n), block_table_sb,
+                   attention_bounds(std::span(batch.sequence_t).subspan(first, n),
+                                    std::span(batch.position_t).subspan(first, n))}});
   };
   parts_.clear();
   if (split > 0) add(0, split);
