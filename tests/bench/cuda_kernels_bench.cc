@@ -1,0 +1,303 @@
+// cuda_kernels_bench.cc: the device's row kernels, as a share of what the device's memory can do. Counters:
+// us of one launch, GB/s (bytes that the kernel must read and write) and %copy of a device-to-device copy of
+// 1 GiB, measured first in the same process. Decode shapes (few tokens) lie in the L2 cache and show a
+// launch's own time.
+//   cuda_kernels_bench --benchmark_filter=rmsnorm
+#include <benchmark/benchmark.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/combine.h"
+#include "kernels/convert.h"
+#include "kernels/cuda/device.h"
+#include "kernels/embedding.h"
+#include "kernels/fp8.h"
+#include "kernels/fp8_weight.h"
+#include "kernels/gate_topk.h"
+#include "kernels/paged_attention.h"
+#include "kernels/permute.h"
+#include "kernels/rmsnorm.h"
+#include "kernels/rope.h"
+#include "kernels/sampling.h"
+#include "kernels/swiglu.h"
+
+namespace guildhall {
+namespace {
+
+constexpr int64_t kHidden = 7168, kExpertWidth = 2048, kExperts = 256, kTopK = 8, kVocabulary = 129280;
+
+template <class T>
+class DeviceArray {
+ public:
+  explicit DeviceArray(const std::vector<T>& host) : size_(host.size()) {
+    cuda_must(cudaMalloc(&data_, size_ * sizeof(T)), "cudaMalloc");
+    cuda_must(cudaMemcpy(data_, host.data(), size_ * sizeof(T), cudaMemcpyHostToDevice), "cudaMemcpy");
+  }
+  explicit DeviceArray(int64_t size) : DeviceArray(std::vector<T>(static_cast<size_t>(size))) {}
+  ~DeviceArray() { cudaFree(data_); }
+  DeviceArray(const DeviceArray&) = delete;
+  DeviceArray& operator=(const DeviceArray&) = delete;
+
+  T* data() const { return data_; }
+  operator std::span<T>() const { return {data_, size_}; }
+  operator std::span<const T>() const { return {data_, size_}; }
+  View2<T> rows(int64_t rows) const { return {data_, rows, static_cast<int64_t>(size_) / rows}; }
+  View3<T> heads(int64_t rows, int64_t heads) const {
+    return {data_, rows, heads, static_cast<int64_t>(size_) / rows / heads};
+  }
+
+ private:
+  size_t size_;
+  T* data_ = nullptr;
+};
+
+std::vector<float> random_floats(int64_t n) {
+  std::mt19937 generator(1);
+  std::uniform_real_distribution<float> uniform(-3, 3);
+  std::vector<float> x(static_cast<size_t>(n));
+  for (float& v : x) v = uniform(generator);
+  return x;
+}
+std::vector<int32_t> random_below(int64_t n, int64_t bound) {
+  std::mt19937 generator(2);
+  std::vector<int32_t> x(static_cast<size_t>(n));
+  for (int32_t& v : x) v = static_cast<int32_t>(generator() % static_cast<uint64_t>(bound));
+  return x;
+}
+
+// Seconds that `enqueue` takes on the device, between two events.
+double device_seconds(const std::function<void()>& enqueue) {
+  cudaEvent_t begin, end;
+  cuda_must(cudaEventCreate(&begin), "cudaEventCreate");
+  cuda_must(cudaEventCreate(&end), "cudaEventCreate");
+  cuda_must(cudaEventRecord(begin, nullptr), "cudaEventRecord");
+  enqueue();
+  cuda_must(cudaEventRecord(end, nullptr), "cudaEventRecord");
+  cuda_must(cudaEventSynchronize(end), "cudaEventSynchronize");
+  float ms = 0;
+  cuda_must(cudaEventElapsedTime(&ms, begin, end), "cudaEventElapsedTime");
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  return ms * 1e-3;
+}
+
+// Bytes read and written per second by a copy within the device: the median of a few.
+double copy_bytes_per_s() {
+  static const double measured = [] {
+    constexpr size_t kBytes = size_t{1} << 30;
+    const DeviceArray<char> from(kBytes), to(kBytes);
+    std::vector<double> seconds;
+    for (int i = 0; i < 9; ++i)
+      seconds.push_back(device_seconds([&] {
+        cuda_must(cudaMemcpyAsync(to.data(), from.data(), kBytes, cudaMemcpyDeviceToDevice, nullptr),
+                  "cudaMemcpyAsync");
+      }));
+    std::sort(seconds.begin(), seconds.end());
+    const double rate = 2.0 * kBytes / seconds[seconds.size() / 2];
+    cudaDeviceProp properties;
+    cuda_must(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
+    std::printf("probe: %s copy=%.1f GB/s\n", properties.name, rate / 1e9);
+    return rate;
+  }();
+  return measured;
+}
+
+// One iteration is kLaunches launches, so that the time between two is part of what is measured.
+void measure(benchmark::State& state, int64_t bytes, const std::function<void()>& kernel) {
+  constexpr int kLaunches = 20;
+  const double copy = copy_bytes_per_s();
+  kernel();
+  std::vector<double> seconds;
+  for (auto _ : state) {
+    const double all = device_seconds([&] {
+      for (int i = 0; i < kLaunches; ++i) kernel();
+    });
+    state.SetIterationTime(all);
+    seconds.push_back(all / kLaunches);
+  }
+  std::sort(seconds.begin(), seconds.end());
+  const double median = seconds[seconds.size() / 2];
+  state.counters["us"] = median * 1e6;
+  state.counters["GB/s"] = static_cast<double>(bytes) / median / 1e9;
+  state.counters["%copy"] = 100 * static_cast<double>(bytes) / median / copy;
+}
+
+void BM_embedding_bf16(benchmark::State& state) {
+  const int64_t tokens = state.range(0);
+  const DeviceArray<bf16> w(kVocabulary * kHidden);
+  const DeviceArray<int32_t> ids(random_below(tokens, kVocabulary));
+  const DeviceArray<float> x(tokens * kHidden);
+  measure(state, tokens * kHidden * 6, [&] {
+    embedding_cuda(nullptr, ids, {w.data(), DType::bf16, kVocabulary, kHidden}, x.rows(tokens));
+  });
+}
+
+void BM_rmsnorm(benchmark::State& state) {
+  const int64_t tokens = state.range(0);
+  const DeviceArray<float> x(tokens * kHidden), y(tokens * kHidden), weight(kHidden);
+  measure(state, tokens * kHidden * 8,
+          [&] { rmsnorm_cuda(nullptr, x.rows(tokens), weight, 1e-6f, y.rows(tokens)); });
+}
+
+void BM_add_rmsnorm(benchmark::State& state) {
+  const int64_t tokens = state.range(0);
+  const DeviceArray<float> x(tokens * kHidden), y(tokens * kHidden), normed(tokens * kHidden),
+      weight(kHidden);
+  measure(state, tokens * kHidden * 16, [&] {
+    add_rmsnorm_cuda(nullptr, y.rows(tokens), weight, 1e-6f, x.rows(tokens), normed.rows(tokens));
+  });
+}
+
+// 64 heads of 128.
+void BM_rope(benchmark::State& state) {
+  const int64_t tokens = state.range(0);
+  constexpr int64_t kHeads = 64, kDim = 128, kPositions = 8192;
+  const RopeTable table = make_rope_table({.dim = kDim}, kPositions);
+  const DeviceArray<float> cos(table.cos_pd), sin(table.sin_pd), x(tokens * kHeads * kDim);
+  const DeviceArray<int32_t> positions(random_below(tokens, kPositions));
+  measure(state, tokens * kHeads * kDim * 8, [&] {
+    rope_cuda(nullptr, {kDim, cos, sin}, RopePairing::half, positions, x.heads(tokens, kHeads));
+  });
+}
+
+// One sequence, 8 heads of 128 into bf16 pages of 16.
+void BM_kv_write_bf16(benchmark::State& state) {
+  const int64_t tokens = state.range(0);
+  constexpr int64_t kHeads = 8, kDim = 128, kBlock = 16;
+  const int64_t pages = (tokens + kBlock - 1) / kBlock;
+  std::vector<int32_t> position_t, page_b;
+  for (int64_t t = 0; t < tokens; ++t) position_t.push_back(static_cast<int32_t>(t));
+  for (int64_t b = 0; b < pages; ++b) page_b.push_back(static_cast<int32_t>(pages - 1 - b));
+  const DeviceArray<float> k(tokens * kHeads * kDim), v(tokens * kHeads * kDim);
+  const DeviceArray<bf16> k_pages(pages * kBlock * kHeads * kDim), v_pages(pages * kBlock * kHeads * kDim);
+  const DeviceArray<int32_t> sequence(tokens), position(position_t), table(page_b);
+  const KvPages cache{DType::bf16, pages, kBlock, kHeads, kDim, kDim, kDim, k_pages.data(), v_pages.data()};
+  measure(state, tokens * kHeads * kDim * 12, [&] {
+    kv_write_cuda(nullptr, k.heads(tokens, kHeads), v.heads(tokens, kHeads),
+                  {sequence, position, table.rows(1)}, cache);
+  });
+}
+
+void BM_swiglu(benchmark::State& state) {
+  const int64_t tokens = state.range(0);
+  const DeviceArray<float> gate_up(tokens * 2 * kExpertWidth), y(tokens * kExpertWidth);
+  measure(state, tokens * kExpertWidth * 12,
+          [&] { swiglu_cuda(nullptr, gate_up.rows(tokens), y.rows(tokens)); });
+}
+
+void BM_to_bf16(benchmark::State& state) {
+  const int64_t tokens = state.range(0);
+  const DeviceArray<float> x(tokens * kHidden);
+  const DeviceArray<bf16> y(tokens * kHidden);
+  measure(state, tokens * kHidden * 6, [&] { to_bf16_cuda(nullptr, x.rows(tokens), y.rows(tokens)); });
+}
+
+void BM_to_fp8(benchmark::State& state) {
+  const int64_t tokens = state.range(0), groups = fp8_groups(kHidden);
+  const DeviceArray<float> x(random_floats(tokens * kHidden)), scale(tokens * groups);
+  const DeviceArray<uint8_t> code(tokens * kHidden);
+  measure(state, tokens * (kHidden * 5 + groups * 4),
+          [&] { to_fp8_cuda(nullptr, x.rows(tokens), code.rows(tokens), scale.rows(tokens)); });
+}
+
+// state.range(0) rows of a weight matrix.
+void BM_dequantize_fp8_weight(benchmark::State& state) {
+  const int64_t rows = state.range(0);
+  const DeviceArray<uint8_t> code(rows * kHidden);
+  const DeviceArray<float> scale(fp8_blocks(rows) * fp8_blocks(kHidden));
+  const DeviceArray<bf16> w(rows * kHidden);
+  measure(state, rows * kHidden * 3, [&] {
+    dequantize_fp8_weight_cuda(nullptr, code.rows(rows), scale.rows(fp8_blocks(rows)), w.rows(rows));
+  });
+}
+
+void BM_gate_topk(benchmark::State& state) {
+  const int64_t tokens = state.range(0);
+  const GateRule rule{.scoring = GateScoring::sigmoid,
+                      .group_score = GroupScore::sum_top2,
+                      .num_groups = 8,
+                      .top_groups = 4,
+                      .normalize = true,
+                      .scale = 2.5f};
+  const DeviceArray<float> logits(random_floats(tokens * kExperts)), bias(kExperts), weight(tokens * kTopK);
+  const DeviceArray<int32_t> expert(tokens * kTopK);
+  measure(state, tokens * (kExperts + 2 * kTopK) * 4, [&] {
+    gate_topk_cuda(nullptr, logits.rows(tokens), bias, rule, expert.rows(tokens), weight.rows(tokens));
+  });
+}
+
+void BM_group_by_expert(benchmark::State& state) {
+  const int64_t pairs = state.range(0) * kTopK;
+  const DeviceArray<int32_t> expert(random_below(pairs, kExperts)), offset(kExperts + 1), position(pairs);
+  measure(state, pairs * 8, [&] { group_by_expert_cuda(nullptr, expert, offset, position); });
+}
+
+void BM_permute(benchmark::State& state) {
+  const int64_t tokens = state.range(0), pairs = tokens * kTopK;
+  std::vector<int32_t> position_p(static_cast<size_t>(pairs));
+  for (int64_t p = 0; p < pairs; ++p) position_p[static_cast<size_t>(p)] = static_cast<int32_t>(p);
+  std::shuffle(position_p.begin(), position_p.end(), std::mt19937(3));
+  const DeviceArray<float> x(tokens * kHidden), grouped(pairs * kHidden);
+  const DeviceArray<int32_t> row(random_below(pairs, tokens)), position(position_p);
+  measure(state, pairs * kHidden * 8,
+          [&] { permute_cuda(nullptr, x.rows(tokens), row, position, grouped.rows(pairs)); });
+}
+
+void BM_combine(benchmark::State& state) {
+  const int64_t tokens = state.range(0), pairs = tokens * kTopK;
+  const DeviceArray<float> rows(pairs * kHidden), weight(pairs), y(tokens * kHidden);
+  const DeviceArray<int32_t> index(random_below(pairs, pairs));
+  measure(state, (pairs + 2 * tokens) * kHidden * 4, [&] {
+    combine_cuda(nullptr, rows.rows(pairs), index.rows(tokens), weight.rows(tokens), y.rows(tokens));
+  });
+}
+
+void BM_sample(benchmark::State& state) {
+  const int64_t rows = state.range(0);
+  const DeviceArray<float> logits(random_floats(rows * kVocabulary));
+  std::vector<SampleDraw> draws;
+  for (int64_t r = 0; r < rows; ++r)
+    draws.push_back({r, {.temperature = 0.7f, .top_p = 0.9f, .top_k = 50}, 0.5});
+  const DeviceArray<SampleDraw> draw(draws);
+  const DeviceArray<int32_t> token(rows);
+  measure(state, rows * kVocabulary * 4, [&] { sample_cuda(nullptr, logits.rows(rows), draw, token); });
+}
+
+// One token, a small batch, a prefill chunk.
+void register_all() {
+  const auto add = [](const char* name, void (*body)(benchmark::State&), std::vector<int64_t> sizes) {
+    auto* b = benchmark::RegisterBenchmark(name, body)->UseManualTime()->Unit(benchmark::kMicrosecond);
+    for (int64_t size : sizes) b->Arg(size);
+  };
+  const std::vector<int64_t> tokens{1, 8, 4096};
+  add("embedding_bf16", BM_embedding_bf16, tokens);
+  add("rmsnorm", BM_rmsnorm, tokens);
+  add("add_rmsnorm", BM_add_rmsnorm, tokens);
+  add("rope", BM_rope, tokens);
+  add("kv_write_bf16", BM_kv_write_bf16, tokens);
+  add("swiglu", BM_swiglu, {8, 64, 32768});
+  add("to_bf16", BM_to_bf16, tokens);
+  add("to_fp8", BM_to_fp8, tokens);
+  add("dequantize_fp8_weight", BM_dequantize_fp8_weight, {4096, 32768});
+  add("gate_topk", BM_gate_topk, tokens);
+  add("group_by_expert", BM_group_by_expert, tokens);
+  add("permute", BM_permute, tokens);
+  add("combine", BM_combine, tokens);
+  add("sample", BM_sample, {1, 8, 128});
+}
+
+}  // namespace
+}  // namespace guildhall
+
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  guildhall::register_all();
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}
