@@ -20,17 +20,20 @@ __device__ void rotate_half(const float* cos, const float* sin, int64_t half, fl
   store_pack(x + half, b);
 }
 
-// N pairs (x[2i], x[2i+1]).
+// N pairs (x[2i], x[2i+1]); a load holds at most N elements, which is what alignment is known for.
 template <int N>
 __device__ void rotate_interleaved(const float* cos, const float* sin, float* x) {
   const Pack<float, N> c = load_pack<N>(cos), s = load_pack<N>(sin);
-  Pack<float, 2 * N> ab = load_pack<2 * N>(x);
+  Pack<float, N> ab[2] = {load_pack<N>(x), load_pack<N>(x + N)};
   for (int j = 0; j < N; ++j) {
-    const float a = ab.v[2 * j], b = ab.v[2 * j + 1];
-    ab.v[2 * j] = a * c.v[j] - b * s.v[j];
-    ab.v[2 * j + 1] = b * c.v[j] + a * s.v[j];
+    float& a = ab[2 * j / N].v[2 * j % N];
+    float& b = ab[(2 * j + 1) / N].v[(2 * j + 1) % N];
+    const float rotated_a = a * c.v[j] - b * s.v[j];
+    b = b * c.v[j] + a * s.v[j];
+    a = rotated_a;
   }
-  store_pack(x, ab);
+  store_pack(x, ab[0]);
+  store_pack(x + N, ab[1]);
 }
 
 // Each pack is N pairs of one head.

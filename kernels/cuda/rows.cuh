@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "base/check.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/dtype.h"
 #include "kernels/view.h"
@@ -17,12 +18,25 @@ struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Pack {
   T v[N];
 };
 
+#if defined(GUILDHALL_CUDA_EMULATED)
+// A device faults there.
+template <class P>
+void check_aligned(const void* p) {
+  GH_CHECK(reinterpret_cast<uintptr_t>(p) % alignof(P) == 0);
+}
+#else
+template <class P>
+__device__ void check_aligned(const void*) {}
+#endif
+
 template <int N, class T>
 __device__ Pack<T, N> load_pack(const T* p) {
+  check_aligned<Pack<T, N>>(p);
   return *reinterpret_cast<const Pack<T, N>*>(p);
 }
 template <class T, int N>
 __device__ void store_pack(T* p, const Pack<T, N>& pack) {
+  check_aligned<Pack<T, N>>(p);
   *reinterpret_cast<Pack<T, N>*>(p) = pack;
 }
 

@@ -39,7 +39,10 @@ class DeviceArray {
     cuda_must(cudaMalloc(&data_, size_ * sizeof(T)), "cudaMalloc");
     cuda_must(cudaMemcpy(data_, host.data(), size_ * sizeof(T), cudaMemcpyHostToDevice), "cudaMemcpy");
   }
-  explicit DeviceArray(int64_t size) : DeviceArray(std::vector<T>(static_cast<size_t>(size))) {}
+  explicit DeviceArray(int64_t size) : size_(static_cast<size_t>(size)) {  // zeros
+    cuda_must(cudaMalloc(&data_, size_ * sizeof(T)), "cudaMalloc");
+    cuda_must(cudaMemset(data_, 0, size_ * sizeof(T)), "cudaMemset");
+  }
   ~DeviceArray() { cudaFree(data_); }
   DeviceArray(const DeviceArray&) = delete;
   DeviceArray& operator=(const DeviceArray&) = delete;
