@@ -18,7 +18,7 @@ int ask_in_a_child() {
     int count = 0;
     const cudaError_t error = cudaGetDeviceCount(&count);
     if (error != cudaSuccess) std::fprintf(stderr, "no CUDA device: %s\n", cudaGetErrorString(error));
-    _exit(error == cudaSuccess && count > 0 ? 0 : 1);
+    _exit(error == cudaSuccess ? 0 : 1);
   }
   int status = -1;
   return child > 0 && waitpid(child, &status, 0) == child ? status : -1;
@@ -27,9 +27,7 @@ int ask_in_a_child() {
 struct NeedsDevice : testing::Environment {
   void SetUp() override {
     if (ask_in_a_child() == 0) return;
-    std::fprintf(
-        stderr,
-        "no CUDA device here: a test with the label gpu fails without one; leave it out by ctest -LE gpu\n");
+    std::fprintf(stderr, "a test with the label gpu fails without a device; leave it out by ctest -LE gpu\n");
     std::exit(1);
   }
 };
