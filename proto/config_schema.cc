@@ -92,6 +92,13 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      "Texts "
      "do not depend on it. Requests share only with those of the same `cache_salt`.",
      "true | false"},
+    {"router.kv_cache.reserve_percent",
+     "20",
+     "Of the pages, kept back when requests are admitted, for the ones that run to grow into; less when they "
+     "cannot grow so far. Too little: requests are preempted and computed again.",
+     {},
+     0,
+     90},
 
     {"router.batching.max_sequences", "64", "Sequences that run at once.", {}, 1, kMaxRows},
     {"router.batching.max_batched_tokens",
@@ -106,6 +113,14 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      {},
      1,
      1 << 20},
+    {"router.batching.target_itl",
+     "0s",
+     "Time from one token of a request to its next that steps should keep to: prefill takes smaller parts of "
+     "a "
+     "step, by the times measured. 0s: a step takes max_batched_tokens.",
+     {},
+     0,
+     60'000'000},
     {"router.batching.micro_batches", "auto",
      "Parts a step runs as. With 2, one is in attention while the other is on the wire or in the experts. "
      "`auto` times both and takes the faster, for each size of step; with workers in the router's process it "
@@ -267,7 +282,7 @@ std::string written(int64_t value, KeyKind kind) {
   static constexpr std::array<Unit, 5> kTimes{
       {{"h", kHour}, {"m", 60 * kSecond}, {"s", kSecond}, {"ms", 1000}, {"us", 1}}};
   if (kind == KeyKind::size) return exact(value, kSizes);
-  if (kind == KeyKind::time) return exact(value, kTimes);
+  if (kind == KeyKind::time) return value == 0 ? "0s" : exact(value, kTimes);
   return std::to_string(value);
 }
 

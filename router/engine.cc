@@ -231,6 +231,7 @@ void Engine::step() {
   paused_since_.reset();
   list_rows(chunks);
   evaluate(*hidden_rh);
+  scheduler_.record_step(batch_.num_tokens(), now_ns() - begin);
   const std::vector<ScheduledChunk> done = chunks;  // advance() changes the scheduler
   for (const ScheduledChunk& chunk : done) advance(chunk);
   std::lock_guard lock(counters_mutex_);

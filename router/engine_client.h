@@ -39,6 +39,8 @@ struct EngineRequest {
   std::optional<int>
       num_logprobs;  // set: report generated tokens' logprobs with this many alternatives (0..20)
   std::optional<int> num_prompt_logprobs;  // set: report the prompt's
+  int32_t priority = 0;                    // lower goes first, and is preempted last
+  std::string tenant;                      // who shares the service with others in turn
   std::string cache_salt;                  // only requests of the same salt share pages of the KV cache
 };
 

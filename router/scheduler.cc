@@ -20,85 +20,100 @@ PositionRange unscored_prompt(const Sequence& s, int64_t begin, int64_t end) {
 }  // namespace
 
 Scheduler::Scheduler(SchedulerOptions options, KvCache& cache)
-    : options_(options), cache_(cache), pool_(cache.pool()) {}
 
-void Scheduler::add(std::unique_ptr<Sequence> sequence) { waiting_.push_back(std::move(sequence)); }
+    : options_(options),
+      cache_(cache),
+      pool_(cache.pool()),
+      step_budget_(options.max_batched_tokens, options.target_itl) {}
 
 std::unique_ptr<Sequence> Scheduler::remove(RequestId id) {
-  const auto take = [&](auto& list) -> std::unique_ptr<Sequence> {
-    const auto it = std::find_if(list.begin(), list.end(), [&](const auto& s) { return s->id == id; });
-    if (it == list.end()) return nullptr;
-    auto sequence = std::move(*it);
-    list.erase(it);
-    let_go(*sequence);
-    return sequence;
-  };
-  if (auto sequence = take(running_)) return sequence;
-  return take(waiting_);
+  const auto it = std::ranges::find(running_, id, [](const auto& s) { return s->id; });
+  if (it == running_.end()) return waiting_.remove(id);
+  auto sequence = std::move(*it);
+  running_.erase(it);
+  let_go(*sequence);
+  return sequence;
 }
 
 std::vector<std::unique_ptr<Sequence>> Scheduler::remove_all() {
   std::vector<std::unique_ptr<Sequence>> all;
   while (!running_.empty()) all.push_back(remove(running_.front()->id));
-  while (!waiting_.empty()) all.push_back(remove(waiting_.front()->id));
+  while (!waiting_.empty()) all.push_back(waiting_.take_next());
   return all;
 }
 
 const std::vector<ScheduledChunk>& Scheduler::schedule(StepBatch& batch) {
   chunks_.clear();
-  int64_t budget = options_.max_batched_tokens;
+  make_way();
+  int64_t budget = step_budget_.tokens(num_decoding());
   schedule_running(budget);
   admit_waiting(budget);
   fill(batch);
   return chunks_;
 }
 
-// Decodes first (one token each, oldest first), then chunks of the prompts that are still being read.
+int64_t Scheduler::num_decoding() const {
+  return std::ranges::count_if(running_, [](const auto& s) { return s->num_pending() == 1; });
+}
+
+// Preempts whom a more important one that waits needs to go.
+void Scheduler::make_way() {
+  while (!waiting_.empty() && !running_.empty()) {
+    const Sequence& next = *waiting_.next();
+    if (running_.back()->request.priority <= next.request.priority) return;
+    const int64_t wanted = pool_.pages_for(static_cast<int64_t>(next.tokens.size()) + 1);
+    if (num_running() < options_.max_sequences && wanted + reserved_pages() <= pool_.num_free()) return;
+    preempt_last();
+  }
+}
+
+// Decodes first (one token each, in the order of running_), then chunks of the prompts that are still being
+// read.
 void Scheduler::schedule_running(int64_t& budget) {
   for (const bool decoding : {true, false}) {
     for (size_t i = 0; i < running_.size() && budget > 0; ++i) {
       Sequence& s = *running_[i];
       if ((s.num_pending() == 1) != decoding) continue;
       const int64_t num_tokens = std::min(s.num_pending(), budget);
-      if (!make_room(s, s.num_computed + num_tokens)) break;  // it was itself the youngest: preempted
+      if (!make_room(s, s.num_computed + num_tokens)) break;  // it was itself the last: preempted
       chunks_.push_back({&s, num_tokens});
       budget -= num_tokens;
     }
   }
 }
 
-// Preempts younger sequences until `sequence` has pages for num_tokens. False when it had to go itself.
+// Preempts later sequences until `sequence` has pages for num_tokens. False when it had to go itself.
 bool Scheduler::make_room(Sequence& sequence, int64_t num_tokens) {
   while (!pool_.grow(sequence.pages, num_tokens)) {
     const bool self = running_.back().get() == &sequence;
-    preempt_youngest();
+    preempt_last();
     if (self) return false;
   }
   return true;
 }
 
-void Scheduler::preempt_youngest() {
+void Scheduler::preempt_last() {
   auto sequence = std::move(running_.back());
   running_.pop_back();
   std::erase_if(chunks_, [&](const ScheduledChunk& c) { return c.sequence == sequence.get(); });
   let_go(*sequence);
-  waiting_.push_front(std::move(sequence));
+  waiting_.put_back(std::move(sequence));
   ++num_preemptions_;
 }
 
 void Scheduler::preempt_all() {
-  while (!running_.empty()) preempt_youngest();
+  while (!running_.empty()) preempt_last();
 }
 
-// First come, first served: the head of the queue waits until all its tokens fit, so that it is never
-// overtaken.
+// Whose turn it is waits until all its tokens fit, so that it is never overtaken by others of its priority.
 void Scheduler::admit_waiting(int64_t& budget) {
   while (!waiting_.empty() && budget > 0 && num_running() < options_.max_sequences) {
-    Sequence& s = *waiting_.front();
+    Sequence& s = *waiting_.next();
     if (!admit(s)) return;
     const int64_t num_tokens = std::min(s.num_pending(), budget);
-    running_.push_back(std::move(waiting_.front()));
-    waiting_.pop_front();
+    const auto place = std::ranges::upper_bound(running_, s.request.priority, {},
+                                                [](const auto& r) { return r->request.priority; });
+    running_.insert(place, waiting_.take_next());
     chunks_.push_back({&s, num_tokens});
     budget -= num_tokens;
   }
@@ -112,7 +127,7 @@ bool Scheduler::admit(Sequence& s) {
   if (next < keys.size() && pool_.is_announced(keys[next])) return false;  // another is computing it
   const auto num_tokens = static_cast<int64_t>(s.tokens.size());
   // One page beyond its tokens, so that it is not preempted by its own first decode step.
-  const int64_t wanted = pool_.pages_for(num_tokens + 1) - found.num_pages;
+  const int64_t wanted = pool_.pages_for(num_tokens + 1) - found.num_pages + reserved_pages();
   const bool alone = running_.empty() && pool_.num_free() == pool_.num_pages();
   if (wanted > pool_.num_free() - found.num_free && !alone) return false;
   pool_.hold(keys.first(next), s.pages);
@@ -122,6 +137,15 @@ bool Scheduler::admit(Sequence& s) {
   }
   begin_at(s, found.num_pages, keys);
   return true;
+}
+
+int64_t Scheduler::reserved_pages() const {
+  int64_t growth = 0;  // pages that running sequences may still ask for
+  for (const auto& s : running_)
+    growth +=
+        pool_.pages_for(s->prompt_len() + s->request.max_tokens) - static_cast<int64_t>(s->pages.size());
+  const double most = options_.reserve_share * static_cast<double>(pool_.num_pages());
+  return std::min(growth, static_cast<int64_t>(most));
 }
 
 // Of the blocks that may come from the cache: not the last token's, whose logits are wanted, and none of a

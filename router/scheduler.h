@@ -1,13 +1,14 @@
 // scheduler.h: continuous batching. Sequences join and leave between steps; a step takes every decoding
 // sequence first, then prefill chunks up to the token budget. Memory is KV pages: a sequence is admitted when
-// its tokens fit, and the youngest running one is preempted (recomputed later) when a decode finds no page.
-// Prompts that begin alike share the pages of their common blocks (prefix caching): who comes later, or comes
-// back, begins where the cache ends, and waits for a block that another is computing just now.
-// Owner: the engine thread.
+// its tokens fit beside a reserve for those that run, and of the running ones the last in priority and age is
+// preempted (recomputed later) when a decode finds no page, or a more important one no room. Prefill takes
+// what a target for the time between tokens leaves of a step. Prompts that begin alike share the pages of
+// their common blocks (prefix caching): who comes later, or comes back, begins where the cache ends, and
+// waits for a block that another is computing just now. Owner: the engine thread.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <span>
 #include <vector>
@@ -15,12 +16,18 @@
 #include "router/kv_cache.h"
 #include "router/sequence.h"
 #include "router/step_batch.h"
+#include "router/step_budget.h"
+#include "router/wait_queue.h"
 
 namespace guildhall {
 
 struct SchedulerOptions {
   int64_t max_sequences = 64;        // running at once
   int64_t max_batched_tokens = 512;  // per step
+  // Of all pages, kept back at admission for running sequences to grow into; less when they can't grow so
+  // far.
+  double reserve_share = 0;
+  std::chrono::nanoseconds target_itl{0};  // step_budget.h
 };
 
 // A sequence's share of one step.
@@ -35,7 +42,7 @@ class Scheduler {
  public:
   Scheduler(SchedulerOptions options, KvCache& cache);
 
-  void add(std::unique_ptr<Sequence> sequence);  // to the end of the queue
+  void add(std::unique_ptr<Sequence> sequence) { waiting_.add(std::move(sequence)); }
   // Takes the sequence out, its pages returned; nullptr when unknown.
   std::unique_ptr<Sequence> remove(RequestId id);
   std::vector<std::unique_ptr<Sequence>> remove_all();
@@ -43,6 +50,9 @@ class Scheduler {
   // Plans the next step and fills `batch`. Empty when there is nothing to run. The chunks are valid until the
   // next call that changes the scheduler.
   const std::vector<ScheduledChunk>& schedule(StepBatch& batch);
+
+  // The step took this long.
+  void record_step(int64_t num_tokens, int64_t step_ns) { step_budget_.record(num_tokens, step_ns); }
 
   // The chunk's keys and values are in the cache: moves its sequence on.
   void advance(const ScheduledChunk& chunk);
@@ -52,28 +62,32 @@ class Scheduler {
 
   bool idle() const { return running_.empty() && waiting_.empty(); }
   int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
-  int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
+  int64_t num_waiting() const { return waiting_.size(); }
   int64_t num_preemptions() const { return num_preemptions_; }
   // Prefix caching, sums over admitted sequences: tokens that were looked up, and that were found.
   int64_t num_looked_up() const { return num_looked_up_; }
   int64_t num_found() const { return num_found_; }
 
  private:
+  int64_t num_decoding() const;
+  void make_way();
   void schedule_running(int64_t& budget);
   void admit_waiting(int64_t& budget);
   bool admit(Sequence& sequence);
+  int64_t reserved_pages() const;
   std::span<const PrefixKey> shareable_keys(Sequence& sequence) const;
   void begin_at(Sequence& sequence, int64_t num_found, std::span<const PrefixKey> keys);
   void let_go(Sequence& sequence);
   bool make_room(Sequence& sequence, int64_t num_tokens);
-  void preempt_youngest();
+  void preempt_last();
   void fill(StepBatch& batch);
 
   SchedulerOptions options_;
   KvCache& cache_;
   PagePool& pool_;
-  std::deque<std::unique_ptr<Sequence>> waiting_;
-  std::vector<std::unique_ptr<Sequence>> running_;  // oldest first
+  StepBudget step_budget_;
+  WaitQueue waiting_;
+  std::vector<std::unique_ptr<Sequence>> running_;  // by priority, of one priority the oldest first
   std::vector<ScheduledChunk> chunks_;
   int64_t num_preemptions_ = 0, num_looked_up_ = 0, num_found_ = 0;
 };

@@ -150,7 +150,9 @@ EngineOptions engine_options(const config::Config& config, const ModelSpec& spec
   const config::Batching& batching = config.router().batching();
   EngineOptions options;
   options.scheduler = {.max_sequences = batching.max_sequences(),
-                       .max_batched_tokens = batching.max_batched_tokens()};
+                       .max_batched_tokens = batching.max_batched_tokens(),
+                       .reserve_share = config.router().kv_cache().reserve_percent() / 100.0,
+                       .target_itl = std::chrono::microseconds(batching.target_itl_us())};
   options.dispatcher = {.combine = combine_mode(config),
                         .hidden = spec.hidden,
                         .top_k = spec.moe.top_k,

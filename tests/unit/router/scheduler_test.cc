@@ -23,12 +23,23 @@ class SchedulerTest : public ::testing::Test {
                                                 .prefix_caching = false});
     scheduler_ = std::make_unique<Scheduler>(options, *cache_);
   }
-  void add(RequestId id, int64_t prompt_len, bool score_prompt = false) {
+  Sequence& add(RequestId id, int64_t prompt_len, bool score_prompt = false) {
     auto s = std::make_unique<Sequence>();
     s->id = id;
     s->request.prompt_ids.resize(static_cast<size_t>(prompt_len));
     std::iota(s->request.prompt_ids.begin(), s->request.prompt_ids.end(), 0);
     if (score_prompt) s->request.num_prompt_logprobs = 0;
+    s->tokens = s->request.prompt_ids;
+    Sequence& added = *s;
+    scheduler_->add(std::move(s));
+    return added;
+  }
+  // As add(), with a priority, which must be known when it comes.
+  void add_with_priority(RequestId id, int64_t prompt_len, int32_t priority) {
+    auto s = std::make_unique<Sequence>();
+    s->id = id;
+    s->request.prompt_ids.assign(static_cast<size_t>(prompt_len), 1);
+    s->request.priority = priority;
     s->tokens = s->request.prompt_ids;
     scheduler_->add(std::move(s));
   }
@@ -133,6 +144,40 @@ TEST_F(SchedulerTest, ListsEachSequencesPagesInItsRowOfTheBlockTable) {
   std::vector<int32_t> used(batch_.block_table_sb.begin(), batch_.block_table_sb.begin() + 4);
   std::sort(used.begin(), used.end());
   EXPECT_EQ(std::unique(used.begin(), used.end()), used.end());
+}
+
+TEST_F(SchedulerTest, AMoreImportantOneRunsFirstAndTakesTheRoomOfALesserOne) {
+  make(4, {.max_sequences = 8, .max_batched_tokens = 64});
+  add_with_priority(1, 7, 5);
+  add_with_priority(2, 3, 1);
+  EXPECT_THAT(step(), ElementsAre(Taken{2, 3}, Taken{1, 7}));
+  add_with_priority(3, 6, 0);  // two pages: 1 goes
+  EXPECT_THAT(step(), ElementsAre(Taken{2, 1}, Taken{3, 6}));
+  EXPECT_EQ(scheduler_->num_preemptions(), 1);
+  EXPECT_EQ(scheduler_->num_waiting(), 1);
+  add_with_priority(4, 6, 5);  // nobody goes for an equal
+  EXPECT_EQ(step().size(), 2u);
+  EXPECT_EQ(scheduler_->num_preemptions(), 1);
+}
+
+TEST_F(SchedulerTest, KeepsRoomForThoseThatRunToGrowIntoButNoMoreThanTheyCan) {
+  for (const bool grows : {true, false}) {
+    make(6, {.max_sequences = 8, .max_batched_tokens = 64, .reserve_share = 0.4});
+    add(1, 7).request.max_tokens = grows ? 9 : 1;  // from two pages to four, or to none
+    step();
+    add(2, 10);  // three pages with its first token, of four that are free
+    EXPECT_EQ(step().size(), grows ? 1u : 2u);
+  }
+}
+
+TEST_F(SchedulerTest, PrefillTakesWhatTheTargetLeaves) {
+  make(20, {.max_sequences = 4, .max_batched_tokens = 64, .target_itl = std::chrono::milliseconds(20)});
+  for (int64_t n : {10, 30, 60})
+    scheduler_->record_step(n, 5'000'000 + n * 500'000);  // 5 ms and 0.5 ms a token
+  add(1, 3);
+  EXPECT_THAT(step(), ElementsAre(Taken{1, 3}));
+  for (RequestId id = 2; id < 5; ++id) add(id, 12);
+  EXPECT_THAT(step(), ElementsAre(Taken{1, 1}, Taken{2, 12}, Taken{3, 12}, Taken{4, 4}));  // 29 tokens in all
 }
 
 }  // namespace
