@@ -10,6 +10,8 @@
 
 namespace guildhall {
 
+class Blas;  // cuda/blas.h
+
 struct LinearOptions {
   std::span<const float> bias_n = {};  // empty: none
   bool accumulate = false;             // y += instead of y =
@@ -19,10 +21,17 @@ struct LinearOptions {
 void linear_ref(View2<const float> x_tk, WeightView w_nk, const LinearOptions& options, View2<float> y_tn);
 void linear_cpu(Team& team, View2<const float> x_tk, WeightView w_nk, const LinearOptions& options,
                 View2<float> y_tn);
+// bf16 weights: up to kFewRows rows by a kernel of ours that reads each weight once and takes x as two bf16
+// (16 bits of it); beyond that x is rounded to bf16 for the library. Row rule: among few rows a row's bits do
+// not depend on the others; beyond that they are the library's.
+inline constexpr int64_t kFewRows = 8;
+void linear_cuda(Blas& blas, View2<const float> x_tk, WeightView w_nk, const LinearOptions& options,
+                 View2<float> y_tn);
 
 // One linear per head: y[t,h,:] = W_h x[t,h,:], W_h = w_hnk rows [h*N, (h+1)*N). x [T,H,K], y [T,H,N].
 // (MLA's absorbed products.)
 void linear_heads_ref(View3<const float> x_thk, WeightView w_hnk, View3<float> y_thn);
 void linear_heads_cpu(Team& team, View3<const float> x_thk, WeightView w_hnk, View3<float> y_thn);
+void linear_heads_cuda(Blas& blas, View3<const float> x_thk, WeightView w_hnk, View3<float> y_thn);
 
 }  // namespace guildhall

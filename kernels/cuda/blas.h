@@ -1,0 +1,56 @@
+// blas.h: matrix products on one stream of a GPU. The library behind it is cuBLASLt (blas_cublas.cc); the
+// host emulation has plain loops (tests/emulation/blas_emulated.cc). One thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "base/status.h"
+#include "kernels/cuda/stream.h"
+#include "kernels/device_memory.h"
+#include "kernels/dtype.h"
+
+namespace guildhall {
+
+// y[T,N] = x[T,K] w[N,K]ᵀ (+ y); x and w of one type, y and the sums in fp32. `batch` products of one shape
+// lie at equal distances (in elements). Rows of w are contiguous.
+struct MatrixProduct {
+  DType dtype = DType::f32;
+  int64_t num_t = 0, num_n = 0, num_k = 0;
+  const void* x = nullptr;
+  int64_t x_stride = 0;
+  const void* w = nullptr;
+  float* y = nullptr;
+  int64_t y_stride = 0;
+  bool accumulate = false;
+  int64_t batch = 1, x_step = 0, w_step = 0, y_step = 0;
+};
+
+class Blas {
+ public:
+  // Takes the library's workspace from `memory` (which outlives this), and scratch_bytes for scratch().
+  // `stream` is one that the memory's releases wait for.
+  static Result<std::unique_ptr<Blas>> create(DeviceMemory& memory, CudaStream stream, int64_t scratch_bytes);
+  ~Blas();
+  Blas(const Blas&) = delete;
+  Blas& operator=(const Blas&) = delete;
+
+  CudaStream stream() const;
+  // Enqueues. The first product of a shape asks the library which algorithm is best (counts of rows share it
+  // up to the next power of two); after that nothing is allocated.
+  void multiply(const MatrixProduct& product);
+
+  // Memory for what a call of ours puts in between, until the next call; 256-byte aligned. Grows, which
+  // allocates and must not happen while a graph is captured: reserve() the largest step's at start.
+  std::byte* scratch(int64_t bytes);
+  Result<void> reserve(int64_t bytes);
+
+ private:
+  struct Library;
+  explicit Blas(std::unique_ptr<Library> library);
+  std::unique_ptr<Library> library_;
+};
+
+}  // namespace guildhall
