@@ -62,6 +62,14 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      1000,
      24 * kHour},
     {"router.http.max_connections", "1024", "Open connections; more wait to be accepted.", {}, 1, 1 << 20},
+    {"router.http.api_keys_file", "",
+     "File with a line `NAME KEY [PRIORITY]` for each API key. Tenants (names) take turns and share no "
+     "cached "
+     "prefixes; PRIORITY is the lowest number their requests may ask for, 0 without it. `/live`, `/health` "
+     "and "
+     "`/metrics` need no key. A relative path starts at the configuration file's folder. Without it: no key "
+     "is "
+     "asked for."},
 
     {"router.dense.device", "auto", "Where attention and the other dense layers run.", "auto | cpu"},
     {"router.dense.threads",

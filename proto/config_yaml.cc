@@ -294,6 +294,8 @@ Result<config::Config> parse_config(std::string_view text, const std::filesystem
   reader.read(root, config);
   config.mutable_model()->set_path(resolved(filename, config.model().path()));
   config.mutable_trace()->set_file(resolved(filename, config.trace().file()));
+  auto& http = *config.mutable_router()->mutable_http();
+  http.set_api_keys_file(resolved(filename, http.api_keys_file()));
   derive_defaults(config);
   if (reader.good())
     for (const ConfigProblem& found : check_config(config)) reader.problem_at(found);

@@ -44,7 +44,11 @@ Result<void> RouterProcess::start() {
   GH_ASSIGN(cache_, KvCache::create(spec_, kv_cache_options(config_, max_model_len_), ops_->memory()));
   kv_capacity_tokens_ = cache_->capacity_tokens();
   GH_TRY(make_links());
-  GH_ASSIGN(http_, HttpServer::start(http_options(config_, spec_, max_model_len_), *this));
+  HttpServerOptions http = http_options(config_, spec_, max_model_len_);
+  if (const std::string& file = config_.router().http().api_keys_file(); !file.empty()) {
+    GH_ASSIGN(http.api_keys, ApiKeys::read(file));
+  }
+  GH_ASSIGN(http_, HttpServer::start(std::move(http), *this));
   log_info("listening", "address={} model={} isa={}", http_->address(), config_.model().name(),
            to_string(current_isa()));
   control_.start();

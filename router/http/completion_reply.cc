@@ -22,6 +22,8 @@ ApiResult<std::unique_ptr<Generation>> begin(ClientSocket& client, const HttpSer
     log_warn("completion_fields_ignored", "request_id={} count={} fields={}", request.request_id, num_unknown,
              fmt::join(unknown, ","));
   }
+  call.tenant = request.tenant.name;
+  call.priority = std::max(call.priority, request.tenant.best_priority);
   return Generation::start(backend->engine, *backend->rules.tokenizer, std::move(call), client.waker());
 }
 

@@ -14,9 +14,10 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr std::array<std::string_view, 20> kFields = {
+constexpr std::array<std::string_view, 21> kFields = {
     "model", "prompt", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "n", "best_of",
     "stream", "stream_options", "echo", "logprobs", "stop_token_ids", "ignore_eos", "user", "cache_salt",
+    "priority",
     // Labels for OpenAI's own dashboards: nothing to do with them, nothing to warn about.
     "metadata", "store"};
 
@@ -73,7 +74,6 @@ constexpr UnsupportedField kUnsupported[] = {
     {"include_stop_str_in_output", is_false, "leave it out"},
     {"prompt_embeds", never, "send prompt"},
     {"routed_experts", is_false, "leave it out"},
-    {"priority", is_zero, "leave it out"},
 };
 
 ApiResult<void> refuse_unsupported(const json::object& body) {
@@ -218,6 +218,8 @@ ApiResult<void> parse_output(const json::object& body, CompletionCall& call) {
   if (call.max_tokens == 0 && !call.echo)
     return bad_field("max_tokens", "must be at least 1 unless echo is true");
 
+  GH_ASSIGN(auto priority, read_int(body, "priority", {-1000, 1000}));
+  call.priority = static_cast<int32_t>(priority.value_or(0));
   GH_ASSIGN(auto cache_salt, read_string(body, "cache_salt"));
   call.cache_salt = cache_salt.value_or("");
   GH_ASSIGN(call.stream, read_bool(body, "stream", false));

@@ -38,6 +38,8 @@ struct CompletionCall {
   std::vector<std::string> stops;
   std::vector<int32_t> stop_token_ids;  // with eos, unless ignored
   std::optional<int> num_logprobs;
+  int32_t priority = 0;    // lower goes first
+  std::string tenant;      // of the API key
   std::string cache_salt;  // only calls of the same salt share what is in the KV cache
   bool echo = false, stream = false, include_usage = false;
 };

@@ -67,6 +67,7 @@ class BeastConnection final : public Connection, public std::enable_shared_from_
   Task<Read> read_request();
   Task<Read> read_body(Parser& parser);
   void take_request(Parser& parser);
+  Read authenticate(const Parser& parser);
   Read failed(ErrorCode error, bool body_under_way);
   Task<void> answer();
   void end(std::exception_ptr failure);
@@ -151,7 +152,7 @@ Task<BeastConnection::Read> BeastConnection::read_request() {
   auto [error, count] = co_await http::async_read_header(client_->stream(), buffer_, parser, kAwaitTuple);
   (void)count;
   take_request(parser);
-  Read read = error ? failed(error, /*body_under_way=*/false) : Read::request;
+  Read read = error ? failed(error, /*body_under_way=*/false) : authenticate(parser);
   if (read == Read::request && !parser.is_done()) read = co_await read_body(parser);
   client_->disarm();
   co_return read;
@@ -184,6 +185,18 @@ void BeastConnection::take_request(Parser& parser) {
   request_.request_id = request_id_from({id.data(), id.size()});
   request_.http_1_0 = parser.is_header_done() && head.version() < 11;
   request_.keep_alive = parser.is_header_done() && parser.keep_alive();
+}
+
+// Before the body is read: strangers send no megabytes.
+BeastConnection::Read BeastConnection::authenticate(const Parser& parser) {
+  const beast::string_view authorization = parser.get()[http::field::authorization];
+  ApiResult<Tenant> tenant = service_.authenticate(request_, {authorization.data(), authorization.size()});
+  if (!tenant) {
+    refusal_ = tenant.error();
+    return Read::refused;
+  }
+  request_.tenant = *std::move(tenant);
+  return Read::request;
 }
 
 BeastConnection::Read BeastConnection::failed(ErrorCode error, bool body_under_way) {

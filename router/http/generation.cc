@@ -72,7 +72,9 @@ EngineRequest Generation::engine_request(size_t prompt_idx, int choice_idx) cons
   request.stop_token_ids = call_.stop_token_ids;
   request.num_logprobs = call_.num_logprobs;
   if (call_.echo) request.num_prompt_logprobs = call_.num_logprobs;
-  request.cache_salt = call_.cache_salt;
+  request.priority = call_.priority;
+  request.tenant = call_.tenant;
+  request.cache_salt = call_.tenant + '\0' + call_.cache_salt;
   return request;
 }
 

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "router/http/api_keys.h"
 #include "router/http/errors.h"
 
 namespace guildhall {
@@ -15,6 +16,7 @@ struct HttpRequest {
   std::string path;    // without the query
   std::string body;
   std::string request_id;  // the caller's x-request-id, or ours
+  Tenant tenant;           // whose key it came with; without a name where none are asked for
   bool http_1_0 = false;
   bool keep_alive = true;  // what the answer will say, too
   bool is_head() const { return method == "HEAD"; }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <boost/json.hpp>
+#include <limits>
 
 #include "base/check.h"
 #include "router/http/json_fields.h"
@@ -131,6 +132,20 @@ void HttpService::attach(EngineClient& engine, const Tokenizer& tokenizer,
 
 bool HttpService::is_completion(const HttpRequest& request) {
   return request.path == kCompletionsPath && request.method == "POST";
+}
+
+// Who watches over the service has no key.
+ApiResult<Tenant> HttpService::authenticate(const HttpRequest& request,
+                                            std::string_view authorization) const {
+  const Endpoint endpoint = find_route(request.path).endpoint;
+  if (!options_.api_keys || endpoint == Endpoint::live || endpoint == Endpoint::health ||
+      endpoint == Endpoint::metrics)
+    return Tenant{.best_priority = std::numeric_limits<int32_t>::min()};
+  if (const Tenant* tenant = options_.api_keys->find(authorization)) return *tenant;
+  if (authorization.empty())
+    return ApiError{401, "an API key is needed: send the header Authorization: Bearer KEY", "",
+                    "missing_api_key"};
+  return ApiError{401, "this API key is not known here", "", "invalid_api_key"};
 }
 
 ApiError HttpService::not_ready() const {

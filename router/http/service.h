@@ -30,6 +30,8 @@ class HttpService {
   // POST /v1/completions is the connection's business, as it takes time; everything else is answered by
   // respond().
   static bool is_completion(const HttpRequest& request);
+  // Whose key the request came with; 401 where one is needed and this is none.
+  ApiResult<Tenant> authenticate(const HttpRequest& request, std::string_view authorization) const;
   HttpReply respond(const HttpRequest& request) const;
   ApiError not_ready() const;
 
