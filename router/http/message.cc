@@ -16,6 +16,8 @@ std::string_view reason_of(int status) {
       return "OK";
     case 400:
       return "Bad Request";
+    case 401:
+      return "Unauthorized";
     case 404:
       return "Not Found";
     case 405:
@@ -50,6 +52,7 @@ HttpReply error_reply(const ApiError& error) {
   HttpReply reply;
   reply.status = error.http_status;
   reply.body = error_body(error);
+  if (error.http_status == 401) reply.headers.emplace_back("www-authenticate", "Bearer");
   if (error.http_status == 429 || error.http_status == 503) reply.headers.emplace_back("retry-after", "1");
   return reply;
 }

@@ -65,6 +65,7 @@ TEST_F(ServerWithKeys, AsksForOneWhereTheModelIsUsed) {
   serve();
   const RawReply missing = post("", R"({"prompt": "hello"})");
   EXPECT_EQ(missing.status, 401);
+  EXPECT_EQ(missing.headers.at("www-authenticate"), "Bearer");
   EXPECT_EQ(missing.error().at("code"), "missing_api_key");
   EXPECT_EQ(missing.error().at("type"), "authentication_error");
   const RawReply wrong = post("authorization: Bearer sk-search-wrong-wrong\r\n", R"({"prompt": "hello"})");
