@@ -1,6 +1,7 @@
 #include "proto/envelope.h"
 
 #include <fmt/format.h>
+#include <google/protobuf/stubs/logging.h>
 
 #include "proto/control.pb.h"
 
@@ -38,6 +39,8 @@ Result<std::optional<control::Envelope>> EnvelopeAssembler::next() {
                               bytes, max_bytes_)};
   if (rest.size() - kEnvelopePrefixBytes < bytes) return std::optional<control::Envelope>();
   std::optional<control::Envelope> envelope(std::in_place);
+  // Else it writes a line of its own for every text that is not UTF-8, as often as a stranger likes.
+  const google::protobuf::LogSilencer refusal_is_told_by_status;
   if (!envelope->ParseFromArray(rest.data() + kEnvelopePrefixBytes, static_cast<int>(bytes)))
     return Status{
         Code::data_loss,

@@ -1,12 +1,12 @@
 // config.json (and, after a zero byte, generation_config.json) of any bytes: a spec that is accepted is
 // consistent. The same bytes also go through the shard index's parser.
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <string_view>
 
 #include "model/checkpoint.h"
 #include "model/spec.h"
-#include "model/weights.h"
 
 namespace {
 
@@ -23,7 +23,8 @@ void check_spec(const guildhall::ModelSpec& spec) {
   check(spec.moe.num_experts % spec.moe.gate.num_groups == 0);
   for (const int32_t id : spec.eos_token_ids) check(id >= 0 && id < spec.vocab_size);
   check(kv_elements_per_token_layer(spec) > 0);
-  check(expert_bytes(spec) > 0);
+  // Three matrices of at most 4 bytes an element, each padded to a line.
+  check(spec.moe.expert_width > 0 && spec.moe.expert_width <= INT64_MAX / 16 / spec.hidden);
 }
 
 }  // namespace

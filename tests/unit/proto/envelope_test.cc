@@ -53,6 +53,16 @@ TEST(Envelope, AnEmptyMessageIsAnEnvelopeWithoutBody) {
   EXPECT_EQ(next->body_case(), control::Envelope::BODY_NOT_SET);
 }
 
+TEST(Envelope, TextThatIsNotUtf8IsRefusedByStatusOnly) {
+  EnvelopeAssembler assembler;
+  assembler.feed(std::string_view("\x05\0\0\0\x12\x03\x1a\x01\xa6", 9));  // Hello.router_name
+  testing::internal::CaptureStderr();
+  const auto next = assembler.next();
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+  ASSERT_FALSE(next);
+  EXPECT_EQ(next.error().code, Code::data_loss);
+}
+
 TEST(Envelope, OversizedLengthIsRefusedBeforeItsBytesCome) {
   EnvelopeAssembler assembler;
   assembler.feed(std::string_view("\x01\x00\x00\x01", 4));  // 16 MiB + 1
