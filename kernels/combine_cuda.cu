@@ -8,6 +8,24 @@
 namespace guildhall {
 namespace {
 
+// Rows are read a few at a time, so that their loads overlap, and added one by one.
+constexpr int kRowsAtOnce = 4;
+
+template <int N>
+__device__ void add_rows(View2<const float> rows_ph, const int32_t* index_k, const float* weight_k,
+                         int64_t num_k, int64_t column, Pack<float, N>& sum) {
+  Pack<float, N> row[kRowsAtOnce];
+  int32_t index[kRowsAtOnce];
+  for (int k = 0; k < kRowsAtOnce; ++k) {
+    index[k] = k < num_k ? index_k[k] : -1;
+    if (index[k] >= 0) row[k] = load_pack<N>(rows_ph.row(index[k]) + column);
+  }
+  for (int k = 0; k < kRowsAtOnce; ++k) {
+    if (index[k] < 0) continue;
+    for (int j = 0; j < N; ++j) sum.v[j] = add_rounded(sum.v[j], mul_rounded(weight_k[k], row[k].v[j]));
+  }
+}
+
 template <int N>
 __global__ void combine_kernel(View2<const float> rows_ph, View2<const int32_t> index_tk,
                                View2<const float> weight_tk, View2<float> y_th) {
@@ -16,11 +34,8 @@ __global__ void combine_kernel(View2<const float> rows_ph, View2<const int32_t> 
   float* y = y_th.row(blockIdx.x);
   for_packs(y_th.cols / N, [&](int64_t i) {
     Pack<float, N> sum{};
-    for (int64_t k = 0; k < index_tk.cols; ++k) {
-      if (index_k[k] < 0) continue;
-      const Pack<float, N> row = load_pack<N>(rows_ph.row(index_k[k]) + i * N);
-      for (int j = 0; j < N; ++j) sum.v[j] = add_rounded(sum.v[j], mul_rounded(weight_k[k], row.v[j]));
-    }
+    for (int64_t k = 0; k < index_tk.cols; k += kRowsAtOnce)
+      add_rows(rows_ph, index_k + k, weight_k + k, index_tk.cols - k, i * N, sum);
     Pack<float, N> out = load_pack<N>(y + i * N);
     for (int j = 0; j < N; ++j) out.v[j] = add_rounded(out.v[j], sum.v[j]);
     store_pack(y + i * N, out);

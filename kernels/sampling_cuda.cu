@@ -117,6 +117,20 @@ struct Digit {
   int shift, bits;
 };
 
+constexpr int kAtOnce = 8;  // logits that a thread loads together: their latencies overlap
+
+// body(logit, v) for this thread's share of a row, in ascending v.
+template <class Body>
+__device__ void for_logits(const float* logits_v, int64_t size, Body body) {
+  for (int64_t first = threadIdx.x; first < size; first += kAtOnce * kThreads) {
+    float logit[kAtOnce];
+    for (int i = 0; i < kAtOnce; ++i)
+      if (first + i * kThreads < size) logit[i] = logits_v[first + i * kThreads];
+    for (int i = 0; i < kAtOnce; ++i)
+      if (first + i * kThreads < size) body(logit[i], first + i * kThreads);
+  }
+}
+
 // The ties at a point, which lies in the bucket `place`. For the whole block.
 __device__ Ties find_ties(const Row& row, Point point, Place place, Histogram<kNumDigits>& digits) {
   constexpr Digit kDigits[] = {{21, 11}, {10, 11}, {0, 10}};
@@ -125,13 +139,12 @@ __device__ Ties find_ties(const Row& row, Point point, Place place, Histogram<kN
   for (const Digit digit : kDigits) {
     const uint32_t known = digit.shift + digit.bits == 32 ? 0 : ~uint32_t{0} << (digit.shift + digit.bits);
     digits.clear();
-    for (int64_t v = threadIdx.x; v < row.size; v += kThreads) {
-      const float logit = row.logits_v[v];
-      if (row.bucket(logit) != bucket) continue;
+    for_logits(row.logits_v, row.size, [&](float logit, int64_t) {
+      if (row.bucket(logit) != bucket) return;
       const uint32_t key = ~order_of(logit);
-      if ((key & known) != descending) continue;
-      digits.add(static_cast<int>(key >> digit.shift & ((1u << digit.bits) - 1)), row.weight(logit));
-    }
+      if ((key & known) == descending)
+        digits.add(static_cast<int>(key >> digit.shift & ((1u << digit.bits) - 1)), row.weight(logit));
+    });
     __syncthreads();
     place = digits.find(point, place.behind);
     descending |= static_cast<uint32_t>(place.index) << digit.shift;
@@ -140,33 +153,47 @@ __device__ Ties find_ties(const Row& row, Point point, Place place, Histogram<kN
   return {~descending, place.behind, row.weight(value_of(any_tie))};
 }
 
+// body(v, lanes) for the ids [v, v + 32) of [begin, end), in order: which of them have a logit of this order.
+// For a whole warp.
+template <class Body>
+__device__ void for_ties(const float* logits_v, int64_t begin, int64_t end, uint32_t order, Body body) {
+  const auto lane = static_cast<int64_t>(threadIdx.x % kWarp);
+  for (int64_t first = begin; first < end; first += kAtOnce * kWarp) {
+    bool tied[kAtOnce];
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int64_t v = first + i * kWarp + lane;
+      tied[i] = v < end && order_of(logits_v[v]) == order;
+    }
+    for (int i = 0; i < kAtOnce; ++i) body(first + i * kWarp, __ballot_sync(kFullWarp, tied[i]));
+  }
+}
+
 // The id of number `rank` of the tokens whose logit has this order. For the whole block; one thread writes.
 __device__ void write_tie(const Row& row, uint32_t order, Mass rank, int32_t* token) {
   GH_SHARED(unsigned, count_w, [kNumWarps]);
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t stretch = (row.size + kThreads - 1) / kThreads * kWarp;
   const int64_t begin = min(warp * stretch, row.size), end = min(begin + stretch, row.size);
-  const auto is_tie = [&](int64_t v) { return v < end && order_of(row.logits_v[v]) == order; };
   unsigned count = 0;
-  for (int64_t v = begin; v < end; v += kWarp) count += __popc(__ballot_sync(kFullWarp, is_tie(v + lane)));
+  for_ties(row.logits_v, begin, end, order, [&](int64_t, unsigned ties) { count += __popc(ties); });
   if (lane == 0) count_w[warp] = count;
   __syncthreads();
   Mass before = 0;
   for (unsigned w = 0; w < warp; ++w) before += count_w[w];
   if (rank < before || rank >= before + count) return;
-  for (int64_t v = begin; v < end; v += kWarp) {
-    const bool mine = is_tie(v + lane);
-    const unsigned ties = __ballot_sync(kFullWarp, mine);
+  for_ties(row.logits_v, begin, end, order, [&](int64_t v, unsigned ties) {
+    const bool mine = ties >> lane & 1;
     if (mine && before + __popc(ties & ((1u << lane) - 1)) == rank) *token = static_cast<int32_t>(v + lane);
     before += __popc(ties);
-  }
+  });
 }
 
 // The best token, a NaN counting as -inf.
 __device__ Choice best_token(const float* logits_v, int64_t size) {
   Choice best = kNoChoice;
-  for (int64_t v = threadIdx.x; v < size; v += kThreads)
-    best = max(best, make_choice(logits_v[v] == logits_v[v] ? logits_v[v] : -INFINITY, v));
+  for_logits(logits_v, size, [&](float logit, int64_t v) {
+    best = max(best, make_choice(logit == logit ? logit : -INFINITY, v));
+  });
   return block_reduce(best, kNoChoice, [](Choice a, Choice b) { return max(a, b); });
 }
 
@@ -185,10 +212,10 @@ __global__ void sample_kernel(View2<const float> logits_rv, const SampleDraw* dr
   }
 
   buckets[0].clear();
-  for (int64_t v = threadIdx.x; v < row.size; v += kThreads) {
-    const int bucket = row.bucket(row.logits_v[v]);
-    if (bucket < kNumBuckets) buckets[0].add(bucket, row.weight(row.logits_v[v]));
-  }
+  for_logits(row.logits_v, row.size, [&](float logit, int64_t) {
+    const int bucket = row.bucket(logit);
+    if (bucket < kNumBuckets) buckets[0].add(bucket, row.weight(logit));
+  });
   __syncthreads();
   Mass mass = 0;
   for (int b = static_cast<int>(threadIdx.x); b < kNumBuckets; b += kThreads) mass += buckets[0].mass[b];
@@ -217,8 +244,8 @@ __global__ void log_sum_exp_kernel(View2<const float> logits_tv, float* log_sum_
   const float best = value_of(best_token(logits_v, logits_tv.cols));
   double sum = 0;
   if (!std::isinf(best))
-    for (int64_t v = threadIdx.x; v < logits_tv.cols; v += kThreads)
-      sum += exp(static_cast<double>(logits_v[v]) - best);
+    for_logits(logits_v, logits_tv.cols,
+               [&](float logit, int64_t) { sum += exp(static_cast<double>(logit) - best); });
   sum = block_reduce(sum, 0.0, [](double a, double b) { return a + b; });
   if (threadIdx.x == 0) log_sum_t[blockIdx.x] = std::isinf(best) ? best : static_cast<float>(best + log(sum));
 }
