@@ -178,8 +178,11 @@ void expect_written(const Cache& c, const Layout& layout) {
   const DeviceArray<unsigned char> device_k_pages(k_pages), device_v_pages(v_pages);
   const DeviceMatrix<float> device_k(k, tokens, k_cols, layout), device_v(v, tokens, v_cols, layout);
   const DeviceArray<int32_t> sequence(step.sequence), position(step.position);
-  const DeviceMatrix<int32_t> table(step.block_table, 2, 2);
-  kv_write_cuda(nullptr, device_k.heads(c.kv_heads), device_v.heads(c.kv_heads), {sequence, position, table},
+  // A third row before the table's: where a negative sequence would find a page to write to.
+  const DeviceArray<int32_t> table(std::vector<int32_t>{1, 1, 3, 0, 2, 4});
+  const View2<const int32_t> block_table_sb(table.data() + 2, 2, 2);
+  kv_write_cuda(nullptr, device_k.heads(c.kv_heads), device_v.heads(c.kv_heads),
+                {sequence, position, block_table_sb},
                 pages_at(c, device_k_pages.data(), device_v_pages.data()));
 
   for (int64_t t = 0; t < tokens; ++t) {  // ref has no padding
