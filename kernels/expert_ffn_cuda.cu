@@ -1,6 +1,8 @@
 // expert_ffn_cuda.cu: the grouped FFN on the device. Where every expert has few rows, two kernels read each
-// expert's weights once, gate and up fused with SwiGLU; otherwise the library multiplies expert by expert.
+// expert's weights once, gate and up fused with SwiGLU; otherwise the library multiplies all experts in
+// groups.
 #include <algorithm>
+#include <vector>
 
 #include "base/check.h"
 #include "kernels/cuda/bf16_rows.h"
@@ -140,31 +142,36 @@ void run_library(Blas& blas, View2<const float> x_rh, std::span<const int32_t> o
     convert_rows_cuda(blas.stream(), {x_rh.data, rows, 1, num_h, x_rh.stride, num_h}, x_layout, x_half);
 
   // y[rows of e] = x w_e, where `in` are x's rows in the experts' type.
-  const auto multiply = [&](auto weight_of, const void* in, int64_t in_stride, View2<float> y) {
-    for (size_t e = 0; e < experts.size(); ++e) {
-      const int64_t begin = offset_e[e];
-      const WeightView w = weight_of(experts[e]);
-      blas.multiply({.dtype = dtype,
-                     .num_t = offset_e[e + 1] - begin,
-                     .num_n = w.rows,
-                     .num_k = w.cols,
-                     .x = static_cast<const std::byte*>(in) + begin * in_stride * dtype_bytes(dtype),
-                     .x_stride = in_stride,
-                     .w = w.data,
-                     .y = y.row(begin),
-                     .y_stride = y.stride});
-    }
+  thread_local std::vector<MatrixProduct> products;  // kept, so that a warmed-up step allocates nothing
+  products.clear();
+  const auto add = [&](size_t e, const WeightView& w, const void* in, int64_t in_stride, View2<float> y) {
+    const int64_t begin = offset_e[e], num_t = offset_e[e + 1] - begin;
+    if (num_t > 0)
+      products.push_back({.dtype = dtype,
+                          .num_t = num_t,
+                          .num_n = w.rows,
+                          .num_k = w.cols,
+                          .x = static_cast<const std::byte*>(in) + begin * in_stride * dtype_bytes(dtype),
+                          .x_stride = in_stride,
+                          .w = w.data,
+                          .y = y.row(begin),
+                          .y_stride = y.stride});
   };
-  const void* const x = half ? static_cast<const void*>(x_half) : x_rh.data;
-  const int64_t x_stride = half ? x_layout.stride : x_rh.stride;
-  multiply([](const ExpertWeightView& w) { return w.gate_fh; }, x, x_stride, gate_rf);
-  multiply([](const ExpertWeightView& w) { return w.up_fh; }, x, x_stride, hidden_rf);
+  for (size_t e = 0; e < experts.size(); ++e) {
+    const void* const x = half ? static_cast<const void*>(x_half) : x_rh.data;
+    const int64_t x_stride = half ? x_layout.stride : x_rh.stride;
+    add(e, experts[e].gate_fh, x, x_stride, gate_rf);
+    add(e, experts[e].up_fh, x, x_stride, hidden_rf);
+  }
+  blas.multiply_all(products);
   const RowGrid grid = row_grid(rows, num_f);
   launch(swiglu_kernel, grid.grid, grid.threads, 0, blas.stream(), gate_rf, hidden_rf.first_rows(rows),
          hidden_half, hidden_layout.stride);
-  multiply([](const ExpertWeightView& w) { return w.down_hf; },
-           half ? static_cast<const void*>(hidden_half) : hidden_rf.data,
-           half ? hidden_layout.stride : hidden_rf.stride, y_rh);
+  products.clear();
+  for (size_t e = 0; e < experts.size(); ++e)
+    add(e, experts[e].down_hf, half ? static_cast<const void*>(hidden_half) : hidden_rf.data,
+        half ? hidden_layout.stride : hidden_rf.stride, y_rh);
+  blas.multiply_all(products);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
-// blas.h: matrix products on one stream of a GPU. The library behind it is cuBLASLt (blas_cublas.cc); the
-// host emulation has plain loops (tests/emulation/blas_emulated.cc). One thread.
+// blas.h: matrix products on one stream of a GPU. The library behind it is cuBLASLt (blas_cublas.cc), and
+// cuBLAS for groups (grouped_cublas.h); the host emulation has plain loops
+// (tests/emulation/blas_emulated.cc). One thread.
 #pragma once
 
 #include <cstddef>
@@ -41,6 +42,8 @@ class Blas {
   // Enqueues. The first product of a shape asks the library which algorithm is best (counts of rows share it
   // up to the next power of two); after that nothing is allocated.
   void multiply(const MatrixProduct& product);
+  // The same for several of one type, each with batch 1: in one launch where the library can.
+  void multiply_all(std::span<const MatrixProduct> products);
 
   // Memory for what a call of ours puts in between, until the next call; 256-byte aligned. Grows, which
   // allocates and must not happen while a graph is captured: reserve() the largest step's at start.

@@ -8,9 +8,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <optional>
 
 #include "base/check.h"
 #include "kernels/cuda/blas.h"
+#include "kernels/cuda/grouped_cublas.h"
 
 namespace guildhall {
 namespace {
@@ -131,6 +133,7 @@ struct Blas::Library {
   MemoryBlock workspace, scratch;
   int64_t scratch_bytes = 0;
   std::map<ShapeKey, cublasLtMatmulAlgo_t> algorithms;
+  std::optional<GroupedProducts> grouped;
 
   ~Library() {
     if (handle != nullptr) cublasLtDestroy(handle);
@@ -158,6 +161,8 @@ Result<std::unique_ptr<Blas>> Blas::create(DeviceMemory& memory, CudaStream stre
                   fmt::format("cublasLtCreate: {}; install cuBLAS of CUDA {}, or set device: cpu",
                               cublasLtGetStatusString(status), CUBLAS_VER_MAJOR)};
   GH_ASSIGN(library->workspace, memory.allocate(kWorkspaceBytes));
+  library->grouped.emplace(memory, stream,
+                           std::span(library->workspace.get(), static_cast<size_t>(kWorkspaceBytes)));
   std::unique_ptr<Blas> blas(new Blas(std::move(library)));
   GH_TRY(blas->reserve(scratch_bytes));
   return blas;
@@ -190,6 +195,11 @@ void Blas::multiply(const MatrixProduct& p) {
   const cublasStatus_t status = plan.run(l.handle, p, l.algorithm(bucket), l.workspace.get(), l.stream);
   if (status == CUBLAS_STATUS_SUCCESS) return;
   must(plan.run(l.handle, p, l.algorithm(p), l.workspace.get(), l.stream), "cublasLtMatmul");
+}
+
+void Blas::multiply_all(std::span<const MatrixProduct> products) {
+  if (products.size() > 1 && library_->grouped->run(products)) return;
+  for (const MatrixProduct& product : products) multiply(product);
 }
 
 }  // namespace guildhall

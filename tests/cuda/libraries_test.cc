@@ -1,6 +1,7 @@
 // libraries_test.cc: the functions of cuBLASLt and NCCL reach the real libraries, which the program does not
 // link. No device is needed: these do not touch one.
 #include <cublasLt.h>
+#include <cublas_v2.h>
 #include <gtest/gtest.h>
 #include <nccl.h>
 
@@ -18,6 +19,15 @@ TEST(CublasLt, FunctionsReachTheLibraryAfterTheFirstCreate) {
   EXPECT_EQ(cublasLtMatrixLayoutDestroy(layout), CUBLAS_STATUS_SUCCESS);
   if (handle != nullptr) {
     EXPECT_EQ(cublasLtDestroy(handle), CUBLAS_STATUS_SUCCESS);
+  }
+}
+
+TEST(Cublas, FunctionsReachTheLibraryAfterTheFirstCreate) {
+  cublasHandle_t handle = nullptr;
+  if (cublasCreate(&handle) == CUBLAS_STATUS_SUCCESS) {
+    EXPECT_EQ(cublasDestroy(handle), CUBLAS_STATUS_SUCCESS);
+  } else {  // no device, with the library open
+    EXPECT_EQ(cublasDestroy(nullptr), CUBLAS_STATUS_NOT_INITIALIZED);
   }
 }
 

@@ -6,6 +6,7 @@
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/memory.h"
+#include "kernels/cuda/store_pointers.h"
 #include "kernels/expert_ffn.h"
 #include "kernels/linear.h"
 #include "tests/cuda/device_array.h"
@@ -109,7 +110,8 @@ TEST_P(CudaMatmul, ARowsBitsAreTheSameAmongFew) {
   constexpr int64_t kN = 37, kK = 600;
   const Weight w(kN, kK, DType::bf16, 1);
   const std::vector<float> x = random_floats(kFewRows * kK, 2);
-  const DeviceArray<float> device_x(x), all(std::vector<float>(kFewRows * kN)), one(std::vector<float>(kN, 0.0f));
+  const DeviceArray<float> device_x(x), all(std::vector<float>(kFewRows * kN)),
+      one(std::vector<float>(kN, 0.0f));
   linear_cuda(*blas_, {device_x.data(), kFewRows, kK}, w.view, {}, {all.data(), kFewRows, kN});
   wait();
   const std::vector<float> together = all.download();
@@ -171,6 +173,17 @@ TEST_P(CudaMatmul, ManyExpertsWithOneRowEach) {
   expert_ffn_cuda(*blas_, device_x, offset_e, device, device_hidden, y);
   wait();
   expect_near(y.download(), expected, kTolerance);
+}
+
+TEST_P(CudaMatmul, PointersReachTheDevice) {
+  std::vector<const void*> pointers(600);
+  for (size_t i = 0; i < pointers.size(); ++i) pointers[i] = reinterpret_cast<const void*>(1000 + i);
+  const std::vector<const void*> expected = pointers;
+  const DeviceArray<const void*> there(std::vector<const void*>(pointers.size(), nullptr));
+  store_pointers_cuda(device_->compute(), pointers, there.data());
+  std::fill(pointers.begin(), pointers.end(), nullptr);
+  wait();
+  EXPECT_EQ(there.download(), expected);
 }
 
 }  // namespace

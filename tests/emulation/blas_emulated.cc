@@ -67,4 +67,8 @@ void Blas::multiply(const MatrixProduct& product) {
   });
 }
 
+void Blas::multiply_all(std::span<const MatrixProduct> products) {
+  for (const MatrixProduct& product : products) multiply(product);
+}
+
 }  // namespace guildhall

@@ -16,6 +16,6 @@ install(TARGETS ${gpu_programs} RUNTIME DESTINATION bin COMPONENT gpu_checks EXC
 guildhall_bundle_libraries(${GUILDHALL_PROGRAMS} ${gpu_programs} COMPONENT gpu_checks EXCLUDE_FROM_ALL)
 install(DIRECTORY golden/data DESTINATION share/guildhall/tests/golden COMPONENT gpu_checks EXCLUDE_FROM_ALL)
 install(DIRECTORY bench/models DESTINATION share/guildhall/tests/bench COMPONENT gpu_checks EXCLUDE_FROM_ALL)
-file(WRITE "${CMAKE_CURRENT_BINARY_DIR}/cuda-libraries" "libcublasLt.so.${CUDAToolkit_VERSION_MAJOR}\nlibnccl.so.2\n")
+file(WRITE "${CMAKE_CURRENT_BINARY_DIR}/cuda-libraries" "libcublas.so.${CUDAToolkit_VERSION_MAJOR}\nlibcublasLt.so.${CUDAToolkit_VERSION_MAJOR}\nlibnccl.so.2\n")
 install(FILES "${CMAKE_CURRENT_BINARY_DIR}/cuda-libraries" DESTINATION share/guildhall COMPONENT gpu_checks EXCLUDE_FROM_ALL)
 install(PROGRAMS gpu/run-gpu-checks DESTINATION . COMPONENT gpu_checks EXCLUDE_FROM_ALL)
