@@ -127,8 +127,11 @@ void derive_defaults(config::Config& config) {
   if (router.host().empty()) router.set_host(host_of(router.http().listen()));
   for (config::RouterOfList& listed : *config.mutable_routers())
     if (listed.host().empty()) listed.set_host(host_of(listed.listen()));
-  if (config.transport().kind() == "loopback" && config.experts().workers().empty())
-    config.mutable_experts()->add_workers()->set_name("local");
+  if (config.transport().kind() == "loopback" && config.experts().workers().empty()) {
+    config::Worker& local = *config.mutable_experts()->add_workers();
+    local.set_name("local");
+    local.set_speed_millionths(1'000'000);
+  }
   config::Transport& transport = *config.mutable_transport();
   if (transport.dispatch_codec().empty()) transport.set_dispatch_codec(transport.codec());
   if (transport.combine_codec().empty()) transport.set_combine_codec(transport.codec());

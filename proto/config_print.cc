@@ -49,6 +49,7 @@ void print(const Message& message, const std::string& rule_path, YAML::Emitter& 
         out << reflection.GetString(message, &field);
         break;
       case KeyKind::number:
+      case KeyKind::fraction:
       case KeyKind::size:
       case KeyKind::time:
         out << written(number(), key_kind(field));

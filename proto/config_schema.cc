@@ -16,6 +16,7 @@ namespace {
 constexpr int64_t kSecond = 1'000'000;  // microseconds
 constexpr int64_t kHour = 3600 * kSecond;
 constexpr int64_t kMaxThreads = 4096;
+constexpr std::string_view kSizeSuffix = "_bytes", kTimeSuffix = "_us", kFractionSuffix = "_millionths";
 
 constexpr std::array kRules = std::to_array<KeyRule>({
     {"model.path", "",
@@ -155,6 +156,12 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      {},
      0,
      kMaxThreads},
+    {"experts.workers.speed",
+     "1",
+     "Speed relative to the other workers: `guildhall balance` gives faster ones more.",
+     {},
+     10'000,
+     1'000'000'000},
     {"experts.workers.dispatch_codec", "",
      "Element type of the rows sent to this worker. Without it: `transport.dispatch_codec`.",
      "f32 | bf16 | fp8"},
@@ -217,7 +224,43 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      4096,
      1ll << 30},
 
-    {"balance.policy", "static", "`static`: experts are split evenly over the workers.", "static"},
+    {"balance.policy", "static",
+     "What `guildhall balance` replays by default. `static`: experts stay split evenly. `eplb`: the hottest "
+     "are replicated, then packed evenly over workers. `eplb_node`: the same inside each host, which keeps "
+     "the gate's groups together. `activation`: evens out the weights read per decode step. `incremental`: "
+     "the fewest moves that even out tokens. While serving, experts stay split evenly so far, and daemons "
+     "log "
+     "`balance_inactive` where this says otherwise.",
+     "static | eplb | eplb_node | activation | incremental"},
+    {"balance.redundant_experts",
+     "0",
+     "Slots per layer, over all workers, beyond one for each expert.",
+     {},
+     0,
+     65536},
+    {"balance.window_steps", "1000", "Newest steps whose loads a decision looks at.", {}, 8, 1'000'000},
+    {"balance.interval", "30s", "Time between decisions.", {}, 1000, 24 * kHour},
+    {"balance.min_gain",
+     "0.05",
+     "Part of the experts' time per step that a change must save, as predicted. While balancing is under "
+     "way, half of it is enough.",
+     {},
+     0,
+     1'000'000},
+    {"balance.horizon",
+     "10m",
+     "How long a placement is expected to stay right: what it saves in this time must be more than its moves "
+     "cost.",
+     {},
+     kSecond,
+     24 * kHour},
+    {"balance.max_moves",
+     "1024",
+     "Experts that one decision may move. Layers change whole, except under `incremental`.",
+     {},
+     1,
+     1 << 24},
+    {"balance.max_bytes", "64GiB", "Bytes that one decision may move.", {}, 1, 1ll << 50},
 
     {"log.level", "info", "Least severe lines that are printed.", "trace | debug | info | warn | error"},
 
@@ -238,6 +281,14 @@ struct Unit {
   std::string_view name;
   int64_t scale;
 };
+
+// Millionths as a decimal number without trailing zeros.
+std::string decimal(int64_t millionths) {
+  std::string text = fmt::format("{}.{:06}", millionths / 1'000'000, millionths % 1'000'000);
+  text.erase(text.find_last_not_of('0') + 1);
+  if (text.back() == '.') text.pop_back();
+  return text;
+}
 
 // The largest unit that divides the value, so that reading it back gives the same number.
 std::string exact(int64_t value, std::span<const Unit> largest_first) {
@@ -291,6 +342,7 @@ std::string written(int64_t value, KeyKind kind) {
       {{"h", kHour}, {"m", 60 * kSecond}, {"s", kSecond}, {"ms", 1000}, {"us", 1}}};
   if (kind == KeyKind::size) return exact(value, kSizes);
   if (kind == KeyKind::time) return value == 0 ? "0s" : exact(value, kTimes);
+  if (kind == KeyKind::fraction) return decimal(value);
   return std::to_string(value);
 }
 
@@ -304,8 +356,8 @@ const KeyRule* find_key_rule(std::string_view key) {
 
 std::string_view yaml_key(const google::protobuf::FieldDescriptor& field) {
   std::string_view name = field.name();
-  if (const KeyKind kind = key_kind(field); kind == KeyKind::size || kind == KeyKind::time)
-    name.remove_suffix(kind == KeyKind::size ? 6 : 3);
+  for (const std::string_view suffix : {kSizeSuffix, kTimeSuffix, kFractionSuffix})
+    if (name.ends_with(suffix)) name.remove_suffix(suffix.size());
   return name;
 }
 
@@ -313,8 +365,9 @@ KeyKind key_kind(const google::protobuf::FieldDescriptor& field) {
   if (field.is_repeated()) return KeyKind::list;
   if (field.message_type() != nullptr) return KeyKind::section;
   const std::string_view name = field.name();
-  if (name.ends_with("_bytes")) return KeyKind::size;
-  if (name.ends_with("_us")) return KeyKind::time;
+  if (name.ends_with(kSizeSuffix)) return KeyKind::size;
+  if (name.ends_with(kTimeSuffix)) return KeyKind::time;
+  if (name.ends_with(kFractionSuffix)) return KeyKind::fraction;
   return field.cpp_type() == google::protobuf::FieldDescriptor::CPPTYPE_STRING ? KeyKind::text
                                                                                : KeyKind::number;
 }

@@ -21,8 +21,9 @@ struct KeyRule {
   std::string_view key;  // "router.http.listen"; a list's items have no index: "experts.workers.name"
   std::string_view default_value;  // as YAML would write it; empty: none, and `meaning` says what happens
   std::string_view meaning;
-  std::string_view allowed = {};   // "auto | cpu": the only values; empty: any
-  int64_t min = 1, max = kAnyInt;  // of numbers, in the field's own unit (bytes, microseconds, count)
+  std::string_view allowed = {};  // "auto | cpu": the only values; empty: any
+  int64_t min = 1,
+          max = kAnyInt;  // of numbers, in the field's own unit (bytes, microseconds, millionths, count)
 };
 
 std::span<const KeyRule> key_rules();
@@ -30,13 +31,13 @@ std::span<const KeyRule> key_rules();
 // The rule of a dotted path without indices; nullptr: not a key (or a section).
 const KeyRule* find_key_rule(std::string_view key);
 
-enum class KeyKind { section, list, text, number, size, time };
+enum class KeyKind { section, list, text, number, fraction, size, time };
 
 // A field as YAML sees it: its key is the field's name without the unit suffix.
 std::string_view yaml_key(const google::protobuf::FieldDescriptor& field);
 KeyKind key_kind(const google::protobuf::FieldDescriptor& field);
 
-// A value as YAML writes it, exactly: "8MiB", "250ms", "64".
+// A value as YAML writes it, exactly: "8MiB", "250ms", "0.05", "64".
 std::string written(int64_t value, KeyKind kind);
 
 // The reference tables of docs/configuration.md, one per section.

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <fstream>
 #include <map>
 #include <numeric>
@@ -246,7 +247,7 @@ class Reader {
     }
   }
 
-  // In the field's unit: bytes, microseconds or a count.
+  // In the field's unit: bytes, microseconds, millionths or a count.
   static Result<int64_t> parse_number(const YamlNode& node, KeyKind kind) {
     const std::string& text = node.scalar;
     const auto invalid = [&](std::string_view what) {
@@ -263,6 +264,13 @@ class Reader {
       return std::chrono::duration_cast<std::chrono::microseconds>(*time).count();
     }
     if (node.quoted) return invalid("a number: take it out of its quotes");
+    if (kind == KeyKind::fraction) {
+      double value = 0;
+      const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+      if (error != std::errc() || end != text.data() + text.size() || !(std::abs(value) < 1e9))
+        return invalid("a number such as 0.05");
+      return static_cast<int64_t>(std::llround(value * 1e6));
+    }
     int64_t value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     if (error == std::errc::result_out_of_range || error != std::errc() || end != text.data() + text.size())

@@ -1,6 +1,7 @@
 // config_yaml.h: the configuration file as a config.proto message: read strictly, defaults filled in,
-// checked. Keys are the schema's field names; *_bytes and *_us fields are written without that suffix, as
-// `memory: 4GiB` and `deadline: 250ms`. docs/configuration.md lists them all.
+// checked. Keys are the schema's field names; *_bytes, *_us and *_millionths fields are written without
+// that suffix, as `memory: 4GiB`, `deadline: 250ms` and `min_gain: 0.05`. docs/configuration.md lists them
+// all.
 #pragma once
 
 #include <filesystem>

@@ -44,6 +44,10 @@ int daemon_main(int argc, char** argv, const DaemonOptions& options,
     return 2;
   }
   init_log(name.empty() ? options.program : name, config->log().level());
+  if (config->balance().policy() != "static")
+    log_info("balance_inactive",
+             "policy={}: experts stay split evenly while serving; guildhall balance replays traces",
+             config->balance().policy());
   begin_trace(config->trace(), name.empty() ? config->router().name() : name);
   const Result<void> served = run(std::move(*config), name);
   const Result<void> traced = write_trace();

@@ -1,10 +1,11 @@
-// guildhall: the operator's command: up, config check.
+// guildhall: the operator's command: up, config check, balance.
 #include <fmt/format.h>
 #include <signal.h>
 
 #include <CLI/CLI.hpp>
 
 #include "base/log.h"
+#include "deploy/programs/balance_command.h"
 #include "deploy/programs/config_command.h"
 #include "deploy/programs/up.h"
 
@@ -15,6 +16,31 @@ int report(const Result<void>& result) {
   if (!result.has_error()) return 0;
   fmt::print(stderr, "guildhall: {}\n", result.error().message);
   return result.error().code == Code::invalid_argument ? 2 : 1;
+}
+
+void add_balance_options(CLI::App& balance, BalanceArguments& arguments) {
+  balance.add_option("--trace", arguments.trace, "Routing trace (proto/TRACE.md)")->required();
+  balance.add_option("--config", arguments.config, "Configuration file (YAML): workers and balance")
+      ->required();
+  balance.add_option("--policy", arguments.policies,
+                     "static, eplb, eplb_node, activation, incremental; several may be given (default: "
+                     "balance.policy)");
+  balance.add_option("--html", arguments.html, "Where to write a heat map of the load before and after");
+  balance.add_flag("--layers", arguments.show_layers, "Print the balancedness of each layer");
+  balance
+      .add_option("--read-rate", arguments.read_gb_per_s, "GB/s at which a worker of speed 1 reads weights")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  balance.add_option("--compute", arguments.gflop_per_s, "GFLOP/s of a worker of speed 1")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  balance.add_option("--move-rate", arguments.move_gb_per_s, "GB/s at which experts move")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  balance
+      .add_option("--move-slowdown", arguments.move_slowdown, "How much longer steps take while experts move")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
 }
 
 std::filesystem::path program_dir() { return std::filesystem::read_symlink("/proc/self/exe").parent_path(); }
@@ -37,6 +63,11 @@ int run(int argc, char** argv) {
       config->add_subcommand("check", "Read a configuration as the daemons would and show what it means");
   check->add_option("FILE", file, "Configuration file (YAML)")->required();
 
+  BalanceArguments balancing;
+  CLI::App* balance =
+      app.add_subcommand("balance", "Replay a routing trace and show what balancing would make of it");
+  add_balance_options(*balance, balancing);
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -44,6 +75,7 @@ int run(int argc, char** argv) {
   }
   signal(SIGPIPE, SIG_IGN);
   if (up->parsed()) return report(run_up({file, host, program_dir()}));
+  if (balance->parsed()) return report(run_balance(balancing));
   return report(check_config_file(file));
 }
 

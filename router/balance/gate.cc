@@ -41,9 +41,7 @@ ReplicaPlacement within_limits(const std::vector<LayerGain>& gains, const Replic
                                GateDecision& decision) {
   std::vector<LayerSlots> expert_lws;
   for (int64_t layer = 0; layer < current.num_layers(); ++layer) expert_lws.push_back(current.layer(layer));
-  const int64_t most_by_bytes =
-      options.expert_bytes > 0 ? options.max_bytes / options.expert_bytes : options.max_moves;
-  const int64_t most = std::min(options.max_moves, most_by_bytes);
+  const int64_t most = options.most_moves();
   size_t taken = 0;
   int64_t smallest = std::numeric_limits<int64_t>::max();
   for (const LayerGain& gain : gains) {
@@ -84,8 +82,9 @@ GateDecision decide(const Loads& loads, const BalanceWorkers& workers, const Ste
     decision.reasons.push_back("no layer would be faster");
     return decision;
   }
-  const double whole_ns = predict(loads, proposed, workers, costs).step_ns;
-  const double gain = decision.step_before_ns > 0 ? 1 - whole_ns / decision.step_before_ns : 0;
+  double gain_ns = 0;  // of every layer that would be faster, whatever the limits
+  for (const LayerGain& layer : found) gain_ns += layer.gain_ns;
+  const double gain = decision.step_before_ns > 0 ? gain_ns / decision.step_before_ns : 0;
   const double realised =
       decision.step_before_ns > 0 ? 1 - decision.step_after_ns / decision.step_before_ns : 0;
   decision.saved_s = options.horizon_s * realised;

@@ -2,6 +2,7 @@
 // bytes, within limits per interval, with hysteresis. A pure function that says why in words.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <string>
@@ -25,6 +26,11 @@ struct GateOptions {
   double move_bytes_per_s = 1e9;
   double slowdown = 0.25;
   bool observe = false;  // decides and says so, but nothing moves
+
+  // What max_moves and max_bytes allow together.
+  int64_t most_moves() const {
+    return expert_bytes > 0 ? std::min(max_moves, max_bytes / expert_bytes) : max_moves;
+  }
 };
 
 struct GateDecision {

@@ -14,6 +14,11 @@ struct ExpertLoad {
   int64_t decode_active_steps = 0;  // steps that gave it a token of a decode
 
   int64_t tokens() const { return prefill_tokens + decode_tokens; }
+  ExpertLoad& operator+=(const ExpertLoad& other) {
+    prefill_tokens += other.prefill_tokens, decode_tokens += other.decode_tokens;
+    active_steps += other.active_steps, decode_active_steps += other.decode_active_steps;
+    return *this;
+  }
 };
 
 struct Loads {

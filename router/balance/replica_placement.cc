@@ -93,12 +93,6 @@ std::span<const Replica> ReplicaPlacement::replicas(int64_t layer, int64_t exper
   return std::span(replicas_).subspan(begin_le_[at], begin_le_[at + 1] - begin_le_[at]);
 }
 
-ReplicaPlacement ReplicaPlacement::with_version(uint32_t version) const {
-  ReplicaPlacement copy = *this;
-  copy.version_ = version;
-  return copy;
-}
-
 std::vector<int64_t> moves_per_layer(const ReplicaPlacement& from, const ReplicaPlacement& to) {
   GH_CHECK(from.num_layers() == to.num_layers());
   std::vector<int64_t> moves_l(static_cast<size_t>(to.num_layers()));

@@ -43,9 +43,6 @@ class ReplicaPlacement {
   // By ascending worker; never empty in a layer with experts.
   std::span<const Replica> replicas(int64_t layer, int64_t expert) const;
 
-  // The same table under another version.
-  ReplicaPlacement with_version(uint32_t version) const;
-
  private:
   ReplicaPlacement() = default;
 

@@ -21,7 +21,6 @@ TEST(ReplicaPlacement, FindsReplicasByAscendingWorker) {
   EXPECT_THAT(placement.replicas(1, 1), ElementsAre(Replica{1, 0}));
   EXPECT_THAT(placement.replicas(1, 2), ElementsAre(Replica{0, 0}));
   EXPECT_THAT(experts_per_worker(placement), ElementsAre(2, 2));
-  EXPECT_EQ(placement.with_version(9).version(), 9u);
 }
 
 TEST(ReplicaPlacement, NamesWhatIsWrong) {

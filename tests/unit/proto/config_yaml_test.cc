@@ -241,6 +241,22 @@ TEST(ConfigYaml, HostileYamlIsRefusedWithItsLine) {
   EXPECT_THAT(error_of("<<: {a: 1}\n"), HasSubstr("<<: unknown key"));
 }
 
+TEST(ConfigYaml, FractionsAreDecimalsAndReadBackEqual) {
+  const auto config = parse_more("balance: {min_gain: 0.025, max_bytes: 2GiB}\n");
+  ASSERT_TRUE(config) << to_string(config.error());
+  EXPECT_EQ(config->balance().min_gain_millionths(), 25'000);
+  EXPECT_EQ(config->balance().max_bytes_bytes(), 2ll << 30);
+  EXPECT_EQ(config->experts().workers(0).speed_millionths(), 1'000'000);
+  const std::string text = describe_config(*config);
+  EXPECT_THAT(text, HasSubstr("min_gain: 0.025\n"));
+  const auto again = parse_config(text, "/described.yaml");
+  ASSERT_TRUE(again) << to_string(again.error()) << "\n" << text;
+  EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(*config, *again)) << text;
+  EXPECT_THAT(error_more("balance: {min_gain: 5%}\n"), HasSubstr("'5%' is not a number such as 0.05"));
+  EXPECT_THAT(error_more("balance: {min_gain: 1.5}\n"),
+              HasSubstr("1.5 is out of range; it must be from 0 to 1"));
+}
+
 TEST(ConfigYaml, DescribedConfigurationReadsBackEqual) {
   const auto config = parse_more(
       "router: {name: r1, http: {listen: '0.0.0.0:8000', max_body: 1234567, read_timeout: 1500us}, "
