@@ -2,11 +2,15 @@
 # libraries relative to themselves, the demo and the documentation (deploy/BUNDLE.md).
 
 # guildhall_relocatable(TARGET...): they look for libraries beside themselves, on behalf of the libraries there as well.
-# That is what the older form of the run path does, which is why it is asked for.
+# That is what the older form of the run path does, which is why it is asked for. The build's is the same: CMake would
+# fill it up with empty folders, which mean the current one; but UCX_ROOT's folder must be in it.
 function(guildhall_relocatable)
   foreach(target ${ARGN})
     set_target_properties(${target} PROPERTIES INSTALL_RPATH "$ORIGIN/../lib/guildhall:$ORIGIN/../lib/guildhall/cuda")
     target_link_options(${target} PRIVATE LINKER:--disable-new-dtags)
+    if(NOT UCX_ROOT)
+      set_target_properties(${target} PROPERTIES BUILD_WITH_INSTALL_RPATH ON)
+    endif()
   endforeach()
 endfunction()
 
