@@ -23,8 +23,8 @@ ExpertRunner::ExpertRunner(const ModelSpec& spec, Ops& ops)
     : spec_(spec),
       ops_(ops),
       offset_e_(static_cast<size_t>(spec.moe.num_experts + 1)),
-      pairs_(ops, {0, 0}),
-      index_(ops, {0}) {}
+      pairs_(ops, {64, 64}),
+      index_(ops, {64}) {}
 
 void ExpertRunner::set_store(std::shared_ptr<const ExpertStore> store) {
   store_ = std::move(store);

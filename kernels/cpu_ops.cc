@@ -63,9 +63,7 @@ class CpuOps final : public Ops {
   void gather_rows(View2<const float> x_th, std::span<const int32_t> row_i, View2<float> y_ih) override {
     unpermute_cpu(x_th, row_i, y_ih);
   }
-  void copy(View3<const float> x_thd, View3<float> y_thd) override {
-    copy_cpu(x_thd, y_thd);
-  }
+  void copy(View3<const float> x_thd, View3<float> y_thd) override { copy_cpu(x_thd, y_thd); }
   void fill_zero(View2<float> x_th) override {
     for (int64_t t = 0; t < x_th.rows; ++t) std::fill_n(x_th.row(t), x_th.cols, 0.0f);
   }

@@ -41,6 +41,7 @@ template <RopePairing kPairing, int N>
 __global__ void rope_kernel(const float* cos_pd, const float* sin_pd, const int32_t* positions_t,
                             int64_t half, View3<float> x_thd) {
   const int64_t t = blockIdx.x, packs_per_head = half / N;
+  if (positions_t[t] < 0) return;  // padding of a recorded batch stays as it is
   const int64_t table_row = int64_t{positions_t[t]} * half;
   for_packs(x_thd.dim1 * packs_per_head, [&](int64_t i) {
     const int64_t pair = static_cast<int32_t>(i) % static_cast<int32_t>(packs_per_head) * N;

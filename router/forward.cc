@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "router/decode_batch.h"
 
 namespace guildhall {
 namespace {
@@ -33,10 +34,11 @@ Forward::Forward(const ModelSpec& spec, const DenseWeights& weights, KvCache& ca
       dispatcher_(dispatcher),
       ops_(ops),
       clock_(clock),
+      max_tokens_(max_tokens),
       rope_(make_rope_table(spec.rope, max_position)),
-      arrays_(ops, {max_tokens, max_tokens, max_tokens, max_tokens,
+      arrays_(ops, {decode_rows(max_tokens), decode_rows(max_tokens), decode_rows(max_tokens), max_tokens,
                     std::min(kTableRoom, max_tokens * cache.pool().pages_for(max_position))}) {
-  const int64_t t = max_tokens;
+  const int64_t t = ops.records() ? decode_rows(max_tokens) : max_tokens;
   x_.view(t, spec.hidden), h_.view(t, spec.hidden), final_.view(t, spec.hidden);
   if (!ops.memory().is_host()) answer_.view(t, spec.hidden);
   gate_up_.view(t, 2 * std::max(spec.dense_width, spec.moe.shared_width));
@@ -62,15 +64,19 @@ void Forward::reserve_attention(int64_t t) {
 }
 
 Result<View2<const float>> Forward::run(const StepBatch& batch, int64_t split) {
-  const int64_t num_tokens = batch.num_tokens();
-  GH_CHECK(split >= 0 && (split < num_tokens || split == 0));
-  const View2<float> x_th = x_.view(num_tokens, spec_.hidden);
-  upload(batch);
+  GH_CHECK(split >= 0 && (split < batch.num_tokens() || split == 0));
+  const StepBatch& step = shaped(batch, split);
+  const View2<float> x_th = x_.view(step.num_tokens(), spec_.hidden);
+  upload(step);
   {
-    StepClock::Scope scope(clock_, StepPart::embed, {.tokens = num_tokens});
+    StepClock::Scope scope(clock_, StepPart::embed, {.tokens = batch.num_tokens()});
     ops_.embedding(arrays_[kIds], weights_.embed_vh, x_th);
   }
-  divide(batch, split, x_th);
+  divide(step, split, x_th);
+  if (recorded_context_ > 0) {
+    parts_[0].num_tokens = batch.num_tokens();
+    parts_[0].batch.bounds = {.max_context = recorded_context_, .lone = {0, x_th.rows}};
+  }
   // A micro-batch's layer is combined only when its next begins: the other's attention runs in between. The
   // keys and values of a layer are written in the order of tokens, so a sequence may lie on both sides.
   for (int64_t layer = 0; layer < spec_.num_layers; ++layer)
@@ -80,6 +86,52 @@ Result<View2<const float>> Forward::run(const StepBatch& batch, int64_t split) {
     }
   for (const MicroBatch& m : parts_) GH_TRY(combine(spec_.num_layers - 1, m));
   return final_rows(batch, x_th);
+}
+
+void Forward::rehearse(int64_t max_sequences) {
+  // Prompts as long as may be, all in the same pages.
+  const int64_t length = std::min(max_tokens_, rope_.num_positions);
+  StepBatch prompt{.num_sequences = (max_tokens_ + length - 1) / length,
+                   .blocks_per_sequence = cache_.pool().pages_for(length)};
+  for (int64_t i = 0; i < prompt.num_sequences * prompt.blocks_per_sequence; ++i)
+    prompt.block_table_sb.push_back(static_cast<int32_t>(i % prompt.blocks_per_sequence));
+  StepBatch decode{.num_sequences = decode_rows(std::min(max_sequences, max_tokens_)),
+                   .blocks_per_sequence = 1};
+  decode.block_table_sb.resize(static_cast<size_t>(decode.num_sequences));
+  const auto add = [](StepBatch& batch, int64_t position, int64_t sequence) {
+    if (batch.num_tokens() < kLogitTile) batch.logit_rows.push_back(static_cast<int32_t>(batch.num_tokens()));
+    batch.ids_t.push_back(0);
+    batch.position_t.push_back(static_cast<int32_t>(position));
+    batch.sequence_t.push_back(static_cast<int32_t>(sequence));
+  };
+  for (int64_t t = 0; t < max_tokens_; ++t) add(prompt, t % length, t / length);
+  for (int64_t s = 0; s < decode.num_sequences; ++s) add(decode, 0, s);
+  rehearse_step(prompt, length);
+  rehearse_step(decode, decode_context(rope_.num_positions));
+}
+
+void Forward::rehearse_step(const StepBatch& batch, int64_t max_context) {
+  const View2<float> x_th = x_.view(batch.num_tokens(), spec_.hidden);
+  upload(batch);
+  ops_.embedding(arrays_[kIds], weights_.embed_vh, x_th);
+  divide(batch, 0, x_th);
+  parts_[0].batch.bounds.max_context = max_context;
+  for (int64_t layer = 0; layer < spec_.num_layers; ++layer) {
+    until_exchange(layer, parts_[0]);
+    const auto* moe = std::get_if<MoeWeights>(&weights_.layers[static_cast<size_t>(layer)].mlp);
+    if (moe != nullptr && moe->shared) mlp(*moe->shared, h_.view(x_th.rows, spec_.hidden), x_th);
+  }
+  const View2<float> logits_rv = logits(final_rows(batch, x_th));
+  const SampleDraw draw{.row = 0, .rule = {.temperature = 1, .top_p = 0.5f}, .u = 0.5};
+  int32_t token = 0;
+  ops_.sample(logits_rv, {&draw, 1}, {&token, 1});  // waits for the device
+}
+
+// The step as it runs: a decode step takes a shape that recurs where the device records what it is told.
+const StepBatch& Forward::shaped(const StepBatch& batch, int64_t split) {
+  const bool recurs = ops_.records() && split == 0 && is_decode(batch);
+  recorded_context_ = recurs ? pad_decode(batch, cache_.pool().block_size(), padded_) : 0;
+  return recurs ? padded_ : batch;
 }
 
 void Forward::upload(const StepBatch& batch) {
@@ -106,9 +158,43 @@ void Forward::divide(const StepBatch& batch, int64_t split, View2<float> x_th) {
 }
 
 Result<void> Forward::run_layer(int64_t layer, const MicroBatch& m) {
-  attention(layer, m);
+  if (recorded_context_ > 0) {
+    StepClock::Scope scope(clock_, StepPart::attention, {.layer = layer, .tokens = m.num_tokens});
+    // The tables move only when they outgrow their room.
+    const auto table = reinterpret_cast<intptr_t>(m.batch.block_table_sb.data);
+    const auto body = [&] { until_exchange(layer, m); };
+    ops_.replay({layer, m.x_th.rows, recorded_context_, table}, std::ref(body));
+  } else {
+    until_exchange(layer, m);
+  }
   dispatcher_.progress();  // what the other micro-batch has on the wire
-  return feed_forward(layer, m);
+  return exchange(layer, m);
+}
+
+// A layer up to where its rows leave the device: attention, then the MLP, or the choice of experts.
+void Forward::until_exchange(int64_t layer, const MicroBatch& m) {
+  const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
+  attention(layer, m);
+  const View2<float> h_th = h_.view(m.x_th.rows, spec_.hidden);
+  ops_.rmsnorm(m.x_th, w.post_attention_norm, spec_.rms_eps, h_th);
+  if (const auto* moe = std::get_if<MoeWeights>(&w.mlp)) return gate(layer, m, *moe, h_th);
+  StepClock::Scope scope(clock_, StepPart::dense_mlp,
+                         {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
+  mlp(std::get<MlpWeights>(w.mlp), h_th, m.x_th);
+}
+
+// x += shared(norm(x)) while the experts work; the routed experts' part is combine()'s.
+Result<void> Forward::exchange(int64_t layer, const MicroBatch& m) {
+  const auto* moe = std::get_if<MoeWeights>(&weights_.layers[static_cast<size_t>(layer)].mlp);
+  if (moe == nullptr) return {};
+  const View2<float> h_th = h_.view(m.num_tokens, spec_.hidden);
+  GH_TRY(dispatch(layer, m, h_th));
+  if (moe->shared) {
+    StepClock::Scope scope(clock_, StepPart::shared_experts,
+                           {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
+    mlp(*moe->shared, h_th, m.x_th.first_rows(m.num_tokens));
+  }
+  return {};
 }
 
 // x += attention(norm(x))
@@ -116,7 +202,7 @@ void Forward::attention(int64_t layer, const MicroBatch& m) {
   StepClock::Scope scope(clock_, StepPart::attention,
                          {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
-  const View2<float> h_th = h_.view(m.num_tokens, spec_.hidden);
+  const View2<float> h_th = h_.view(m.x_th.rows, spec_.hidden);
   ops_.rmsnorm(m.x_th, w.input_norm, spec_.rms_eps, h_th);
   if (std::holds_alternative<GqaSpec>(spec_.attention))
     gqa(layer, m.batch, h_th, m.x_th);
@@ -192,34 +278,16 @@ View2<const float> Forward::mla_queries(const MlaSpec& a, const MlaWeights& w, V
   return q;
 }
 
-// x += mlp(norm(x)) or x += shared(norm(x)) + experts(norm(x)); the routed experts' part is combine()'s.
-Result<void> Forward::feed_forward(int64_t layer, const MicroBatch& m) {
-  const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
-  const View2<float> h_th = h_.view(m.num_tokens, spec_.hidden);
-  ops_.rmsnorm(m.x_th, w.post_attention_norm, spec_.rms_eps, h_th);
-  const auto* moe = std::get_if<MoeWeights>(&w.mlp);
-  if (moe == nullptr) {
-    StepClock::Scope scope(clock_, StepPart::dense_mlp,
-                           {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
-    mlp(std::get<MlpWeights>(w.mlp), h_th, m.x_th);
-    return {};
-  }
-  gate(layer, m, *moe, h_th);
-  GH_TRY(dispatch(layer, m, h_th));
-  shared_experts(layer, m, *moe, h_th);  // while the experts work
-  return {};
-}
-
 Forward::Choices Forward::choices(const MicroBatch& m) {
-  const int64_t top_k = spec_.moe.top_k, end = m.first_token + m.num_tokens;
-  return {expert_.view(end, top_k).sub_rows(m.first_token, m.num_tokens),
-          weight_.view(end, top_k).sub_rows(m.first_token, m.num_tokens)};
+  const int64_t top_k = spec_.moe.top_k, rows = m.x_th.rows, end = m.first_token + rows;
+  return {expert_.view(end, top_k).sub_rows(m.first_token, rows),
+          weight_.view(end, top_k).sub_rows(m.first_token, rows)};
 }
 
 void Forward::gate(int64_t layer, const MicroBatch& m, const MoeWeights& w, View2<const float> h_th) {
   StepClock::Scope scope(clock_, StepPart::gate,
                          {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
-  const View2<float> logits_te = gate_logits_.view(m.num_tokens, spec_.moe.num_experts);
+  const View2<float> logits_te = gate_logits_.view(m.x_th.rows, spec_.moe.num_experts);
   const Choices chosen = choices(m);
   ops_.linear(h_th, w.gate_eh, {}, logits_te);
   ops_.gate_topk(logits_te, w.gate_bias_e, spec_.moe.gate, chosen.expert_tk, chosen.weight_tk);
@@ -232,18 +300,10 @@ Result<void> Forward::dispatch(int64_t layer, const MicroBatch& m, View2<float> 
   HostSide& host = host_m_[static_cast<size_t>(m.idx)];
   const Choices chosen = choices(m);
   const View2<const float> rows_th = host.h.download(h_th);
-  const View2<const int32_t> expert_tk = host.expert.download(chosen.expert_tk);
-  const View2<const float> weight_tk = host.weight.download(chosen.weight_tk);
+  const View2<const int32_t> expert_tk = host.expert.download(chosen.expert_tk.first_rows(m.num_tokens));
+  const View2<const float> weight_tk = host.weight.download(chosen.weight_tk.first_rows(m.num_tokens));
   host.weight.wait();  // transfers end in order: for all three
   return dispatcher_.dispatch({.layer = layer, .micro_batch = m.idx}, rows_th, expert_tk, weight_tk);
-}
-
-void Forward::shared_experts(int64_t layer, const MicroBatch& m, const MoeWeights& w,
-                             View2<const float> h_th) {
-  if (!w.shared) return;
-  StepClock::Scope scope(clock_, StepPart::shared_experts,
-                         {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
-  mlp(*w.shared, h_th, m.x_th);
 }
 
 // x += experts(norm(x)), once their rows are back. A device's x is added to there: the answers are summed
@@ -257,7 +317,7 @@ Result<void> Forward::combine(int64_t layer, const MicroBatch& m) {
   const View2<float> y_th = host_y.view(m.num_tokens, spec_.hidden);
   std::fill_n(y_th.data, y_th.rows * y_th.cols, 0.0f);
   GH_TRY(dispatcher_.combine(m.idx, y_th));
-  ops_.add(host_y.upload(y_th, answer_), m.x_th);
+  ops_.add(host_y.upload(y_th, answer_), m.x_th.first_rows(m.num_tokens));
   return {};
 }
 

@@ -32,12 +32,17 @@ class Forward {
   // worker was lost, a deadline passed) leaves the cache of this step's tokens undefined.
   Result<View2<const float>> run(const StepBatch& batch, int64_t split = 0);
 
+  // Runs the largest steps, all but their exchange: a prompt of max_tokens, then a decode step of
+  // max_sequences at the longest context. What steps take from a device is taken when it returns. The cache
+  // must hold max_tokens; what is in it is overwritten.
+  void rehearse(int64_t max_sequences);
+
   // Logits [R,V] of some of those rows, on the device; R <= kLogitTile. Valid until the next call.
   static constexpr int64_t kLogitTile = 64;  // bounds the memory that prompt scoring takes
   View2<float> logits(View2<const float> hidden_rh);
 
  private:
-  // Some of the step's tokens, adjacent and in order.
+  // Some of the step's tokens, adjacent and in order. x_th may have rows beyond them: padding.
   struct MicroBatch {
     int idx;
     int64_t first_token, num_tokens;
@@ -52,18 +57,20 @@ class Forward {
   };
 
   void reserve_attention(int64_t max_tokens);
+  void rehearse_step(const StepBatch& batch, int64_t max_context);
+  const StepBatch& shaped(const StepBatch& batch, int64_t split);
   void upload(const StepBatch& batch);
   void divide(const StepBatch& batch, int64_t split, View2<float> x_th);
   Result<void> run_layer(int64_t layer, const MicroBatch& m);
+  void until_exchange(int64_t layer, const MicroBatch& m);
   void attention(int64_t layer, const MicroBatch& m);
   void gqa(int64_t layer, const AttentionBatch& batch, View2<const float> h_th, View2<float> x_th);
   void mla(int64_t layer, const AttentionBatch& batch, View2<const float> h_th, View2<float> x_th);
   View2<const float> mla_queries(const MlaSpec& spec, const MlaWeights& w, View2<const float> h_th);
-  Result<void> feed_forward(int64_t layer, const MicroBatch& m);
+  Result<void> exchange(int64_t layer, const MicroBatch& m);
   Choices choices(const MicroBatch& m);
   void gate(int64_t layer, const MicroBatch& m, const MoeWeights& w, View2<const float> h_th);
   Result<void> dispatch(int64_t layer, const MicroBatch& m, View2<float> h_th);
-  void shared_experts(int64_t layer, const MicroBatch& m, const MoeWeights& w, View2<const float> h_th);
   Result<void> combine(int64_t layer, const MicroBatch& m);
   void mlp(const MlpWeights& w, View2<const float> h_th, View2<float> x_th);
   View2<const float> final_rows(const StepBatch& batch, View2<const float> x_th);
@@ -74,8 +81,11 @@ class Forward {
   Dispatcher& dispatcher_;
   Ops& ops_;
   StepClock& clock_;
+  const int64_t max_tokens_;
   RopeTable rope_;
   std::vector<MicroBatch> parts_;  // of the step: one or two
+  StepBatch padded_;               // a decode step in a shape that recurs
+  int64_t recorded_context_ = 0;   // what it is recorded for; 0: the step under way is not of such a shape
   enum Array { kIds, kPosition, kSequence, kLogitRows, kBlockTable, kNumArrays };
   DeviceArrays<kNumArrays> arrays_;
   // Of the whole step, as a micro-batch's stay in use while the other runs.

@@ -11,7 +11,7 @@ namespace {
 constexpr int kLeastMajor = 8;  // bf16 tensor cores: what the kernels are built for
 
 Status no_device(int index, const std::string& why) {
-  return {Code::unsupported, fmt::format("device: cuda:{}: {}; set device: cpu", index, why)};
+  return {Code::unsupported, fmt::format("cuda:{}: {}; use cpu", index, why)};
 }
 
 }  // namespace

@@ -10,15 +10,18 @@
 namespace guildhall {
 namespace {
 
-std::unique_ptr<KvCache> make_cache(const ModelSpec& spec, const LocalEngineOptions& options) {
+std::unique_ptr<KvCache> make_cache(const ModelSpec& spec, const LocalEngineOptions& options,
+                                    DeviceMemory& device) {
   const int64_t token_bytes =
       kv_elements_per_token_layer(spec) * spec.num_layers * dtype_bytes(options.kv_dtype);
-  return KvCache::create(spec, {.block_size = options.block_size,
-                                .memory_bytes = options.kv_tokens * token_bytes,
-                                .dtype = options.kv_dtype,
-                                .max_model_len = std::min(spec.max_position, options.kv_tokens),
-                                .max_tokens = options.kv_tokens,
-                                .prefix_caching = options.prefix_caching})
+  return KvCache::create(spec,
+                         {.block_size = options.block_size,
+                          .memory_bytes = options.kv_tokens * token_bytes,
+                          .dtype = options.kv_dtype,
+                          .max_model_len = std::min(spec.max_position, options.kv_tokens),
+                          .max_tokens = options.kv_tokens,
+                          .prefix_caching = options.prefix_caching},
+                         device)
       .value();
 }
 
@@ -43,10 +46,10 @@ LocalEngine::LocalEngine(const std::filesystem::path& checkpoint, const LocalEng
       fabric_(0, options.wait),
       exchange_(fabric_.make_end("router")),
       members_(static_cast<size_t>(options.num_workers)) {
-  ops_ = make_cpu_ops({.num_threads = options.num_threads});
-  weights_ = DenseWeights::load(checkpoint, spec_, options.load, progress_).value();
+  ops_ = make_ops();
+  weights_ = DenseWeights::load(checkpoint, spec_, options.load, progress_, ops_->memory()).value();
   engine_ = std::make_unique<Engine>(engine_options(), spec_, *weights_, *exchange_,
-                                     make_cache(spec_, options), *ops_);
+                                     make_cache(spec_, options, ops_->memory()), *ops_);
   for (int i = 0; i < options.num_workers && options.latency.count() > 0; ++i) {
     fabric_.set_faults("router", worker_name(i), {.latency = options.latency});
     fabric_.set_faults(worker_name(i), "router", {.latency = options.latency});
@@ -64,6 +67,10 @@ LocalEngine::~LocalEngine() { stop(); }
 void LocalEngine::stop() {
   engine_->stop();
   if (thread_.joinable()) thread_.join();
+}
+
+std::unique_ptr<Ops> LocalEngine::make_ops() const {
+  return options_.make_ops ? options_.make_ops() : make_cpu_ops({.num_threads = options_.num_threads});
 }
 
 EngineOptions LocalEngine::engine_options() {
@@ -107,10 +114,10 @@ LocalEngine::Member::~Member() {
 void LocalEngine::attach_worker(int i) {
   auto m = std::make_unique<Member>();
   m->exchange = fabric_.make_end(worker_name(i));
-  m->worker =
-      std::make_unique<Worker>(spec_, *m->exchange, make_cpu_ops({.num_threads = options_.num_threads}));
-  m->worker->set_store(
-      ExpertStore::load(checkpoint_, spec_, options_.load, placement_.experts_of(i), progress_).value());
+  m->worker = std::make_unique<Worker>(spec_, *m->exchange, make_ops());
+  m->worker->set_store(ExpertStore::load(checkpoint_, spec_, options_.load, placement_.experts_of(i),
+                                         progress_, m->worker->memory())
+                           .value());
   std::lock_guard lock(mutex_);
   const uint64_t generation = ++last_generation_;
   m->worker->attach_router("router", exchange_->local_address(), generation,

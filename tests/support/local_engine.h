@@ -37,6 +37,8 @@ struct LocalEngineOptions {
   MicroBatches micro_batches = MicroBatches::automatic;
   bool attach_workers = true;  // false: the test does, and the engine is not serving until then
   int64_t max_waiting = 1024;
+  // The engine's device and each worker's; empty: the CPU with num_threads.
+  std::function<std::unique_ptr<Ops>()> make_ops;
   std::chrono::nanoseconds deadline = std::chrono::minutes(1), recovery_timeout = std::chrono::minutes(1);
 };
 
@@ -57,6 +59,7 @@ class LocalEngine {
   ~LocalEngine();
 
   Engine& engine() { return *engine_; }
+  Ops& ops() { return *ops_; }
   LoopbackFabric& fabric() { return fabric_; }
   const ModelSpec& spec() const { return spec_; }
   int64_t dense_bytes() const { return weights_->bytes(); }
@@ -82,6 +85,7 @@ class LocalEngine {
     std::thread thread;
   };
   static std::string worker_name(int i) { return "w" + std::to_string(i); }
+  std::unique_ptr<Ops> make_ops() const;
   EngineOptions engine_options();
   bool pump();
 

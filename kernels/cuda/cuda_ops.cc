@@ -1,0 +1,227 @@
+#include "kernels/cuda/cuda_ops.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+
+#include "base/check.h"
+#include "kernels/combine.h"
+#include "kernels/copy.h"
+#include "kernels/cuda/blas.h"
+#include "kernels/cuda/graphs.h"
+#include "kernels/cuda/memory.h"
+#include "kernels/device_buffers.h"
+#include "kernels/embedding.h"
+#include "kernels/permute.h"
+#include "kernels/rmsnorm.h"
+#include "kernels/swiglu.h"
+
+namespace guildhall {
+namespace {
+
+class CudaOps final : public Ops {
+ public:
+  CudaOps(std::shared_ptr<CudaDevice> device, const CudaOpsOptions& options)
+      : Ops(options.team),
+        device_(std::move(device)),
+        records_(options.record),
+        memory_(device_),
+        graphs_(device_->compute()) {}
+  Result<void> start() {
+    GH_ASSIGN(blas_, Blas::create(memory_, device_->compute(), 0));
+    return {};
+  }
+  ~CudaOps() override {
+    device_->make_current();
+    cudaStreamSynchronize(device_->compute());
+    cudaStreamSynchronize(device_->communication());
+  }
+
+  DeviceMemory& memory() override { return memory_; }
+
+  void upload(const void* host, void* device, size_t bytes) override {
+    transfer(device, host, bytes, cudaMemcpyHostToDevice);
+    communicated_.record(device_->communication());
+    communicated_.wait_on(device_->compute());
+  }
+  void download(const void* device, void* host, size_t bytes) override {
+    transfer(host, device, bytes, cudaMemcpyDeviceToHost);
+  }
+  Mark mark() override {
+    device_->make_current();
+    mark_i_[++last_mark_ % mark_i_.size()].record(device_->communication());
+    return last_mark_;
+  }
+  // An event serves marks in turn: waiting for a later one is waiting for both.
+  void wait(Mark mark) override {
+    if (mark <= passed_) return;
+    mark_i_[mark % mark_i_.size()].wait();
+    passed_ = mark;
+  }
+
+  bool records() const override { return records_; }
+  // A record holds the addresses of workspaces: one that has grown since makes it void.
+  void replay(const RecordKey& key, const std::function<void()>& body) override {
+    device_->make_current();
+    const Workspaces now{blas_->scratch(0), attention_workspace_.view(1, 0).data};
+    if (now != recorded_with_) graphs_.clear();
+    recorded_with_ = now;
+    graphs_.replay(key, body);
+  }
+
+  void embedding(std::span<const int32_t> ids_t, WeightView w_vh, View2<float> x_th) override {
+    embedding_cuda(stream(), ids_t, w_vh, x_th);
+  }
+  void rmsnorm(View2<const float> x_th, std::span<const float> weight_h, float eps,
+               View2<float> y_th) override {
+    rmsnorm_cuda(stream(), x_th, weight_h, eps, y_th);
+  }
+  void add(View2<const float> y_th, View2<float> x_th) override { add_cuda(stream(), y_th, x_th); }
+  void linear(View2<const float> x_tk, WeightView w_nk, const LinearOptions& options,
+              View2<float> y_tn) override {
+    device_->make_current();
+    linear_cuda(*blas_, x_tk, w_nk, options, y_tn);
+  }
+  void linear_heads(View3<const float> x_thk, WeightView w_hnk, View3<float> y_thn) override {
+    device_->make_current();
+    linear_heads_cuda(*blas_, x_thk, w_hnk, y_thn);
+  }
+  void rope(const RopeTable& table, RopePairing pairing, std::span<const int32_t> positions_t,
+            View3<float> x_thd) override {
+    rope_cuda(stream(), on_device(table), pairing, positions_t, x_thd);
+  }
+  void kv_write(View3<const float> k_thd, View3<const float> v_thd, const AttentionBatch& batch,
+                const KvPages& pages) override {
+    kv_write_cuda(stream(), k_thd, v_thd, batch, pages);
+  }
+  void paged_attention(View3<const float> q_thd, const AttentionBatch& batch, const KvPages& pages,
+                       float scale, View3<float> out_thd) override;
+  void swiglu(View2<const float> gate_up_t2f, View2<float> y_tf) override {
+    swiglu_cuda(stream(), gate_up_t2f, y_tf);
+  }
+  void gate_topk(View2<const float> logits_te, std::span<const float> bias_e, const GateRule& rule,
+                 View2<int32_t> expert_tk, View2<float> weight_tk) override {
+    gate_topk_cuda(stream(), logits_te, bias_e, rule, expert_tk, weight_tk);
+  }
+  void gather_rows(View2<const float> x_th, std::span<const int32_t> row_i, View2<float> y_ih) override {
+    unpermute_cuda(stream(), x_th, row_i, y_ih);
+  }
+  void copy(View3<const float> x_thd, View3<float> y_thd) override { copy_cuda(stream(), x_thd, y_thd); }
+  void fill_zero(View2<float> x_th) override;
+
+  void permute(View2<const float> x_th, std::span<const int32_t> row_p, std::span<const int32_t> position_p,
+               View2<float> grouped_ph) override {
+    permute_cuda(stream(), x_th, row_p, position_p, grouped_ph);
+  }
+  void expert_ffn(View2<const float> x_rh, std::span<const int32_t> offset_e,
+                  std::span<const ExpertWeightView> experts, View2<float> hidden_rf,
+                  View2<float> y_rh) override {
+    device_->make_current();
+    expert_ffn_cuda(*blas_, x_rh, offset_e, experts, hidden_rf, y_rh);
+  }
+  void combine(View2<const float> rows_ph, View2<const int32_t> index_tk, View2<const float> weight_tk,
+               View2<float> y_th) override {
+    combine_cuda(stream(), rows_ph, index_tk, weight_tk, y_th);
+  }
+  void sample(View2<const float> logits_rv, std::span<const SampleDraw> draw_i,
+              std::span<int32_t> token_i) override;
+
+ private:
+  using Workspaces = std::array<const std::byte*, 2>;
+  struct RopeCopy {
+    MemoryBlock data;  // cos, then sin
+    RopeTableView view;
+  };
+
+  CudaStream stream() const {
+    device_->make_current();
+    return device_->compute();
+  }
+  void transfer(void* to, const void* from, size_t bytes, cudaMemcpyKind kind);
+  const RopeTableView& on_device(const RopeTable& table);
+
+  std::shared_ptr<CudaDevice> device_;
+  const bool records_;
+  CudaMemory memory_;
+  std::unique_ptr<Blas> blas_;
+  CudaGraphs graphs_;
+  Workspaces recorded_with_{};
+  CudaEvent computed_, communicated_;  // of the last transfer: what it waited for, and its end
+  std::array<CudaEvent, 64> mark_i_;
+  Mark last_mark_ = 0, passed_ = 0;
+  std::map<const RopeTable*, RopeCopy> rope_;
+  DeviceMatrix<std::byte> attention_workspace_{*this};
+  DeviceMatrix<SampleDraw> draws_{*this};
+  HostMatrix<SampleDraw> host_draws_{*this};
+  DeviceMatrix<int32_t> tokens_{*this};
+  HostMatrix<int32_t> host_tokens_{*this};
+};
+
+// A transfer begins when the kernels before it are done.
+void CudaOps::transfer(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  if (bytes == 0) return;
+  computed_.record(stream());
+  computed_.wait_on(device_->communication());
+  cuda_must(cudaMemcpyAsync(to, from, bytes, kind, device_->communication()), "cudaMemcpyAsync");
+}
+
+const RopeTableView& CudaOps::on_device(const RopeTable& table) {
+  const auto [at, is_new] = rope_.try_emplace(&table);
+  RopeCopy& copy = at->second;
+  if (!is_new) return copy.view;
+  const size_t n = table.cos_pd.size();
+  const auto bytes = static_cast<int64_t>(n * sizeof(float));
+  copy.data = memory_.allocate(2 * bytes).value();
+  float* cos = reinterpret_cast<float*>(copy.data.get());
+  memory_.upload(std::as_bytes(std::span(table.cos_pd)), copy.data.get()).value();
+  memory_.upload(std::as_bytes(std::span(table.sin_pd)), copy.data.get() + bytes).value();
+  copy.view = {.dim = table.dim, .cos_pd = {cos, n}, .sin_pd = {cos + n, n}};
+  return copy.view;
+}
+
+void CudaOps::paged_attention(View3<const float> q_thd, const AttentionBatch& batch, const KvPages& pages,
+                              float scale, View3<float> out_thd) {
+  const int64_t bytes =
+      paged_attention_cuda_workspace(q_thd.dim0, q_thd.dim1, pages, batch.bounds.max_context);
+  const View2<std::byte> workspace = attention_workspace_.view(1, bytes);
+  paged_attention_cuda(stream(), q_thd, batch, pages, scale, {workspace.data, static_cast<size_t>(bytes)},
+                       out_thd);
+}
+
+void CudaOps::fill_zero(View2<float> x_th) {
+  GH_CHECK(x_th.stride == x_th.cols);
+  if (x_th.rows * x_th.cols == 0) return;
+  cuda_must(
+      cudaMemsetAsync(x_th.data, 0, static_cast<size_t>(x_th.rows * x_th.cols) * sizeof(float), stream()),
+      "cudaMemsetAsync");
+}
+
+void CudaOps::sample(View2<const float> logits_rv, std::span<const SampleDraw> draw_i,
+                     std::span<int32_t> token_i) {
+  const auto n = static_cast<int64_t>(draw_i.size());
+  const View2<SampleDraw> host = host_draws_.view(1, n);
+  std::ranges::copy(draw_i, host.data);
+  const View2<SampleDraw> draws = host_draws_.upload(host, draws_);
+  const View2<int32_t> tokens = tokens_.view(1, n);
+  sample_cuda(stream(), logits_rv, {draws.data, draw_i.size()}, {tokens.data, token_i.size()});
+  const View2<int32_t> drawn = host_tokens_.download(tokens);
+  host_tokens_.wait();
+  std::copy_n(drawn.data, n, token_i.data());
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Ops>> make_cuda_ops(int index, const CudaOpsOptions& options) {
+  GH_ASSIGN(std::shared_ptr<CudaDevice> device, CudaDevice::open(index));
+  auto ops = std::make_unique<CudaOps>(std::move(device), options);
+  GH_TRY(ops->start());
+  return ops;
+}
+
+int num_cuda_devices() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) cudaGetLastError(), count = 0;
+  return count;
+}
+
+}  // namespace guildhall

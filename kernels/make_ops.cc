@@ -1,0 +1,35 @@
+#include "kernels/make_ops.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+
+#include "kernels/cpu_ops.h"
+#include "kernels/cuda/cuda_ops.h"
+
+namespace guildhall {
+namespace {
+
+constexpr std::string_view kCuda = "cuda";
+
+// N of "cuda:N", 0 of "cuda"; -1: neither.
+int cuda_index(std::string_view device) {
+  if (device == kCuda) return 0;
+  if (!device.starts_with("cuda:")) return -1;
+  device.remove_prefix(kCuda.size() + 1);
+  int index = -1;
+  const auto [end, error] = std::from_chars(device.data(), device.data() + device.size(), index);
+  return error == std::errc() && end == device.data() + device.size() ? index : -1;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Ops>> make_ops(std::string_view device, TeamOptions team) {
+  if (device == "cpu" || (device == "auto" && num_cuda_devices() == 0)) return make_cpu_ops(team);
+  const int index = device == "auto" ? 0 : cuda_index(device);
+  if (index < 0)
+    return Status{Code::invalid_argument, fmt::format("{}: there are auto, cpu, cuda and cuda:N", device)};
+  return make_cuda_ops(index, {.team = team});
+}
+
+}  // namespace guildhall

@@ -1,0 +1,14 @@
+// make_ops.h: Ops for a device by its name in the configuration.
+#pragma once
+
+#include <string_view>
+
+#include "kernels/ops.h"
+
+namespace guildhall {
+
+// `device` is auto (a CUDA device if this build and this machine have one, else the CPU), cpu, cuda (the
+// first) or cuda:N. The error says what is missing and what would work; who calls says whose key it is.
+Result<std::unique_ptr<Ops>> make_ops(std::string_view device, TeamOptions team);
+
+}  // namespace guildhall
