@@ -46,7 +46,7 @@ TEST_P(Sampling, DrawsRefsTokensUnderEveryRule) {
       logits.insert(logits.end(), some.begin(), some.end());
     }
     std::vector<SampleDraw> draws;
-    for (int i = 0; i < 8; ++i)
+    for (int i = 0; i < 4; ++i)
       draws.push_back({static_cast<int64_t>(generator() % kRows),
                        {.temperature = one_of(std::vector<float>{0, 0.2f, 0.7f, 1, 1, 2, 50}),
                         .top_p = one_of(std::vector<float>{1, 1, 0.9f, 0.5f, 0.01f}),
