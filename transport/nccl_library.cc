@@ -1,6 +1,6 @@
 // nccl_library.cc: NCCL's functions for programs that must start where it is missing. The first
-// ncclGetUniqueId() or ncclCommInitRankConfig() opens the library. A function that is not in the list yet is
-// an undefined reference when linking.
+// ncclGetVersion(), ncclGetUniqueId() or ncclCommInitRankConfig() opens the library. A function that is not
+// in the list yet is an undefined reference when linking.
 #include <nccl.h>
 
 #include "base/lazy_library.h"
@@ -23,6 +23,7 @@ constexpr LazyLibrary kLibrary = {
 
 struct Nccl {
   Result<void> loaded;
+  decltype(&ncclGetVersion) get_version = nullptr;
   decltype(&ncclGetUniqueId) get_unique_id = nullptr;
   decltype(&ncclCommInitRankConfig) comm_init_rank_config = nullptr;
   decltype(&ncclGetErrorString) get_error_string = nullptr;
@@ -33,6 +34,7 @@ const Nccl& nccl() {
   static const Nccl library = [] {
     Nccl made;
     const LazyFunction functions[] = {
+        {"ncclGetVersion", reinterpret_cast<void**>(&made.get_version)},
         {"ncclGetUniqueId", reinterpret_cast<void**>(&made.get_unique_id)},
         {"ncclCommInitRankConfig", reinterpret_cast<void**>(&made.comm_init_rank_config)},
         {"ncclGetErrorString", reinterpret_cast<void**>(&made.get_error_string)},
@@ -48,6 +50,10 @@ const Nccl& nccl() {
 }  // namespace guildhall
 
 using guildhall::nccl;
+
+ncclResult_t ncclGetVersion(int* version) {
+  return nccl().loaded.has_error() ? ncclSystemError : nccl().get_version(version);
+}
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
   return nccl().loaded.has_error() ? ncclSystemError : nccl().get_unique_id(id);

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "kernels/cpu_ops.h"
+#include "tests/nccl/nccl_harness.h"
 #include "tests/unit/experts/dispatch_frames.h"
 #include "tests/unit/transport/exchange_harness.h"
 
@@ -40,10 +41,20 @@ std::vector<Transport> transports() {
                      },
                      /*threads=*/true, /*short_deadline=*/std::chrono::milliseconds(200)};
   };
+  const auto make_nccl = [](LoopbackFabric& fabric, const std::string& end_name) {
+    NcclOptions options = nccl_test_options(/*is_hub=*/end_name.starts_with("r"));
+    if (options.is_hub) options.max_frame_bytes = kMaxFrameToRouter;
+    options.deadline = std::chrono::seconds(1);
+    return open_nccl(options, fabric.make_end(end_name));
+  };
   UcxOptions messages = shared_memory_options();
   messages.slots.num = 0;
-  return {plain_loopback(), ucx("ucx_shm", shared_memory_options()), ucx("ucx_shm_messages", messages),
-          ucx("ucx_tcp", tcp_options())};
+  return {plain_loopback(),
+          ucx("ucx_shm", shared_memory_options()),
+          ucx("ucx_shm_messages", messages),
+          ucx("ucx_tcp", tcp_options()),
+          {"nccl", make_nccl, /*threads=*/true, /*short_deadline=*/std::chrono::milliseconds(200),
+           /*until_joined=*/"not joined"}};
 }
 
 World::World(const Transport& transport, const WorldOptions& options)
@@ -227,8 +238,22 @@ Round World::draw_round(std::vector<int> workers) {
   return round;
 }
 
+// For a while: who has died or has not spoken yet does not join.
+void World::await_joined(int router) {
+  const auto joined = [&](PeerId peer) {
+    return router_end(router).dead() ||
+           router_end(router).describe(peer).find(transport_.until_joined) == std::string::npos;
+  };
+  const std::vector<PeerId>& peers = routers_[static_cast<size_t>(router)].peers;
+  for (int look = 0; look < 100 && !std::all_of(peers.begin(), peers.end(), joined); ++look) {
+    dispatcher(router).progress();
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+  }
+}
+
 Result<void> World::dispatch(const Round& round, int router, int micro_batch) {
   const int64_t hidden = tiny_model().hidden, top_k = tiny_model().moe.top_k;
+  if (!transport_.until_joined.empty()) await_joined(router);
   return dispatcher(router).dispatch(
       {.layer = round.layer, .micro_batch = micro_batch}, {round.x_th.data(), round.num_tokens, hidden},
       {round.expert_tk.data(), round.num_tokens, top_k}, {round.weight_tk.data(), round.num_tokens, top_k});

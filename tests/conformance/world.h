@@ -24,6 +24,8 @@ struct Transport {
   bool threads;
   // What a router waits for an answer that is not coming. 0 without threads: until nothing is under way.
   std::chrono::nanoseconds short_deadline;
+  // Frames go another way until describe() no longer says so, which is worth waiting for.
+  std::string until_joined = {};
 };
 void PrintTo(const Transport& transport, std::ostream* out);
 std::vector<Transport> transports();
@@ -107,6 +109,7 @@ class World {
   void end_worker(int worker);
   void start_router(int router);
   void attach_alive(int router, int worker);
+  void await_joined(int router);
   bool pump(int waiting_router);
   std::vector<float> reference(const Round& round);
 

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <thread>
 
+#include "tests/nccl/nccl_harness.h"
 #include "tests/unit/transport/exchange_harness.h"
 
 namespace guildhall {
@@ -379,6 +380,13 @@ std::vector<ExchangeKindUnderTest> kinds() {
   auto ucx = [](UcxOptions options) {
     return [options](LoopbackFabric&, const std::string&) { return open_ucx(options); };
   };
+  // Every end makes communicators, or only the first, whose peers answer over them.
+  auto nccl = [](bool one_hub) {
+    return [one_hub](LoopbackFabric& fabric, const std::string& name) {
+      const bool is_hub = !one_hub || name == "end0" || name == "sender";
+      return open_nccl(nccl_test_options(is_hub), fabric.make_end(name));
+    };
+  };
   UcxOptions spin = tcp_options();
   spin.wait.mode = WaitMode::spin;
   UcxOptions no_spin = shared_memory_options();
@@ -389,7 +397,9 @@ std::vector<ExchangeKindUnderTest> kinds() {
           {"ucx_tcp_spin", ucx(spin), true},
           {"ucx_shm", ucx(shared_memory_options()), false},
           {"ucx_shm_no_spin", ucx(no_spin), false},
-          {"ucx_default", ucx({}), false}};
+          {"ucx_default", ucx({}), false},
+          {"nccl", nccl(true), true},
+          {"nccl_all_hubs", nccl(false), true}};
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, ExchangeConformance, testing::ValuesIn(kinds()),

@@ -6,6 +6,7 @@
 #include <random>
 
 #include "transport/make_exchange.h"
+#include "transport/nccl_exchange.h"
 #include "transport/ucx_worker.h"
 
 namespace guildhall {
@@ -81,6 +82,11 @@ TEST(MakeExchange, OpensWhatItIsAskedFor) {
   ASSERT_TRUE(ucx) << to_string(ucx.error());
   EXPECT_TRUE(decode_ucx_address((*ucx)->local_address()));
   EXPECT_EQ(make_exchange({.kind = ExchangeKind::loopback}).error().code, Code::invalid_argument);
+  EXPECT_EQ(make_exchange({.kind = ExchangeKind::nccl}).error().code, Code::unsupported);
+  auto nccl =
+      make_exchange({.kind = ExchangeKind::nccl, .ucx = {.tls = "tcp"}, .open_nccl = open_nccl_exchange});
+  ASSERT_TRUE(nccl);
+  EXPECT_NE(dynamic_cast<NcclExchange*>(nccl->get()), nullptr);
 }
 
 TEST(MakeExchange, AnUnknownTransportIsNamed) {
