@@ -111,6 +111,16 @@ Result<Config> make_config(const UcxOptions& options) {
   return config;
 }
 
+// Whether this UCX moves bytes in a GPU's memory by itself, or frames of a GPU go through pinned host memory.
+void report_memory(ucp_context_h context) {
+  ucp_context_attr_t attributes{};
+  attributes.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES;
+  if (ucp_context_query(context, &attributes) != UCS_OK) return;
+  const bool cuda = (attributes.memory_types & UCS_BIT(UCS_MEMORY_TYPE_CUDA)) != 0;
+  log_info("ucx_memory", "ucx={} cuda_memory={} frames_of_a_gpu=\"{}\"", ucp_get_version_string(), cuda,
+           cuda ? "may lie in its memory" : "staged through pinned host memory");
+}
+
 }  // namespace
 
 Result<UcxWorker> open_ucx_worker(const UcxOptions& options) {
@@ -131,6 +141,7 @@ Result<UcxWorker> open_ucx_worker(const UcxOptions& options) {
                               "`ucx_info -d` lists this machine's",
                               options.tls, options.net_devices, ucs_status_string(status))};
   opened.context.reset(context);
+  report_memory(context);
 
   ucp_worker_params_t worker_params{};
   worker_params.field_mask =
