@@ -170,8 +170,9 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      "f32 | bf16 | fp8"},
 
     {"transport.kind", "ucx",
-     "What carries tokens to the experts. `loopback`: the workers live in the router's process.",
-     "ucx | loopback"},
+     "What carries tokens to the experts. `nccl`: frames between the memory of NVIDIA GPUs, signals by UCX. "
+     "`loopback`: the workers live in the router's process.",
+     "ucx | nccl | loopback"},
     {"transport.codec", "f32",
      "Element type of rows on the wire, both ways. `bf16` takes half the bytes of `f32`, `fp8` (e4m3 with a "
      "scale per 128 elements) a quarter; log-probabilities then move (README, Precision).",
@@ -209,6 +210,26 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      "adaptive | spin"},
     {"transport.ucx.tls", "", "Transports UCX may use, as `UCX_TLS`. Without it: UCX chooses."},
     {"transport.ucx.net_devices", "", "Devices UCX may use, as `UCX_NET_DEVICES`. Without it: all."},
+    {"transport.nccl.device",
+     "0",
+     "CUDA device through whose memory frames pass, of those this process sees (`CUDA_VISIBLE_DEVICES`).",
+     {},
+     0,
+     1023},
+    {"transport.nccl.deadline",
+     "2s",
+     "Time for one operation. Beyond it the communicator is given up and what it carried is sent by UCX; "
+     "meanwhile a new one is made of those who answer.",
+     {},
+     1000,
+     kHour},
+    {"transport.nccl.join_timeout",
+     "30s",
+     "Time for a communicator to come up; frames go by UCX until then.",
+     {},
+     1000,
+     kHour},
+    {"transport.nccl.min_frame", "16KiB", "Smaller frames go by UCX.", {}, 1, 1ll << 30},
     {"transport.slots.count",
      "4",
      "Slots that each end of a link keeps for the other to write frames into, over shared memory and RDMA. "

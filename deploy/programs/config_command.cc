@@ -31,7 +31,7 @@ Result<void> check_workers(const config::Config& config, const ModelSpec& spec) 
 // What the links' slots take where UCX can use them (shared memory, RDMA).
 void print_slots(const config::Config& config) {
   const SlotOptions slots = slot_options(config);
-  if (config.transport().kind() != "ucx") return;
+  if (config.transport().kind() == "loopback") return;
   const auto link = static_cast<int64_t>(slots.link_bytes());
   const int num_workers = config.experts().workers_size();
   fmt::print(

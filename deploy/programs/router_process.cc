@@ -65,7 +65,9 @@ Result<void> RouterProcess::make_links() {
     exchange_ = fabric_->make_end(config_.router().name());
     local_workers_ = std::make_unique<LocalWorkers>(config_, spec_, *fabric_);
   } else {
-    GH_ASSIGN(exchange_, make_exchange(exchange_options(config_, config_.router().name())));
+    ExchangeOptions exchange = exchange_options(config_, config_.router().name());
+    exchange.nccl.is_hub = true;
+    GH_ASSIGN(exchange_, make_exchange(exchange));
     std::vector<WorkerAddress> workers;
     for (const config::Worker& w : config_.experts().workers())
       workers.push_back({w.name(), w.address(), row_codecs(w)});

@@ -70,11 +70,20 @@ SlotOptions slot_options(const config::Config& config) {
 }
 
 ExchangeOptions exchange_options(const config::Config& config, const std::string& name) {
-  ExchangeOptions options{.name = name};
+  ExchangeOptions options{
+      .kind = config.transport().kind() == "nccl" ? ExchangeKind::nccl : ExchangeKind::ucx, .name = name};
   options.ucx.tls = config.transport().ucx().tls();
   options.ucx.net_devices = config.transport().ucx().net_devices();
   options.ucx.wait = wait_options(config);
   options.ucx.slots = slot_options(config);
+  const config::Nccl& nccl = config.transport().nccl();
+  options.nccl = {.device = nccl.device(),
+                  .min_frame_bytes = static_cast<size_t>(nccl.min_frame_bytes()),
+                  .deadline = std::chrono::microseconds(nccl.deadline_us()),
+                  .join_deadline = std::chrono::microseconds(nccl.join_timeout_us())};
+#if defined(GUILDHALL_HAS_NCCL)
+  options.open_nccl = open_nccl_exchange;
+#endif
   return options;
 }
 

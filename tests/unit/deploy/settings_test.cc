@@ -101,6 +101,16 @@ TEST(Settings, ExchangeOptions) {
   EXPECT_EQ(options.ucx.wait.mode, WaitMode::adaptive);
   config.mutable_transport()->set_wait("spin");
   EXPECT_EQ(exchange_options(config, "w3").ucx.wait.mode, WaitMode::spin);
+  config.mutable_transport()->set_kind("nccl");
+  config.mutable_transport()->mutable_nccl()->set_device(2);
+  config.mutable_transport()->mutable_nccl()->set_min_frame_bytes(77);
+  config.mutable_transport()->mutable_nccl()->set_deadline_us(5000);
+  const ExchangeOptions over_nccl = exchange_options(config, "w3");
+  EXPECT_EQ(over_nccl.kind, ExchangeKind::nccl);
+  EXPECT_EQ(over_nccl.nccl.device, 2);
+  EXPECT_EQ(over_nccl.nccl.min_frame_bytes, 77u);
+  EXPECT_EQ(over_nccl.nccl.deadline, std::chrono::milliseconds(5));
+  EXPECT_FALSE(over_nccl.nccl.is_hub);
 }
 
 TEST(Settings, TeamsSpinLongerWhereTransportsDo) {
