@@ -163,7 +163,7 @@ TEST(ConfigYaml, NumbersOutOfRangeAreRefused) {
 
 TEST(ConfigYaml, UnknownValuesAreRefusedWithTheAllowedOnes) {
   EXPECT_EQ(error_more("transport: {kind: tcp}\n"),
-            "g.yaml:5: transport.kind: 'tcp' is not one of: ucx | loopback");
+            "g.yaml:5: transport.kind: 'tcp' is not one of: ucx | nccl | loopback");
   EXPECT_THAT(error_more("transport: {codec: BF16}\n"), HasSubstr("f32 | bf16"));
   EXPECT_THAT(error_more("log: {level: ''}\n"), HasSubstr("is empty"));
   EXPECT_THAT(error_more("log: {level: ' | '}\n"), HasSubstr("is not one of"));
