@@ -40,6 +40,7 @@ Result<void> RouterProcess::start() {
   GH_TRY(check_frame_size(config_, spec_));
   GH_ASSIGN(max_model_len_, max_model_len(config_, spec_));
   GH_ASSIGN(tokenizer_, read_tokenizer(config_, spec_));
+  GH_ASSIGN(chat_template_, ChatTemplate::load(config_.model().path()));
   ops_ = make_cpu_ops(team_options(config_, config_.router().dense().threads()));
   GH_ASSIGN(cache_, KvCache::create(spec_, kv_cache_options(config_, max_model_len_), ops_->memory()));
   kv_capacity_tokens_ = cache_->capacity_tokens();
@@ -145,7 +146,7 @@ void RouterProcess::start_engine() {
     before_engine_.clear();
   }
   engine_thread_ = std::thread([this] { engine_->run(); });
-  http_->attach(*engine_, *tokenizer_, spec_.eos_token_ids);
+  http_->attach(*engine_, *tokenizer_, spec_.eos_token_ids, chat_template_.get());
 }
 
 void RouterProcess::on_signal() {

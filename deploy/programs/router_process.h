@@ -50,6 +50,7 @@ class RouterProcess final : public StatusSource {
   int64_t max_model_len_ = 0;
   Placement placement_;
   std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<ChatTemplate> chat_template_;  // null: the checkpoint has none
   LoadProgress progress_;
   std::unique_ptr<LoopbackFabric> fabric_;
   std::unique_ptr<Exchange> exchange_;

@@ -13,9 +13,6 @@ namespace {
 
 namespace json = boost::json;
 
-// JSON has no infinity; OpenAI's API says -9999 for a token that cannot happen.
-double finite(float logprob) { return std::isfinite(logprob) ? static_cast<double>(logprob) : -9999.0; }
-
 bool is_utf8(std::string_view text) {
   const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(text.data());
   auto left = static_cast<utf8proc_ssize_t>(text.size());
@@ -29,15 +26,6 @@ bool is_utf8(std::string_view text) {
   return true;
 }
 
-json::object usage_object(const TokenUsage& usage) {
-  json::object object;
-  object["prompt_tokens"] = usage.prompt_tokens;
-  object["completion_tokens"] = usage.completion_tokens;
-  object["total_tokens"] = usage.prompt_tokens + usage.completion_tokens;
-  object["prompt_tokens_details"] = {{"cached_tokens", usage.cached_tokens}};
-  return object;
-}
-
 }  // namespace
 
 std::string random_hex(int num_digits) {
@@ -48,17 +36,32 @@ std::string random_hex(int num_digits) {
   return digits;
 }
 
-CompletionJson::CompletionJson(const Tokenizer& tokenizer, std::string model_name, const CompletionCall& call)
+AnswerJson::AnswerJson(const Tokenizer& tokenizer, std::string model_name, const CompletionCall& call,
+                       Kind kind)
     : tokenizer_(tokenizer),
+      with_logprobs_(call.num_logprobs.has_value()),
+      with_usage_(call.include_usage),
       model_name_(std::move(model_name)),
-      id_("cmpl-" + random_hex(32)),
+      id_(std::string(kind.id_prefix) + random_hex(32)),
+      kind_(kind),
       created_(std::chrono::duration_cast<std::chrono::seconds>(
                    std::chrono::system_clock::now().time_since_epoch())
-                   .count()),
-      with_logprobs_(call.num_logprobs.has_value()),
-      with_usage_(call.include_usage) {}
+                   .count()) {}
 
-std::string CompletionJson::token_key(int32_t id) const {
+double AnswerJson::finite(float logprob) {
+  return std::isfinite(logprob) ? static_cast<double>(logprob) : -9999.0;
+}
+
+json::object AnswerJson::usage_object(const TokenUsage& usage) {
+  json::object object;
+  object["prompt_tokens"] = usage.prompt_tokens;
+  object["completion_tokens"] = usage.completion_tokens;
+  object["total_tokens"] = usage.prompt_tokens + usage.completion_tokens;
+  object["prompt_tokens_details"] = {{"cached_tokens", usage.cached_tokens}};
+  return object;
+}
+
+std::string AnswerJson::token_key(int32_t id) const {
   std::string_view bytes = tokenizer_.token_bytes(id, /*skip_special_tokens=*/false);
   if (is_utf8(bytes)) return std::string(bytes);
   std::string key = "bytes:";
@@ -66,15 +69,18 @@ std::string CompletionJson::token_key(int32_t id) const {
   return key;
 }
 
-json::object CompletionJson::head() const {
+json::object AnswerJson::head(bool streamed) const {
   json::object object;
   object["id"] = id_;
-  object["object"] = "text_completion";
+  object["object"] = streamed ? kind_.chunk_object : kind_.object;
   object["created"] = created_;
   object["model"] = model_name_;
   object["system_fingerprint"] = nullptr;
   return object;
 }
+
+CompletionJson::CompletionJson(const Tokenizer& tokenizer, std::string model_name, const CompletionCall& call)
+    : AnswerJson(tokenizer, std::move(model_name), call, {"cmpl-", "text_completion", "text_completion"}) {}
 
 json::object CompletionJson::logprobs(const std::vector<ScoredToken>& tokens) const {
   json::array keys, chosen, tops, offsets;
@@ -116,24 +122,24 @@ json::object CompletionJson::choice(const ChoiceDelta& delta) const {
   return object;
 }
 
-std::string CompletionJson::chunk(const ChoiceDelta& delta) const {
-  json::object object = head();
+std::vector<std::string> CompletionJson::chunks(const ChoiceDelta& delta) {
+  json::object object = head(/*streamed=*/true);
   json::array choices;
   choices.push_back(choice(delta));
   object["choices"] = std::move(choices);
   if (with_usage_) object["usage"] = nullptr;
-  return json::serialize(object);
+  return {json::serialize(object)};
 }
 
-std::string CompletionJson::usage_chunk(const TokenUsage& usage) const {
-  json::object object = head();
+std::string AnswerJson::usage_chunk(const TokenUsage& usage) const {
+  json::object object = head(/*streamed=*/true);
   object["choices"] = json::array();
   object["usage"] = usage_object(usage);
   return json::serialize(object);
 }
 
 std::string CompletionJson::whole(const std::vector<ChoiceDelta>& deltas, const TokenUsage& usage) const {
-  json::object object = head();
+  json::object object = head(/*streamed=*/false);
   json::array choices;
   for (const ChoiceDelta& delta : deltas) choices.push_back(choice(delta));
   object["choices"] = std::move(choices);

@@ -1,4 +1,5 @@
-// completion_json.h: a call's deltas as OpenAI's `text_completion` objects, whole or as stream events.
+// completion_json.h: a call's deltas as OpenAI's objects, whole or as stream events: what is common to both
+// kinds of answers, and `text_completion`.
 #pragma once
 
 #include <boost/json/object.hpp>
@@ -10,25 +11,47 @@
 
 namespace guildhall {
 
-class CompletionJson {
+// One call's. Not thread-safe.
+class AnswerJson {
+ public:
+  virtual ~AnswerJson() = default;
+
+  virtual std::vector<std::string> chunks(const ChoiceDelta& delta) = 0;  // the data of one or more events
+  virtual std::string whole(const std::vector<ChoiceDelta>& choices, const TokenUsage& usage) const = 0;
+  std::string usage_chunk(const TokenUsage& usage) const;  // the last event with include_usage: no choices
+
+ protected:
+  struct Kind {
+    std::string_view id_prefix, object, chunk_object;
+  };
+  AnswerJson(const Tokenizer& tokenizer, std::string model_name, const CompletionCall& call, Kind kind);
+
+  // A token as a JSON key: its text, or "bytes:\xe2\x80" where it is not whole UTF-8 by itself.
+  std::string token_key(int32_t id) const;
+  boost::json::object head(bool streamed) const;
+  // JSON has no infinity; OpenAI's API says -9999 for a token that cannot happen.
+  static double finite(float logprob);
+  static boost::json::object usage_object(const TokenUsage& usage);
+
+  const Tokenizer& tokenizer_;
+  const bool with_logprobs_, with_usage_;
+
+ private:
+  std::string model_name_, id_;
+  Kind kind_;
+  int64_t created_;  // seconds since 1970
+};
+
+class CompletionJson final : public AnswerJson {
  public:
   CompletionJson(const Tokenizer& tokenizer, std::string model_name, const CompletionCall& call);
 
-  std::string chunk(const ChoiceDelta& delta) const;       // one event's data
-  std::string usage_chunk(const TokenUsage& usage) const;  // the last event with include_usage: no choices
-  std::string whole(const std::vector<ChoiceDelta>& choices, const TokenUsage& usage) const;
+  std::vector<std::string> chunks(const ChoiceDelta& delta) override;
+  std::string whole(const std::vector<ChoiceDelta>& choices, const TokenUsage& usage) const override;
 
  private:
-  // A token as a JSON key: its text, or "bytes:\xe2\x80" where it is not whole UTF-8 by itself.
-  std::string token_key(int32_t id) const;
-  boost::json::object head() const;
   boost::json::object choice(const ChoiceDelta& delta) const;
   boost::json::object logprobs(const std::vector<ScoredToken>& tokens) const;
-
-  const Tokenizer& tokenizer_;
-  std::string model_name_, id_;
-  int64_t created_;  // seconds since 1970
-  bool with_logprobs_, with_usage_;
 };
 
 // Hexadecimal digits from the system's generator: request and completion ids.

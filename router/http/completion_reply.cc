@@ -4,7 +4,8 @@
 #include <fmt/ranges.h>
 
 #include "base/log.h"
-#include "router/http/completion_json.h"
+#include "router/http/chat.h"
+#include "router/http/chat_json.h"
 #include "router/http/json_fields.h"
 
 namespace guildhall {
@@ -15,8 +16,11 @@ ApiResult<std::unique_ptr<Generation>> begin(ClientSocket& client, const HttpSer
   const ModelBackend* backend = service.backend();
   if (!backend) return service.not_ready();
   GH_ASSIGN(boost::json::object body, parse_json_body(request.body));
-  GH_ASSIGN(CompletionCall call, parse_completion(body, backend->rules));
-  if (std::vector<std::string> unknown = unknown_completion_fields(body); !unknown.empty()) {
+  const bool chat = HttpService::is_chat(request);
+  GH_ASSIGN(CompletionCall call,
+            chat ? parse_chat(body, backend->rules) : parse_completion(body, backend->rules));
+  std::vector<std::string> unknown = chat ? unknown_chat_fields(body) : unknown_completion_fields(body);
+  if (!unknown.empty()) {
     size_t num_unknown = unknown.size();
     unknown.resize(std::min<size_t>(num_unknown, 8));
     log_warn("completion_fields_ignored", "request_id={} count={} fields={}", request.request_id, num_unknown,
@@ -27,10 +31,16 @@ ApiResult<std::unique_ptr<Generation>> begin(ClientSocket& client, const HttpSer
   return Generation::start(backend->engine, *backend->rules.tokenizer, std::move(call), client.waker());
 }
 
+std::unique_ptr<AnswerJson> make_format(const HttpService& service, const CompletionCall& call) {
+  const Tokenizer& tokenizer = *service.backend()->rules.tokenizer;
+  if (call.chat) return std::make_unique<ChatJson>(tokenizer, service.options().model_name, call);
+  return std::make_unique<CompletionJson>(tokenizer, service.options().model_name, call);
+}
+
 std::string event(std::string_view data) { return fmt::format("data: {}\n\n", data); }
 
 Task<void> answer_whole(ClientSocket& client, const HttpRequest& request, Generation& generation,
-                        const CompletionJson& format) {
+                        const AnswerJson& format) {
   const CompletionCall& call = generation.call();
   std::vector<ChoiceDelta> choices(call.prompts.size() * static_cast<size_t>(call.num_choices));
   for (size_t i = 0; i < choices.size(); ++i) choices[i].index = static_cast<int>(i);
@@ -56,7 +66,7 @@ Task<void> answer_whole(ClientSocket& client, const HttpRequest& request, Genera
 // The head goes out with the first event (or ping), so that an engine that fails at once still gets a proper
 // status.
 Task<void> answer_stream(ClientSocket& client, const HttpRequest& request, Generation& generation,
-                         const CompletionJson& format, std::chrono::milliseconds ping_interval) {
+                         AnswerJson& format, std::chrono::milliseconds ping_interval) {
   bool head_sent = false;
   auto piece = [&](std::string_view text) {
     std::string bytes = std::exchange(head_sent, true) ? "" : stream_head(request);
@@ -72,8 +82,10 @@ Task<void> answer_stream(ClientSocket& client, const HttpRequest& request, Gener
     }
     std::vector<ChoiceDelta> deltas = generation.pump();
     for (const ChoiceDelta& delta : deltas) {
-      std::string bytes = piece(event(format.chunk(delta)));
-      if (!co_await client.write_all(bytes)) co_return;
+      for (const std::string& data : format.chunks(delta)) {
+        std::string bytes = piece(event(data));
+        if (!co_await client.write_all(bytes)) co_return;
+      }
     }
   }
   std::string tail;
@@ -104,13 +116,12 @@ Task<void> answer_completion(ClientSocket& client, const HttpService& service, c
     co_return;
   }
   std::unique_ptr<Generation> generation = *std::move(started);
-  CompletionJson format(*service.backend()->rules.tokenizer, service.options().model_name,
-                        generation->call());
+  const std::unique_ptr<AnswerJson> format = make_format(service, generation->call());
   client.start_watch(max_early_bytes);
   if (generation->call().stream)
-    co_await answer_stream(client, request, *generation, format, service.options().ping_interval);
+    co_await answer_stream(client, request, *generation, *format, service.options().ping_interval);
   else
-    co_await answer_whole(client, request, *generation, format);
+    co_await answer_whole(client, request, *generation, *format);
   if (client.gone()) log_debug("client_gone", "request_id={}", request.request_id);
   generation.reset();  // cancels what still runs, before anything else is waited for
   co_await client.stop_watch();

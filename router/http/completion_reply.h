@@ -1,5 +1,5 @@
-// completion_reply.h: answers POST /v1/completions over one connection: waits for the engine, watches the
-// client.
+// completion_reply.h: answers POST /v1/completions and /v1/chat/completions over one connection: waits for
+// the engine, watches the client.
 #pragma once
 
 #include "router/http/client_socket.h"

@@ -122,28 +122,6 @@ ApiResult<std::vector<Prompt>> parse_prompts(const json::object& body, const Com
   return prompts;
 }
 
-// The engine needs room for at least one generated token (engine_client.h), also when none is asked for.
-ApiResult<void> check_lengths(const CompletionCall& call, const CompletionRules& rules) {
-  for (size_t i = 0; i < call.prompts.size(); ++i) {
-    auto length = static_cast<int64_t>(call.prompts[i].ids.size());
-    std::string which = call.prompts.size() == 1 ? "the prompt" : fmt::format("prompt {}", i);
-    if (length == 0)
-      return ApiError{400, which + " is empty; give at least one token", "prompt", "invalid_value"};
-    int64_t room = rules.max_model_len - length;
-    if (room >= std::max(call.max_tokens, 1)) continue;
-    std::string remedy = room >= 1
-                             ? fmt::format("max_tokens can be at most {} with this prompt", room)
-                             : fmt::format("the largest prompt that works is {} tokens, with max_tokens 1",
-                                           rules.max_model_len - 1);
-    return ApiError{
-        400,
-        fmt::format("{} has {} tokens and max_tokens is {}, but this model's context is {} tokens: {}", which,
-                    length, call.max_tokens, rules.max_model_len, remedy),
-        room >= 1 ? "max_tokens" : "prompt", "context_length_exceeded"};
-  }
-  return {};
-}
-
 ApiResult<void> add_stop(const json::value& value, std::vector<std::string>& stops) {
   if (!value.is_string()) return bad_field("stop", "must be a string or a list of strings");
   std::string_view text = value.get_string();
@@ -210,14 +188,6 @@ ApiResult<void> parse_output(const json::object& body, CompletionCall& call) {
     return unsupported_field("best_of",
                              fmt::format("leave it out, or send the value of n ({})", call.num_choices));
 
-  GH_ASSIGN(call.echo, read_bool(body, "echo", false));
-  GH_ASSIGN(auto logprobs, read_int(body, "logprobs", {0, kMaxLogprobs}));
-  if (logprobs) call.num_logprobs = static_cast<int>(*logprobs);
-  GH_ASSIGN(auto max_tokens, read_int(body, "max_tokens", {0, INT32_MAX}));
-  call.max_tokens = static_cast<int32_t>(max_tokens.value_or(16));
-  if (call.max_tokens == 0 && !call.echo)
-    return bad_field("max_tokens", "must be at least 1 unless echo is true");
-
   GH_ASSIGN(auto priority, read_int(body, "priority", {-1000, 1000}));
   call.priority = static_cast<int32_t>(priority.value_or(0));
   GH_ASSIGN(auto cache_salt, read_string(body, "cache_salt"));
@@ -232,7 +202,41 @@ ApiResult<void> parse_output(const json::object& body, CompletionCall& call) {
   return {};
 }
 
+// What /v1/chat/completions has otherwise or not at all.
+ApiResult<void> parse_text_output(const json::object& body, CompletionCall& call) {
+  GH_ASSIGN(call.echo, read_bool(body, "echo", false));
+  GH_ASSIGN(auto logprobs, read_int(body, "logprobs", {0, kMaxLogprobs}));
+  if (logprobs) call.num_logprobs = static_cast<int>(*logprobs);
+  GH_ASSIGN(auto max_tokens, read_int(body, "max_tokens", {0, INT32_MAX}));
+  call.max_tokens = static_cast<int32_t>(max_tokens.value_or(16));
+  if (call.max_tokens == 0 && !call.echo)
+    return bad_field("max_tokens", "must be at least 1 unless echo is true");
+  return {};
+}
+
 }  // namespace
+
+// The engine needs room for at least one generated token (engine_client.h), also when none is asked for.
+ApiResult<void> check_lengths(const CompletionCall& call, const CompletionRules& rules) {
+  for (size_t i = 0; i < call.prompts.size(); ++i) {
+    auto length = static_cast<int64_t>(call.prompts[i].ids.size());
+    std::string which = call.prompts.size() == 1 ? "the prompt" : fmt::format("prompt {}", i);
+    if (length == 0)
+      return ApiError{400, which + " is empty; give at least one token", "prompt", "invalid_value"};
+    int64_t room = rules.max_model_len - length;
+    if (room >= std::max(call.max_tokens, 1)) continue;
+    std::string remedy = room >= 1
+                             ? fmt::format("max_tokens can be at most {} with this prompt", room)
+                             : fmt::format("the largest prompt that works is {} tokens, with max_tokens 1",
+                                           rules.max_model_len - 1);
+    return ApiError{
+        400,
+        fmt::format("{} has {} tokens and max_tokens is {}, but this model's context is {} tokens: {}", which,
+                    length, call.max_tokens, rules.max_model_len, remedy),
+        room >= 1 ? "max_tokens" : "prompt", "context_length_exceeded"};
+  }
+  return {};
+}
 
 ApiResult<void> check_model(const json::object& body, const std::string& model_name) {
   GH_ASSIGN(auto model, read_string(body, "model"));
@@ -243,14 +247,20 @@ ApiResult<void> check_model(const json::object& body, const std::string& model_n
                   "model", "model_not_found"};
 }
 
-// Cheap checks come first: the prompt is tokenised only when everything else is right.
-ApiResult<CompletionCall> parse_completion(const json::object& body, const CompletionRules& rules) {
-  GH_TRY(check_model(body, rules.model_name));
+ApiResult<CompletionCall> parse_common(const json::object& body, const CompletionRules& rules) {
   GH_TRY(refuse_unsupported(body));
   CompletionCall call;
   GH_TRY(parse_sampling(body, call));
   GH_TRY(parse_output(body, call));
   GH_TRY(parse_stops(body, rules, call));
+  return call;
+}
+
+// Cheap checks come first: the prompt is tokenised only when everything else is right.
+ApiResult<CompletionCall> parse_completion(const json::object& body, const CompletionRules& rules) {
+  GH_TRY(check_model(body, rules.model_name));
+  GH_ASSIGN(CompletionCall call, parse_common(body, rules));
+  GH_TRY(parse_text_output(body, call));
   GH_ASSIGN(call.prompts, parse_prompts(body, rules));
   GH_TRY(check_lengths(call, rules));
   int64_t num_sequences = static_cast<int64_t>(call.prompts.size()) * call.num_choices;

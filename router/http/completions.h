@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kernels/sampling.h"
+#include "model/chat_template/chat_template.h"
 #include "model/tokenizer/tokenizer.h"
 #include "router/http/errors.h"
 
@@ -41,6 +42,7 @@ struct CompletionCall {
   int32_t priority = 0;    // lower goes first
   std::string tenant;      // of the API key
   std::string cache_salt;  // only calls of the same salt share what is in the KV cache
+  bool chat = false;       // answered with messages
   bool echo = false, stream = false, include_usage = false;
 };
 
@@ -50,13 +52,20 @@ struct CompletionRules {
   int32_t max_model_len = 0;  // tokens of prompt and completion together
   const Tokenizer* tokenizer = nullptr;
   std::vector<int32_t> eos_token_ids;
-  int32_t model_vocab_size = 0;  // 0: the tokenizer's
+  int32_t model_vocab_size = 0;                 // 0: the tokenizer's
+  const ChatTemplate* chat_template = nullptr;  // null: the model has none
 
   // Ids that a prompt may hold are below this.
   int32_t vocab_size() const { return std::max(model_vocab_size, tokenizer->vocab_size()); }
 };
 
 ApiResult<CompletionCall> parse_completion(const boost::json::object& body, const CompletionRules& rules);
+
+// What calls of both kinds share: sampling, stops, how many answers, streaming, priority. Fields that are
+// known but not done are refused.
+ApiResult<CompletionCall> parse_common(const boost::json::object& body, const CompletionRules& rules);
+// Whether prompts and max_tokens fit the context.
+ApiResult<void> check_lengths(const CompletionCall& call, const CompletionRules& rules);
 
 // Names in the body that mean nothing here, for one line in the log.
 std::vector<std::string> unknown_completion_fields(const boost::json::object& body);

@@ -1,4 +1,4 @@
-// generation.h: one /v1/completions call while the engine works on it: its sequences, their text, what to
+// generation.h: one call for completions while the engine works on it: its sequences, their text, what to
 // send next. Owned and used by one connection; destroying it cancels whatever still runs.
 #pragma once
 

@@ -195,9 +195,9 @@ Result<std::unique_ptr<HttpServer>> HttpServer::start(HttpServerOptions options,
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
 }
 
-void HttpServer::attach(EngineClient& engine, const Tokenizer& tokenizer,
-                        std::vector<int32_t> eos_token_ids) {
-  impl_->service.attach(engine, tokenizer, std::move(eos_token_ids));
+void HttpServer::attach(EngineClient& engine, const Tokenizer& tokenizer, std::vector<int32_t> eos_token_ids,
+                        const ChatTemplate* chat_template) {
+  impl_->service.attach(engine, tokenizer, std::move(eos_token_ids), chat_template);
 }
 
 std::string HttpServer::address() const { return print(impl_->endpoint); }

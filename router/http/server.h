@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "model/chat_template/chat_template.h"
 #include "model/tokenizer/tokenizer.h"
 #include "router/engine_client.h"
 #include "router/http/api_keys.h"
@@ -42,9 +43,10 @@ class HttpServer {
   static Result<std::unique_ptr<HttpServer>> start(HttpServerOptions options, const StatusSource& status);
   ~HttpServer();  // stop() without waiting for streams
 
-  // The model is ready. Both outlive stop(). Without `eos_token_ids`, the tokenizer's eos ends a completion.
-  // Once.
-  void attach(EngineClient& engine, const Tokenizer& tokenizer, std::vector<int32_t> eos_token_ids = {});
+  // The model is ready. Both outlive stop(). Without `eos_token_ids`, the tokenizer's eos ends a completion;
+  // without `chat_template`, conversations are refused. Once.
+  void attach(EngineClient& engine, const Tokenizer& tokenizer, std::vector<int32_t> eos_token_ids = {},
+              const ChatTemplate* chat_template = nullptr);
 
   std::string address() const;  // "127.0.0.1:8000", with the real port
   uint16_t port() const;

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "base/check.h"
+#include "router/http/chat.h"
 #include "router/http/json_fields.h"
 #include "router/http/metrics.h"
 
@@ -24,6 +25,7 @@ enum class Endpoint {
   tokenizer_info,
   tokenize,
   detokenize,
+  apply_template,
   completions
 };
 
@@ -33,11 +35,14 @@ struct Route {
 };
 constexpr std::string_view kModelPrefix = "/v1/models/";
 constexpr std::string_view kCompletionsPath = "/v1/completions";
+constexpr std::string_view kChatPath = "/v1/chat/completions";
 constexpr Route kRoutes[] = {
     {kCompletionsPath, "POST", Endpoint::completions},
+    {kChatPath, "POST", Endpoint::completions},
     {"/v1/models", "GET", Endpoint::models},
     {"/tokenize", "POST", Endpoint::tokenize},
     {"/detokenize", "POST", Endpoint::detokenize},
+    {"/apply-template", "POST", Endpoint::apply_template},
     {"/tokenizer_info", "GET", Endpoint::tokenizer_info},
     {"/live", "GET", Endpoint::live},
     {"/health", "GET", Endpoint::health},
@@ -120,19 +125,21 @@ json::object worker_object(const WorkerStatus& worker) {
 
 }  // namespace
 
-void HttpService::attach(EngineClient& engine, const Tokenizer& tokenizer,
-                         std::vector<int32_t> eos_token_ids) {
+void HttpService::attach(EngineClient& engine, const Tokenizer& tokenizer, std::vector<int32_t> eos_token_ids,
+                         const ChatTemplate* chat_template) {
   GH_CHECK(!owned_backend_);
   if (eos_token_ids.empty() && tokenizer.eos_token_id()) eos_token_ids.push_back(*tokenizer.eos_token_id());
-  CompletionRules rules{options_.model_name, options_.max_model_len, &tokenizer, std::move(eos_token_ids),
-                        options_.vocab_size};
+  CompletionRules rules{options_.model_name,      options_.max_model_len, &tokenizer,
+                        std::move(eos_token_ids), options_.vocab_size,    chat_template};
   owned_backend_.reset(new ModelBackend{engine, std::move(rules)});
   backend_.store(owned_backend_.get(), std::memory_order_release);
 }
 
 bool HttpService::is_completion(const HttpRequest& request) {
-  return request.path == kCompletionsPath && request.method == "POST";
+  return (request.path == kCompletionsPath || is_chat(request)) && request.method == "POST";
 }
+
+bool HttpService::is_chat(const HttpRequest& request) { return request.path == kChatPath; }
 
 // Who watches over the service has no key.
 ApiResult<Tenant> HttpService::authenticate(const HttpRequest& request,
@@ -197,6 +204,8 @@ HttpReply HttpService::respond(const HttpRequest& request) const {
       return tokenizer_info(*ready);
     case Endpoint::tokenize:
       return tokenize(*ready, request);
+    case Endpoint::apply_template:
+      return apply_template(*ready, request);
     case Endpoint::detokenize:
       return detokenize(*ready, request);
     default:
@@ -266,7 +275,8 @@ HttpReply HttpService::tokenizer_info(const ModelBackend& backend) const {
   add("eos_token", tokenizer.eos_token_id());
   body["vocab_size"] = tokenizer.vocab_size();
   body["model_max_length"] = options_.max_model_len;
-  body["chat_template"] = nullptr;
+  const ChatTemplate* chat_template = backend.rules.chat_template;
+  body["chat_template"] = chat_template ? json::value(chat_template->source()) : json::value(nullptr);
   return json_reply(body);
 }
 
@@ -275,17 +285,21 @@ HttpReply HttpService::tokenize(const ModelBackend& backend, const HttpRequest& 
   auto answer = [&]() -> ApiResult<json::object> {
     GH_ASSIGN(json::object fields, parse_json_body(request.body));
     GH_TRY(check_model(fields, options_.model_name));
-    if (find_field(fields, "messages"))
-      return unsupported_field("messages", "this server has no chat template; send the text as prompt");
     GH_ASSIGN(auto prompt, read_string(fields, "prompt"));
     GH_ASSIGN(auto content, read_string(fields, "content"));
-    if (!prompt && !content)
-      return ApiError{400, "prompt is missing; send the text as prompt or content", "prompt",
+    const bool chat = find_field(fields, "messages") && !prompt && !content;
+    if (!prompt && !content && !chat)
+      return ApiError{400, "prompt is missing; send the text as prompt or content, or messages", "prompt",
                       "missing_field"};
     EncodeOptions options;
-    GH_ASSIGN(options.add_special_tokens, read_bool(fields, "add_special_tokens", true));
+    GH_ASSIGN(options.add_special_tokens, read_bool(fields, "add_special_tokens", !chat));
     GH_ASSIGN(bool with_text, read_bool(fields, "return_token_strs", false));
-    std::vector<int32_t> ids = tokenizer.encode(prompt ? *prompt : *content, options);
+    std::string rendered;
+    if (chat) {
+      GH_ASSIGN(rendered, render_chat(fields, backend.rules));
+    }
+    const std::string_view text = prompt ? *prompt : content ? *content : rendered;
+    std::vector<int32_t> ids = tokenizer.encode(text, options);
     json::object body;
     body["count"] = ids.size();
     body["max_model_len"] = options_.max_model_len;
@@ -295,6 +309,17 @@ HttpReply HttpService::tokenize(const ModelBackend& backend, const HttpRequest& 
       for (int32_t id : ids) texts.push_back(json::string(tokenizer.token_text(id)));
     body["token_strs"] = with_text ? json::value(std::move(texts)) : json::value(nullptr);
     return body;
+  };
+  ApiResult<json::object> result = answer();
+  return result ? json_reply(*result) : error_reply(result.error());
+}
+
+HttpReply HttpService::apply_template(const ModelBackend& backend, const HttpRequest& request) const {
+  auto answer = [&]() -> ApiResult<json::object> {
+    GH_ASSIGN(json::object fields, parse_json_body(request.body));
+    GH_TRY(check_model(fields, options_.model_name));
+    GH_ASSIGN(std::string prompt, render_chat(fields, backend.rules));
+    return json::object{{"prompt", std::move(prompt)}};
   };
   ApiResult<json::object> result = answer();
   return result ? json_reply(*result) : error_reply(result.error());

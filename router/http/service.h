@@ -21,15 +21,17 @@ class HttpService {
   HttpService(HttpServerOptions options, const StatusSource& status)
       : options_(std::move(options)), status_(status) {}
 
-  void attach(EngineClient& engine, const Tokenizer& tokenizer, std::vector<int32_t> eos_token_ids);
+  void attach(EngineClient& engine, const Tokenizer& tokenizer, std::vector<int32_t> eos_token_ids,
+              const ChatTemplate* chat_template);
   const ModelBackend* backend() const {
     return backend_.load(std::memory_order_acquire);
   }  // null while loading
   const HttpServerOptions& options() const { return options_; }
 
-  // POST /v1/completions is the connection's business, as it takes time; everything else is answered by
-  // respond().
+  // POST /v1/completions and /v1/chat/completions are the connection's business, as they take time;
+  // everything else is answered by respond().
   static bool is_completion(const HttpRequest& request);
+  static bool is_chat(const HttpRequest& request);
   // Whose key the request came with; 401 where one is needed and this is none.
   ApiResult<Tenant> authenticate(const HttpRequest& request, std::string_view authorization) const;
   HttpReply respond(const HttpRequest& request) const;
@@ -42,6 +44,7 @@ class HttpService {
   HttpReply model(std::string_view id) const;
   HttpReply tokenizer_info(const ModelBackend& backend) const;
   HttpReply tokenize(const ModelBackend& backend, const HttpRequest& request) const;
+  HttpReply apply_template(const ModelBackend& backend, const HttpRequest& request) const;
   HttpReply detokenize(const ModelBackend& backend, const HttpRequest& request) const;
 
   const HttpServerOptions options_;

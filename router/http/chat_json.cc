@@ -1,0 +1,101 @@
+#include "router/http/chat_json.h"
+
+#include <boost/json.hpp>
+
+namespace guildhall {
+namespace {
+
+namespace json = boost::json;
+
+json::value text_or_null(std::optional<std::string_view> text) {
+  return text ? json::value(*text) : json::value(nullptr);
+}
+
+}  // namespace
+
+ChatJson::ChatJson(const Tokenizer& tokenizer, std::string model_name, const CompletionCall& call)
+    : AnswerJson(tokenizer, std::move(model_name), call,
+                 {"chatcmpl-", "chat.completion", "chat.completion.chunk"}) {}
+
+json::object ChatJson::scored(const TokenLogprob& token) const {
+  const std::string_view bytes = tokenizer_.token_bytes(token.token, /*skip_special_tokens=*/false);
+  json::array numbers;
+  for (const unsigned char byte : bytes) numbers.push_back(byte);
+  json::object object;
+  object["token"] = token_key(token.token);
+  object["logprob"] = finite(token.logprob);
+  object["bytes"] = std::move(numbers);
+  return object;
+}
+
+json::value ChatJson::logprobs(const std::vector<ScoredToken>& tokens) const {
+  if (!with_logprobs_) return nullptr;
+  json::array content;
+  for (const ScoredToken& token : tokens) {
+    if (!token.logprobs) continue;
+    json::object object = scored(token.logprobs->chosen);
+    json::array top;
+    for (const TokenLogprob& other : token.logprobs->top) top.push_back(scored(other));
+    object["top_logprobs"] = std::move(top);
+    content.push_back(std::move(object));
+  }
+  json::object object;
+  object["content"] = std::move(content);
+  object["refusal"] = nullptr;
+  return object;
+}
+
+std::string ChatJson::chunk(int index, json::object delta, json::value logprobs,
+                            std::optional<std::string_view> finish_reason) const {
+  json::object choice;
+  choice["index"] = index;
+  choice["delta"] = std::move(delta);
+  choice["logprobs"] = std::move(logprobs);
+  choice["finish_reason"] = text_or_null(finish_reason);
+  json::object object = head(/*streamed=*/true);
+  json::array choices;
+  choices.push_back(std::move(choice));
+  object["choices"] = std::move(choices);
+  if (with_usage_) object["usage"] = nullptr;
+  return json::serialize(object);
+}
+
+std::vector<std::string> ChatJson::chunks(const ChoiceDelta& delta) {
+  std::vector<std::string> events;
+  if (begun_.insert(delta.index).second) {
+    json::object role;
+    role["role"] = "assistant";
+    role["content"] = "";
+    role["refusal"] = nullptr;
+    events.push_back(chunk(delta.index, std::move(role), nullptr, std::nullopt));
+  }
+  if (!delta.text.empty() || !delta.tokens.empty()) {
+    json::object content;
+    content["content"] = delta.text;
+    events.push_back(chunk(delta.index, std::move(content), logprobs(delta.tokens), std::nullopt));
+  }
+  if (delta.finish_reason) events.push_back(chunk(delta.index, {}, nullptr, delta.finish_reason));
+  return events;
+}
+
+std::string ChatJson::whole(const std::vector<ChoiceDelta>& deltas, const TokenUsage& usage) const {
+  json::array choices;
+  for (const ChoiceDelta& delta : deltas) {
+    json::object message;
+    message["role"] = "assistant";
+    message["content"] = delta.text;
+    message["refusal"] = nullptr;
+    json::object choice;
+    choice["index"] = delta.index;
+    choice["message"] = std::move(message);
+    choice["logprobs"] = logprobs(delta.tokens);
+    choice["finish_reason"] = text_or_null(delta.finish_reason);
+    choices.push_back(std::move(choice));
+  }
+  json::object object = head(/*streamed=*/false);
+  object["choices"] = std::move(choices);
+  object["usage"] = usage_object(usage);
+  return json::serialize(object);
+}
+
+}  // namespace guildhall
