@@ -40,7 +40,10 @@ Result<void> RouterProcess::start() {
   GH_TRY(check_frame_size(config_, spec_));
   GH_ASSIGN(max_model_len_, max_model_len(config_, spec_));
   GH_ASSIGN(tokenizer_, read_tokenizer(config_, spec_));
-  GH_ASSIGN(chat_template_, ChatTemplate::load(config_.model().path()));
+  if (auto chat_template = ChatTemplate::load(config_.model().path()))
+    chat_template_ = *std::move(chat_template);
+  else  // everything but conversations works
+    log_warn("chat_template_refused", "reason=\"{}\"", chat_template.error().message);
   ops_ = make_cpu_ops(team_options(config_, config_.router().dense().threads()));
   GH_ASSIGN(cache_, KvCache::create(spec_, kv_cache_options(config_, max_model_len_), ops_->memory()));
   kv_capacity_tokens_ = cache_->capacity_tokens();

@@ -126,11 +126,13 @@ ApiResult<int32_t> max_tokens_of(const json::object& body, size_t num_prompt_tok
 
 ApiResult<std::string> render_chat(const json::object& body, const CompletionRules& rules) {
   if (!rules.chat_template)
-    return ApiError{400,
-                    fmt::format("{} has no chat template (chat_template.jinja, or chat_template in "
-                                "tokenizer_config.json); send a prompt to /v1/completions",
-                                rules.model_name),
-                    "messages", "no_chat_template"};
+    return ApiError{
+        400,
+        fmt::format(
+            "{} has no chat template that this server can read (chat_template.jinja, or chat_template in "
+            "tokenizer_config.json); send a prompt to /v1/completions",
+            rules.model_name),
+        "messages", "no_chat_template"};
   GH_ASSIGN(ChatPrompt prompt, read_prompt(body));
   Result<std::string> text = rules.chat_template->render(std::move(prompt));
   if (!text) return ApiError{400, text.error().message, "messages", "chat_template_error"};

@@ -39,6 +39,47 @@ class Clients(unittest.TestCase):
         self.assertEqual(parts[-1].usage.completion_tokens, whole.usage.completion_tokens)
         self.assertGreater(len(whole.choices[0].text.split()), 5)
 
+    def test_converses_whole_and_in_a_stream(self):
+        options = dict(model="test-model", max_tokens=20, temperature=0.8, seed=3,
+                       messages=[{"role": "user", "content": [{"type": "text", "text": "Who was the king?"}]}])
+        whole = self.client.chat.completions.create(**options, logprobs=True, top_logprobs=2)
+        parts = list(self.client.chat.completions.create(stream=True, stream_options={"include_usage": True}, **options))
+        choice = whole.choices[0]
+        self.assertEqual(choice.message.role, "assistant")
+        self.assertEqual(len(choice.logprobs.content), whole.usage.completion_tokens)
+        self.assertEqual("".join(c.delta.content or "" for p in parts for c in p.choices), choice.message.content)
+        self.assertEqual(parts[0].choices[0].delta.role, "assistant")
+        self.assertEqual(parts[-1].usage.completion_tokens, whole.usage.completion_tokens)
+        self.assertGreater(len(choice.message.content.split()), 3)
+        with self.client.chat.completions.stream(**options) as stream:  # the package's helper checks the stream's form
+            deltas = [event.delta for event in stream if event.type == "content.delta"]
+        self.assertEqual("".join(deltas), choice.message.content)
+
+    def test_a_conversation_is_the_completion_of_its_template(self):
+        messages = [{"role": "user", "content": "Who was the king?"}]
+        prompt = self.cluster.post("/apply-template", {"messages": messages})[1]["prompt"]
+        self.assertIn("Who was the king?", prompt)
+        ids = self.cluster.post("/tokenize", {"messages": messages})[1]["tokens"]
+        text = self.cluster.complete(prompt=ids, max_tokens=12, temperature=0)["choices"][0]["text"]
+        reply = self.client.chat.completions.create(model="test-model", messages=messages, max_tokens=12, temperature=0)
+        self.assertEqual(reply.choices[0].message.content, text)
+
+    def test_tools_are_refused_by_name(self):
+        with self.assertRaises(openai.BadRequestError) as refused:
+            self.client.chat.completions.create(model="test-model", messages=[{"role": "user", "content": "x"}],
+                                                tools=[{"type": "function", "function": {"name": "f"}}])
+        self.assertEqual(refused.exception.param, "tools")
+
+    def test_converses_asynchronously(self):
+        async def talk():
+            async with openai.AsyncOpenAI(base_url=self.cluster.url + "/v1", api_key="none", max_retries=0) as client:
+                replies = await asyncio.gather(*(client.chat.completions.create(
+                    model="test-model", messages=[{"role": "user", "content": "Speak"}], max_tokens=10, seed=seed)
+                    for seed in range(4)))
+                return [r.choices[0].message.content for r in replies]
+
+        self.assertEqual(len(asyncio.run(talk())), 4)
+
     def test_several_prompts_and_choices_are_numbered_in_order(self):
         reply = self.client.completions.create(model="test-model", prompt=[PROMPT, "And the king"], n=2, max_tokens=5)
         self.assertEqual([c.index for c in reply.choices], [0, 1, 2, 3])

@@ -109,7 +109,7 @@ TEST_F(Endpoints, TokenizeAndBack) {
   EXPECT_EQ(text["content"], "hello");
 
   EXPECT_EQ(client.post("/tokenize", "{}").error()["param"], "prompt");
-  EXPECT_EQ(client.post("/tokenize", R"({"messages": []})").error()["code"], "unsupported_parameter");
+  EXPECT_EQ(client.post("/tokenize", R"({"messages": []})").error()["code"], "no_chat_template");
   EXPECT_EQ(client.post("/tokenize", R"({"prompt": "a", "model": "x"})").status, 404);
   EXPECT_EQ(client.post("/detokenize", R"({"tokens": [260]})").status, 400);
   EXPECT_EQ(client.post("/detokenize", R"({"tokens": "a"})").error()["param"], "tokens");

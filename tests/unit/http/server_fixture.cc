@@ -20,9 +20,9 @@ HttpServerTest::HttpServerTest() {
 
 void HttpServerTest::start() { server_ = HttpServer::start(options_, status_).value(); }
 
-void HttpServerTest::serve() {
+void HttpServerTest::serve(const ChatTemplate* chat_template) {
   start();
-  server_->attach(engine_, tiny_tokenizer());
+  server_->attach(engine_, tiny_tokenizer(), {}, chat_template);
   ServingStatus ready;
   ready.state = ServingState::ready;
   status_.set(ready);

@@ -27,9 +27,9 @@ class FakeStatus : public StatusSource {
 class HttpServerTest : public testing::Test {
  protected:
   HttpServerTest();
-  void start();                              // listening, not attached
-  void serve();                              // attached and ready
-  RawReply complete(std::string_view body);  // one POST /v1/completions on a new connection
+  void start();                                             // listening, not attached
+  void serve(const ChatTemplate* chat_template = nullptr);  // attached and ready
+  RawReply complete(std::string_view body);                 // one POST /v1/completions on a new connection
   uint16_t port() const { return server_->port(); }
 
   HttpServerOptions options_;  // change before start()
