@@ -1,7 +1,7 @@
 // decode_bench.cc: a model of random weights from its config.json alone, in one process over loopback: tokens
 // per second of prefill and of decode at several batch sizes, beside the floor that reading the touched
-// weights sets at the bandwidth probed in the same run.
-//   decode_bench [MODEL_DIR] [--threads N] [--prompt N] [--tokens N] [--batches 1,4,8]
+// weights sets at the bandwidth probed in the same run. Two programs: on the CPU and on a GPU.
+//   decode_bench|cuda_decode_bench [MODEL_DIR] [--threads N] [--prompt N] [--tokens N] [--batches 1,4,8]
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -11,14 +11,14 @@
 
 #include "base/clock.h"
 #include "base/units.h"
-#include "tests/bench/bandwidth_probe.h"
+#include "tests/bench/decode_device.h"
 #include "tests/support/local_engine.h"
 
 namespace guildhall {
 namespace {
 
 struct BenchOptions {
-  std::filesystem::path model = std::filesystem::path(GUILDHALL_SOURCE_DIR) / "tests/bench/models/q3moe";
+  std::filesystem::path model;
   int threads = 2;
   int32_t prompt = 128, tokens = 64;
   std::vector<int> batches{1, 4, 8};
@@ -84,25 +84,24 @@ void print_decode(LocalEngine& engine, const BenchOptions& options, int batch, d
              format_bytes(static_cast<int64_t>(bytes)), 100 * other / step_ns);
 }
 
-int main_with(const BenchOptions& options) {
+int main_with(const BenchOptions& options, DecodeDevice& device) {
   LocalEngine engine(options.model, {.num_workers = 1,
                                      .num_threads = options.threads,
                                      .max_batched_tokens = 512,
                                      .kv_tokens = 32 * 1024,
                                      .prefix_caching = false,  // every run reads its prompts
-                                     .load = LoadMode::dummy});
-  Team team({.num_threads = options.threads});
-  const HugeBuffer buffer(int64_t{1} << 30, team);
-  fmt::print("{}: {} threads, prompt {}, {} tokens decoded\n", options.model.filename().string(),
-             options.threads, options.prompt, options.tokens);
+                                     .load = LoadMode::dummy,
+                                     .make_ops = device.ops_maker()});
+  fmt::print("{} on {}: {} threads, prompt {}, {} tokens decoded\n", options.model.filename().string(),
+             device.name(), options.threads, options.prompt, options.tokens);
   fmt::print("{:>5} {:>12} {:>12} {:>12} {:>10} {:>14} {:>15}\n", "batch", "prefill t/s", "decode t/s",
              "floor t/s", "of floor", "bytes/step", "outside kernels");
   run(engine, 1, options.prompt, 4);  // warm
   for (const int batch : options.batches) {
-    const double bandwidth = read_bandwidth(team, buffer);
+    const double bandwidth = device.bandwidth();
     print_decode(engine, options, batch, bandwidth);
-    fmt::print("      read bandwidth {:.1f} GB/s before, {:.1f} GB/s after\n", bandwidth * 1e-9,
-               read_bandwidth(team, buffer) * 1e-9);
+    fmt::print("      {} bandwidth {:.1f} GB/s before, {:.1f} GB/s after\n", device.bandwidth_of(),
+               bandwidth * 1e-9, device.bandwidth() * 1e-9);
     std::fflush(stdout);
   }
   return 0;
@@ -112,7 +111,7 @@ int main_with(const BenchOptions& options) {
 }  // namespace guildhall
 
 int main(int argc, char** argv) {
-  guildhall::BenchOptions options;
+  guildhall::BenchOptions options{.model = guildhall::default_decode_model()};
   CLI::App app("Decode and prefill of a random model against the bandwidth floor", "decode_bench");
   app.add_option("MODEL_DIR", options.model, "Folder with a config.json");
   app.add_option("--threads", options.threads);
@@ -120,5 +119,5 @@ int main(int argc, char** argv) {
   app.add_option("--tokens", options.tokens);
   app.add_option("--batches", options.batches)->delimiter(',');
   CLI11_PARSE(app, argc, argv);
-  return guildhall::main_with(options);
+  return guildhall::main_with(options, *guildhall::make_decode_device(options.threads));
 }
