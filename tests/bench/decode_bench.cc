@@ -119,5 +119,10 @@ int main(int argc, char** argv) {
   app.add_option("--tokens", options.tokens);
   app.add_option("--batches", options.batches)->delimiter(',');
   CLI11_PARSE(app, argc, argv);
-  return guildhall::main_with(options, *guildhall::make_decode_device(options.threads));
+  try {
+    return guildhall::main_with(options, *guildhall::make_decode_device(options.threads));
+  } catch (const std::exception& error) {  // no device, no model
+    fmt::print(stderr, "decode_bench: {}\n", error.what());
+    return 1;
+  }
 }
