@@ -184,7 +184,7 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
     const uint64_t attempt = ++load_attempt;
     const std::weak_ptr<Impl> weak = weak_from_this();
     ExpertLoaderOptions loader_options{options.model_path, options.load_mode, options.memory_limit,
-                                       &worker.memory()};
+                                       options.memory_margin, &worker.memory()};
     loader = std::make_unique<ExpertLoader>(
         std::move(loader_options), spec, std::move(experts),
         [weak, attempt, &io = io](Result<std::shared_ptr<const ExpertStore>> store) {

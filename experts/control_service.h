@@ -25,6 +25,7 @@ struct ControlServiceOptions {
   std::filesystem::path model_path;
   LoadMode load_mode = LoadMode::checkpoint;
   int64_t memory_limit = 0;  // bytes of experts; 0: none
+  double memory_margin = 0;  // part of a device's memory that they leave free
   std::string isa;
   std::chrono::nanoseconds heartbeat{};
 };

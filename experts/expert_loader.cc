@@ -2,13 +2,24 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/units.h"
 
 namespace guildhall {
 
-Result<void> check_memory(const ModelSpec& spec, const ExpertsOfLayer& experts, int64_t limit) {
+namespace {
+
+int64_t count_of(const ExpertsOfLayer& experts) {
   int64_t count = 0;
   for (const auto& layer : experts) count += static_cast<int64_t>(layer.size());
+  return count;
+}
+
+}  // namespace
+
+Result<void> check_memory(const ModelSpec& spec, const ExpertsOfLayer& experts, int64_t limit) {
+  const int64_t count = count_of(experts);
   const int64_t each = expert_bytes(spec);
   if (limit == 0 || count * each <= limit) return {};
   return Status{
@@ -18,12 +29,30 @@ Result<void> check_memory(const ModelSpec& spec, const ExpertsOfLayer& experts, 
                   count, format_bytes(each), format_bytes(count * each), format_bytes(limit), limit / each)};
 }
 
+Result<void> check_device_memory(const ModelSpec& spec, const ExpertsOfLayer& experts,
+                                 const DeviceMemory& device, double margin) {
+  if (device.is_host()) return {};
+  const MemoryFigures memory = device.figures();
+  const auto reserved = static_cast<int64_t>(margin * static_cast<double>(memory.total_bytes));
+  const int64_t usable = std::max<int64_t>(0, memory.free_bytes - reserved);
+  const int64_t count = count_of(experts), each = expert_bytes(spec);
+  if (count * each <= usable) return {};
+  return Status{Code::resource_exhausted,
+                fmt::format("{} experts of {} take {}; {} has {} free of {}, of which {} stay free "
+                            "(experts.memory_margin), which leaves room for {} of them: add workers",
+                            count, format_bytes(each), format_bytes(count * each), device.name(),
+                            format_bytes(memory.free_bytes), format_bytes(memory.total_bytes),
+                            format_bytes(reserved), usable / each)};
+}
+
 ExpertLoader::ExpertLoader(ExpertLoaderOptions options, const ModelSpec& spec, ExpertsOfLayer experts,
                            Done done)
     : experts_(std::move(experts)) {
   thread_ = std::thread([this, &spec, options = std::move(options), done = std::move(done)] {
     const Result<void> fits = check_memory(spec, experts_, options.memory_limit);
     if (fits.has_error()) return done(fits.error());
+    const Result<void> has_room = check_device_memory(spec, experts_, *options.device, options.memory_margin);
+    if (has_room.has_error()) return done(has_room.error());
     auto store =
         ExpertStore::load(options.model_path, spec, options.mode, experts_, progress_, *options.device);
     if (store.has_error()) return done(store.error());

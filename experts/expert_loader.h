@@ -21,6 +21,7 @@ struct ExpertLoaderOptions {
   std::filesystem::path model_path;
   LoadMode mode = LoadMode::checkpoint;
   int64_t memory_limit = 0;               // bytes; 0: none
+  double memory_margin = 0;               // part of a device's memory that stays free
   DeviceMemory* device = &host_memory();  // borrowed; where the experts go
 };
 
@@ -44,5 +45,9 @@ class ExpertLoader {
 
 // resource_exhausted, with the arithmetic, when `experts` take more than `limit` bytes.
 Result<void> check_memory(const ModelSpec& spec, const ExpertsOfLayer& experts, int64_t limit);
+// The same for a device that has not so much free beside the part of it that stays free. The host's memory is
+// looked at when it is taken.
+Result<void> check_device_memory(const ModelSpec& spec, const ExpertsOfLayer& experts,
+                                 const DeviceMemory& device, double margin);
 
 }  // namespace guildhall

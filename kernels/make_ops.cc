@@ -4,6 +4,7 @@
 
 #include <charconv>
 
+#include "base/log.h"
 #include "kernels/cpu_ops.h"
 #include "kernels/cuda/cuda_ops.h"
 
@@ -22,11 +23,21 @@ int cuda_index(std::string_view device) {
   return error == std::errc() && end == device.data() + device.size() ? index : -1;
 }
 
+// A GPU that cannot be used (too old, no cuBLAS) is said and passed over; one that is full is an error.
+Result<std::unique_ptr<Ops>> make_best_ops(TeamOptions team) {
+  if (num_cuda_devices() == 0) return make_cpu_ops(team);
+  Result<std::unique_ptr<Ops>> gpu = make_cuda_ops(0, {.team = team});
+  if (!gpu.has_error() || gpu.error().code != Code::unsupported) return gpu;
+  log_warn("device_not_used", "device=auto: {}; this process uses the CPU", gpu.error().message);
+  return make_cpu_ops(team);
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Ops>> make_ops(std::string_view device, TeamOptions team) {
-  if (device == "cpu" || (device == "auto" && num_cuda_devices() == 0)) return make_cpu_ops(team);
-  const int index = device == "auto" ? 0 : cuda_index(device);
+  if (device == "cpu") return make_cpu_ops(team);
+  if (device == "auto") return make_best_ops(team);
+  const int index = cuda_index(device);
   if (index < 0)
     return Status{Code::invalid_argument, fmt::format("{}: there are auto, cpu, cuda and cuda:N", device)};
   return make_cuda_ops(index, {.team = team});

@@ -22,6 +22,8 @@ bool is_name(std::string_view name) {
   });
 }
 
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
+
 std::string host_of(const std::string& address) {
   const auto parsed = parse_host_port(address);
   return parsed ? parsed->host : std::string();
@@ -34,6 +36,7 @@ class Checker {
   std::vector<ConfigProblem> run() {
     if (config_.model().path().empty()) add("model.path", "missing; name the checkpoint's folder");
     check_routers();
+    check_device("router.dense.device", config_.router().dense().device());
     check_workers();
     return std::move(problems_);
   }
@@ -57,6 +60,7 @@ class Checker {
       const std::string key = fmt::format("routers[{}]", i);
       check_unique(key + ".name", router.name(), "name");
       check_name(key + ".name", router.name());
+      check_device(key + ".device", router.device());
       if (router.listen().empty())
         add(key + ".listen",
             fmt::format("missing; router '{}' needs the HOST:PORT of its API", router.name()));
@@ -72,11 +76,13 @@ class Checker {
     if (workers.size() > kMaxWorkers)
       add("experts.workers", fmt::format("{} workers are more than {}", workers.size(), kMaxWorkers));
     const bool is_loopback = config_.transport().kind() == "loopback";
+    check_device("experts.device", config_.experts().device());
     for (int i = 0; i < workers.size(); ++i) {
       const config::Worker& worker = workers[i];
       const std::string key = fmt::format("experts.workers[{}]", i);
       check_unique(key + ".name", worker.name(), "name");
       check_name(key + ".name", worker.name());
+      check_device(key + ".device", worker.device());
       if (!worker.address().empty()) {
         check_address(key + ".address", worker.address(), /*any_port=*/false);
       } else if (!is_loopback) {
@@ -91,6 +97,17 @@ class Checker {
     if (!is_name(name))
       add(key, fmt::format("'{}' is not a name; use up to {} letters, digits, '.', '_' and '-'", name,
                            kMaxNameBytes));
+  }
+
+  // Empty: another key decides.
+  void check_device(const std::string& key, const std::string& device) {
+    std::string_view index = device;
+    const bool numbered = index.starts_with("cuda:");
+    if (numbered) index.remove_prefix(std::string_view("cuda:").size());
+    const bool is_index = !index.empty() && index.size() <= 3 && std::ranges::all_of(index, is_digit);
+    if (device.empty() || device == "auto" || device == "cpu" || device == "cuda" || (numbered && is_index))
+      return;
+    add(key, fmt::format("'{}' is not a device; there are auto, cpu, cuda and cuda:N", device));
   }
 
   void check_unique(const std::string& key, const std::string& name, std::string_view what) {
@@ -136,6 +153,7 @@ void derive_defaults(config::Config& config) {
   if (transport.dispatch_codec().empty()) transport.set_dispatch_codec(transport.codec());
   if (transport.combine_codec().empty()) transport.set_combine_codec(transport.codec());
   for (config::Worker& worker : *config.mutable_experts()->mutable_workers()) {
+    if (worker.device().empty()) worker.set_device(config.experts().device());
     if (worker.host().empty()) worker.set_host(host_of(worker.address()));
     if (worker.dispatch_codec().empty()) worker.set_dispatch_codec(transport.dispatch_codec());
     if (worker.combine_codec().empty()) worker.set_combine_codec(transport.combine_codec());

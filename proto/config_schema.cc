@@ -16,6 +16,7 @@ namespace {
 constexpr int64_t kSecond = 1'000'000;  // microseconds
 constexpr int64_t kHour = 3600 * kSecond;
 constexpr int64_t kMaxThreads = 4096;
+constexpr int64_t kWhole = 1'000'000;  // of a fraction
 constexpr std::string_view kSizeSuffix = "_bytes", kTimeSuffix = "_us", kFractionSuffix = "_millionths";
 
 constexpr std::array kRules = std::to_array<KeyRule>({
@@ -72,7 +73,9 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      "is "
      "asked for."},
 
-    {"router.dense.device", "auto", "Where attention and the other dense layers run.", "auto | cpu"},
+    {"router.dense.device", "auto",
+     "Where attention and the other dense layers run: `auto` (a GPU where this build and this machine have "
+     "one, else the CPU), `cpu`, `cuda` (the first GPU) or `cuda:N`."},
     {"router.dense.threads",
      "0",
      "Compute threads. 0: one per core this process may use.",
@@ -108,6 +111,20 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      {},
      0,
      90},
+    {"router.kv_cache.memory_fraction",
+     "0",
+     "On a GPU, instead of `memory`: the part of the device's memory that this process may fill. The cache "
+     "takes what weights and a rehearsed step, measured, leave of it. 0: `memory` decides.",
+     {},
+     0,
+     kWhole},
+    {"router.kv_cache.memory_margin",
+     "0.1",
+     "Part of a GPU's memory that stays free: a cache that would take it is refused at start, with the "
+     "numbers.",
+     {},
+     0,
+     kWhole},
 
     {"router.batching.max_sequences", "64", "Sequences that run at once.", {}, 1, kMaxRows},
     {"router.batching.max_batched_tokens",
@@ -142,7 +159,17 @@ constexpr std::array kRules = std::to_array<KeyRule>({
     {"routers.listen", "", "Its `router.http.listen`. **Required**, unique."},
     {"routers.host", "", "Host that starts it under `guildhall up`. Without it: the host of `listen`."},
     {"routers.threads", "0", "Its `router.dense.threads`. 0: as there.", {}, 0, kMaxThreads},
+    {"routers.device", "", "Its `router.dense.device`. Without it: the same as there."},
 
+    {"experts.device", "auto",
+     "Where experts run, as `router.dense.device`. Each worker looks at its own machine."},
+    {"experts.memory_margin",
+     "0.1",
+     "Part of a GPU's memory that stays free of experts: a placement that would take it is refused, with the "
+     "numbers.",
+     {},
+     0,
+     kWhole},
     {"experts.workers.name", "", "Name in logs, and for `guildhall up --host`. **Required**, unique."},
     {"experts.workers.address", "",
      "Address the worker's control link listens on, unique. **Required** unless `transport.kind` is "
@@ -168,6 +195,7 @@ constexpr std::array kRules = std::to_array<KeyRule>({
     {"experts.workers.combine_codec", "",
      "Element type of the rows this worker returns. Without it: `transport.combine_codec`.",
      "f32 | bf16 | fp8"},
+    {"experts.workers.device", "", "Where this worker's experts run. Without it: `experts.device`."},
 
     {"transport.kind", "ucx",
      "What carries tokens to the experts. `nccl`: frames between the memory of NVIDIA GPUs, signals by UCX. "

@@ -6,6 +6,7 @@
 #include "deploy/programs/model_files.h"
 #include "deploy/programs/settings.h"
 #include "experts/expert_loader.h"
+#include "kernels/make_ops.h"
 #include "proto/config_yaml.h"
 #include "router/placement.h"
 
@@ -26,6 +27,29 @@ Result<void> check_workers(const config::Config& config, const ModelSpec& spec) 
                format_bytes(count * expert_bytes(spec)));
   }
   return {};
+}
+
+Result<void> print_context(const config::Config& config, const ModelSpec& spec, int64_t model_len) {
+  if (kv_memory_rule(config).fraction) {
+    fmt::print("# context: {} tokens; KV cache: as measured at start (router.kv_cache.memory_fraction)\n",
+               model_len);
+    return {};
+  }
+  GH_ASSIGN(const auto cache, KvCache::create(spec, kv_cache_options(config, model_len)));
+  fmt::print("# context: {} tokens; KV cache: {} tokens\n", model_len, cache->capacity_tokens());
+  return {};
+}
+
+// What this machine has for a device that is asked for; another machine may be meant.
+void print_device(std::string_view key, const std::string& device) {
+  const Result<std::unique_ptr<Ops>> ops = make_ops(device, {});
+  if (ops.has_error()) {
+    fmt::print("# {}: {}: not on this machine: {}\n", key, device, ops.error().message);
+    return;
+  }
+  const MemoryFigures memory = (*ops)->memory().figures();
+  fmt::print("# {}: {}: {}, {} free of {}\n", key, device, (*ops)->memory().name(),
+             format_bytes(memory.free_bytes), format_bytes(memory.total_bytes));
 }
 
 // What the links' slots take where UCX can use them (shared memory, RDMA).
@@ -49,10 +73,14 @@ Result<void> check_config_file(const std::filesystem::path& file) {
   GH_ASSIGN(const auto tokenizer, read_tokenizer(config, spec));
   GH_TRY(check_frame_size(config, spec));
   GH_ASSIGN(const int64_t model_len, max_model_len(config, spec));
-  GH_ASSIGN(const auto cache, KvCache::create(spec, kv_cache_options(config, model_len)));
   fmt::print("# model: {}, {} layers, {} experts top-{}, vocabulary {}\n", spec.model_type, spec.num_layers,
              spec.moe.num_experts, spec.moe.top_k, tokenizer->vocab_size());
-  fmt::print("# context: {} tokens; KV cache: {} tokens\n", model_len, cache->capacity_tokens());
+  GH_TRY(print_context(config, spec, model_len));
+  print_device("router.dense.device", config.router().dense().device());
+  print_device("experts.device", config.experts().device());
+  for (const config::Worker& worker : config.experts().workers())
+    if (worker.device() != config.experts().device())
+      print_device(device_key(config, worker), worker.device());
   print_slots(config);
   return check_workers(config, spec);
 }

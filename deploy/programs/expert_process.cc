@@ -13,7 +13,6 @@
 #include "deploy/programs/shutdown.h"
 #include "experts/control_service.h"
 #include "experts/worker.h"
-#include "kernels/cpu_ops.h"
 #include "kernels/isa.h"
 
 namespace guildhall {
@@ -37,6 +36,7 @@ ControlServiceOptions service_options(const config::Config& config, const config
           .model_path = config.model().path(),
           .load_mode = load_mode(config),
           .memory_limit = worker.memory_bytes(),
+          .memory_margin = part(config.experts().memory_margin_millionths()),
           .isa = std::string(to_string(current_isa())),
           .heartbeat = std::chrono::microseconds(config.transport().heartbeat_us())};
 }
@@ -52,7 +52,9 @@ Result<void> run_expert_process(const config::Config& config, const std::string&
   GH_TRY(apply_isa(config));
   GH_ASSIGN(const ModelSpec spec, read_spec(config));
   GH_ASSIGN(const std::unique_ptr<Exchange> exchange, make_exchange(exchange_options(config, worker_name)));
-  Worker worker(spec, *exchange, make_cpu_ops(team_options(config, entry->threads())));
+  GH_ASSIGN(std::unique_ptr<Ops> ops,
+            open_device(device_key(config, *entry), entry->device(), team_options(config, entry->threads())));
+  Worker worker(spec, *exchange, std::move(ops));
 
   Shutdown shutdown;
   ControlThread control([&] { shutdown.request(); });

@@ -2,19 +2,21 @@
 
 #include "deploy/programs/settings.h"
 #include "experts/expert_loader.h"
-#include "kernels/cpu_ops.h"
 
 namespace guildhall {
 
-LocalWorkers::LocalWorkers(const config::Config& config, const ModelSpec& spec, LoopbackFabric& fabric)
-    : config_(config), spec_(spec) {
+Result<std::unique_ptr<LocalWorkers>> LocalWorkers::make(const config::Config& config, const ModelSpec& spec,
+                                                         LoopbackFabric& fabric) {
+  std::unique_ptr<LocalWorkers> workers(new LocalWorkers(config, spec));
   for (const config::Worker& w : config.experts().workers()) {
+    GH_ASSIGN(std::unique_ptr<Ops> ops,
+              open_device(device_key(config, w), w.device(), team_options(config, w.threads())));
     Member member{.name = w.name(), .memory_limit = w.memory_bytes(), .exchange = fabric.make_end(w.name())};
-    member.worker =
-        std::make_unique<Worker>(spec, *member.exchange, make_cpu_ops(team_options(config, w.threads())));
+    member.worker = std::make_unique<Worker>(spec, *member.exchange, std::move(ops));
     member.progress = std::make_unique<LoadProgress>();
-    members_.push_back(std::move(member));
+    workers->members_.push_back(std::move(member));
   }
+  return workers;
 }
 
 Result<void> LocalWorkers::load(const Placement& placement) {
@@ -22,6 +24,8 @@ Result<void> LocalWorkers::load(const Placement& placement) {
     Member& member = members_[i];
     const ExpertsOfLayer experts = placement.experts_of(static_cast<int32_t>(i));
     GH_TRY(check_memory(spec_, experts, member.memory_limit));
+    GH_TRY(check_device_memory(spec_, experts, member.worker->memory(),
+                               part(config_.experts().memory_margin_millionths())));
     GH_ASSIGN(std::shared_ptr<const ExpertStore> store,
               ExpertStore::load(config_.model().path(), spec_, load_mode(config_), experts, *member.progress,
                                 member.worker->memory()));

@@ -18,8 +18,9 @@ namespace guildhall {
 
 class LocalWorkers {
  public:
-  // `spec` is borrowed.
-  LocalWorkers(const config::Config& config, const ModelSpec& spec, LoopbackFabric& fabric);
+  // Both are borrowed.
+  static Result<std::unique_ptr<LocalWorkers>> make(const config::Config& config, const ModelSpec& spec,
+                                                    LoopbackFabric& fabric);
 
   // Loads every worker's experts; blocks. Progress shows in status().
   Result<void> load(const Placement& placement);
@@ -32,6 +33,8 @@ class LocalWorkers {
   std::vector<WorkerStatus> status() const;
 
  private:
+  LocalWorkers(const config::Config& config, const ModelSpec& spec) : config_(config), spec_(spec) {}
+
   struct Member {
     std::string name;
     int64_t memory_limit = 0;

@@ -5,9 +5,9 @@
 
 #include "base/log.h"
 #include "base/units.h"
+#include "deploy/programs/kv_memory.h"
 #include "deploy/programs/model_files.h"
 #include "deploy/programs/settings.h"
-#include "kernels/cpu_ops.h"
 #include "kernels/isa.h"
 #include "model/fingerprint.h"
 
@@ -44,9 +44,10 @@ Result<void> RouterProcess::start() {
     chat_template_ = *std::move(chat_template);
   else  // everything but conversations works
     log_warn("chat_template_refused", "reason=\"{}\"", chat_template.error().message);
-  ops_ = make_cpu_ops(team_options(config_, config_.router().dense().threads()));
-  GH_ASSIGN(cache_, KvCache::create(spec_, kv_cache_options(config_, max_model_len_), ops_->memory()));
-  kv_capacity_tokens_ = cache_->capacity_tokens();
+  const config::Dense& dense = config_.router().dense();
+  GH_ASSIGN(ops_, open_device("router.dense.device", dense.device(), team_options(config_, dense.threads())));
+  // On a GPU what is left is known when the weights are there.
+  if (ops_->memory().is_host()) GH_TRY(make_cache());
   GH_TRY(make_links());
   HttpServerOptions http = http_options(config_, spec_, max_model_len_);
   if (const std::string& file = config_.router().http().api_keys_file(); !file.empty()) {
@@ -57,7 +58,32 @@ Result<void> RouterProcess::start() {
            to_string(current_isa()));
   control_.start();
   GH_TRY(load());
+  if (!cache_) GH_TRY(make_cache());
   start_engine();
+  return {};
+}
+
+Result<void> RouterProcess::make_cache() {
+  KvCacheOptions options = kv_cache_options(config_, max_model_len_);
+  const KvMemoryRule rule = kv_memory_rule(config_);
+  if (ops_->memory().is_host()) {
+    if (rule.fraction)
+      return Status{Code::invalid_argument,
+                    "router.kv_cache.memory_fraction: it is for GPUs, and the dense "
+                    "layers run on the CPU; give router.kv_cache.memory instead"};
+  } else {
+    GH_ASSIGN(const int64_t used_bytes,
+              measure_peak(spec_, *weights_, *ops_,
+                           {.max_tokens = config_.router().batching().max_batched_tokens(),
+                            .max_sequences = config_.router().batching().max_sequences(),
+                            .max_model_len = max_model_len_,
+                            .block_size = options.block_size,
+                            .kv_dtype = options.dtype}));
+    GH_ASSIGN(options.memory_bytes,
+              kv_memory(rule, ops_->memory().name(), ops_->memory().figures().total_bytes, used_bytes));
+  }
+  GH_ASSIGN(cache_, KvCache::create(spec_, options, ops_->memory()));
+  kv_capacity_tokens_ = cache_->capacity_tokens();
   return {};
 }
 
@@ -67,7 +93,7 @@ Result<void> RouterProcess::make_links() {
   if (config_.transport().kind() == "loopback") {
     fabric_ = std::make_unique<LoopbackFabric>();
     exchange_ = fabric_->make_end(config_.router().name());
-    local_workers_ = std::make_unique<LocalWorkers>(config_, spec_, *fabric_);
+    GH_ASSIGN(local_workers_, LocalWorkers::make(config_, spec_, *fabric_));
   } else {
     ExchangeOptions exchange = exchange_options(config_, config_.router().name());
     exchange.nccl.is_hub = true;

@@ -34,6 +34,7 @@ class RouterProcess final : public StatusSource {
   Result<void> start();
   Result<void> make_links();
   Result<void> load();
+  Result<void> make_cache();
   void start_engine();
   void stop();
   void report_service() const;

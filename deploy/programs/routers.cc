@@ -15,6 +15,7 @@ std::vector<RouterOfFile> routers_of(const config::Config& config) {
     router.settings.set_name(listed.name());
     router.settings.set_host(listed.host());
     router.settings.mutable_http()->set_listen(listed.listen());
+    if (!listed.device().empty()) router.settings.mutable_dense()->set_device(listed.device());
     if (listed.threads() > 0) router.settings.mutable_dense()->set_threads(listed.threads());
   }
   return routers;

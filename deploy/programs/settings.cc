@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "kernels/isa.h"
+#include "kernels/make_ops.h"
 #include "proto/codec.h"
 
 namespace guildhall {
@@ -94,6 +95,23 @@ TeamOptions team_options(const config::Config& config, int threads) {
   return options;
 }
 
+Result<std::unique_ptr<Ops>> open_device(std::string_view key, const std::string& device, TeamOptions team) {
+  Result<std::unique_ptr<Ops>> ops = make_ops(device, team);
+  if (ops.has_error()) return Status{ops.error().code, fmt::format("{}: {}", key, ops.error().message)};
+  const MemoryFigures memory = (*ops)->memory().figures();
+  log_info("device", "key={} asked={} device=\"{}\" memory=\"{}\" free=\"{}\" threads={}", key, device,
+           (*ops)->memory().name(), format_bytes(memory.total_bytes), format_bytes(memory.free_bytes),
+           team.num_threads);
+  return ops;
+}
+
+std::string device_key(const config::Config& config, const config::Worker& worker) {
+  if (worker.device() == config.experts().device()) return "experts.device";
+  return fmt::format("experts.workers ({}): device", worker.name());
+}
+
+double part(int64_t millionths) { return static_cast<double>(millionths) / 1e6; }
+
 LoadMode load_mode(const config::Config& config) {
   return config.model().load() == "dummy" ? LoadMode::dummy : LoadMode::checkpoint;
 }
@@ -113,6 +131,8 @@ Result<int64_t> max_model_len(const config::Config& config, const ModelSpec& spe
                                                       "max_position_embeddings, {}",
                                                       asked, spec.max_position)};
   if (asked > 0) return asked;
+  if (config.router().kv_cache().memory_fraction_millionths() > 0)
+    return spec.max_position;  // measured later
   const KvCacheOptions cache = kv_cache_options(config, spec.max_position);
   const int64_t token_bytes = kv_elements_per_token_layer(spec) * spec.num_layers * dtype_bytes(cache.dtype);
   const int64_t fits = cache.memory_bytes / (token_bytes * cache.block_size) * cache.block_size;
@@ -143,6 +163,13 @@ Result<void> check_frame_size(const config::Config& config, const ModelSpec& spe
       fmt::format("router.batching.max_batched_tokens: {} tokens of this model make frames beyond {}; "
                   "largest that fits: {}",
                   asked, format_bytes(static_cast<int64_t>(kMaxFrameBytes)), largest)};
+}
+
+KvMemoryRule kv_memory_rule(const config::Config& config) {
+  const config::KvCache& cache = config.router().kv_cache();
+  KvMemoryRule rule{.memory_bytes = cache.memory_bytes(), .margin = part(cache.memory_margin_millionths())};
+  if (cache.memory_fraction_millionths() > 0) rule.fraction = part(cache.memory_fraction_millionths());
+  return rule;
 }
 
 KvCacheOptions kv_cache_options(const config::Config& config, int64_t max_model_len) {

@@ -1,6 +1,7 @@
 // settings.h: the configuration message as the options of each part. Pure; the only place that knows both.
 #pragma once
 
+#include "deploy/programs/kv_memory.h"
 #include "model/weights.h"
 #include "proto/config.pb.h"
 #include "router/engine.h"
@@ -17,6 +18,11 @@ SlotOptions slot_options(const config::Config& config);
 ExchangeOptions exchange_options(const config::Config& config, const std::string& name);
 TeamOptions team_options(const config::Config& config,
                          int threads);  // threads 0: the cores this process may use
+// The device that key `key` asks for, and a log line that says what it is. The error names the key.
+Result<std::unique_ptr<Ops>> open_device(std::string_view key, const std::string& device, TeamOptions team);
+// The key that decides where `worker`, one of the configuration's, runs.
+std::string device_key(const config::Config& config, const config::Worker& worker);
+double part(int64_t millionths);
 LoadMode load_mode(const config::Config& config);
 RowCodecs row_codecs(const config::Worker& worker);
 Combine combine_mode(const config::Config& config);
@@ -25,6 +31,7 @@ Combine combine_mode(const config::Config& config);
 Result<int64_t> max_model_len(const config::Config& config, const ModelSpec& spec);
 // Refuses a step so large that one worker's answer would be beyond a frame's limit (proto/exchange.h).
 Result<void> check_frame_size(const config::Config& config, const ModelSpec& spec);
+KvMemoryRule kv_memory_rule(const config::Config& config);
 KvCacheOptions kv_cache_options(const config::Config& config, int64_t max_model_len);
 EngineOptions engine_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len);
 

@@ -122,6 +122,23 @@ TEST(Settings, TeamsSpinLongerWhereTransportsDo) {
   EXPECT_GT(team_options(config, 4).spin_ns, adaptive.spin_ns);
 }
 
+TEST(Settings, ADeviceThatIsNotThereNamesTheKeyAndWhatWouldDo) {
+  EXPECT_EQ((*open_device("experts.device", "cpu", {}))->memory().name(), "cpu");
+  const auto refused = open_device("router.dense.device", "cuda:99", {});
+  ASSERT_TRUE(refused.has_error());
+  EXPECT_THAT(refused.error().message, HasSubstr("router.dense.device: cuda:99: this "));
+  EXPECT_THAT(refused.error().message, HasSubstr("use cpu"));
+}
+
+TEST(Settings, KvMemoryOfAGpu) {
+  config::Config config = make_config();
+  config.mutable_router()->mutable_kv_cache()->set_memory_margin_millionths(250'000);
+  EXPECT_EQ(kv_memory_rule(config).margin, 0.25);
+  EXPECT_FALSE(kv_memory_rule(config).fraction.has_value());
+  config.mutable_router()->mutable_kv_cache()->set_memory_fraction_millionths(850'000);
+  EXPECT_EQ(kv_memory_rule(config).fraction, 0.85);
+}
+
 TEST(Settings, WordsBecomeModes) {
   config::Config config = make_config();
   EXPECT_EQ(load_mode(config), LoadMode::checkpoint);

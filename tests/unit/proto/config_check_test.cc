@@ -96,6 +96,23 @@ TEST(ConfigCheck, NamesGoIntoLogLinesSoTheyArePlain) {
   }
 }
 
+TEST(ConfigCheck, DevicesAreTheCpuAndGpusByNumber) {
+  auto config = two_workers();
+  for (const char* good : {"auto", "cpu", "cuda", "cuda:0", "cuda:17"}) {
+    config.mutable_router()->mutable_dense()->set_device(good);
+    config.mutable_experts()->set_device(good);
+    config.mutable_experts()->mutable_workers(1)->set_device(good);
+    EXPECT_TRUE(check_config(config).empty()) << good;
+  }
+  for (const char* bad : {"gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:1000", "CUDA"}) {
+    config.mutable_router()->mutable_dense()->set_device(bad);
+    expect_problem(config, "router.dense.device", "there are auto, cpu, cuda and cuda:N");
+  }
+  config.mutable_router()->mutable_dense()->set_device("auto");
+  config.mutable_experts()->mutable_workers(1)->set_device("gpu");
+  expect_problem(config, "experts.workers[1].device", "'gpu' is not a device");
+}
+
 TEST(ConfigCheck, AClusterNeedsAModelAndWorkers) {
   auto config = two_workers();
   config.mutable_model()->clear_path();

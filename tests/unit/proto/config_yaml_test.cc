@@ -257,6 +257,16 @@ TEST(ConfigYaml, FractionsAreDecimalsAndReadBackEqual) {
               HasSubstr("1.5 is out of range; it must be from 0 to 1"));
 }
 
+TEST(ConfigYaml, PartsOfAGpusMemory) {
+  const auto config = parse_more("router: {kv_cache: {memory_fraction: 0.85, memory_margin: 0}}\n");
+  ASSERT_TRUE(config) << to_string(config.error());
+  EXPECT_EQ(config->router().kv_cache().memory_fraction_millionths(), 850'000);
+  EXPECT_EQ(config->router().kv_cache().memory_margin_millionths(), 0);
+  EXPECT_EQ(config->experts().memory_margin_millionths(), 100'000);
+  EXPECT_THAT(error_more("router: {kv_cache: {memory_fraction: 85%}}\n"),
+              HasSubstr("router.kv_cache.memory_fraction: '85%' is not a number"));
+}
+
 TEST(ConfigYaml, DescribedConfigurationReadsBackEqual) {
   const auto config = parse_more(
       "router: {name: r1, http: {listen: '0.0.0.0:8000', max_body: 1234567, read_timeout: 1500us}, "

@@ -1,0 +1,65 @@
+#include "deploy/programs/kv_memory.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "base/units.h"
+#include "transport/loopback.h"
+
+namespace guildhall {
+
+Result<int64_t> kv_memory(const KvMemoryRule& rule, const std::string& device, int64_t total_bytes,
+                          int64_t used_bytes) {
+  const auto part_of_all = [&](double part) {
+    return static_cast<int64_t>(part * static_cast<double>(total_bytes));
+  };
+  const int64_t margin = part_of_all(rule.margin);
+  const int64_t usable = total_bytes - used_bytes - margin;
+  const int64_t wanted =
+      rule.fraction ? std::min(usable, part_of_all(*rule.fraction) - used_bytes) : rule.memory_bytes;
+  if (wanted > 0 && wanted <= usable) {
+    log_info("kv_memory", "device=\"{}\" total=\"{}\" in_use=\"{}\" margin=\"{}\" cache=\"{}\"", device,
+             format_bytes(total_bytes), format_bytes(used_bytes), format_bytes(margin), format_bytes(wanted));
+    return wanted;
+  }
+  const std::string asked = rule.fraction
+                                ? fmt::format("router.kv_cache.memory_fraction: {}", *rule.fraction)
+                                : fmt::format("router.kv_cache.memory: {}", format_bytes(rule.memory_bytes));
+  return Status{
+      Code::resource_exhausted,
+      fmt::format("{}: {} has {}; {} are in use with the weights and a step's workspace, and {} stay "
+                  "free (router.kv_cache.memory_margin), which leaves {} for the cache",
+                  asked, device, format_bytes(total_bytes), format_bytes(used_bytes), format_bytes(margin),
+                  format_bytes(std::max<int64_t>(0, usable)))};
+}
+
+Result<int64_t> measure_peak(const ModelSpec& spec, const DenseWeights& weights, Ops& ops,
+                             const RehearsalOptions& options) {
+  const int64_t tokens = std::max(options.max_tokens, options.block_size);
+  const int64_t token_bytes =
+      kv_elements_per_token_layer(spec) * spec.num_layers * dtype_bytes(options.kv_dtype);
+  GH_ASSIGN(const std::unique_ptr<KvCache> cache,
+            KvCache::create(spec,
+                            {.block_size = options.block_size,
+                             .memory_bytes = (tokens + options.block_size) * token_bytes,
+                             .dtype = options.kv_dtype,
+                             .max_model_len = tokens,
+                             .max_tokens = tokens},
+                            ops.memory()));
+  LoopbackFabric nobody;
+  const std::unique_ptr<Exchange> end = nobody.make_end("rehearsal");
+  Dispatcher dispatcher(
+      {.hidden = spec.hidden, .top_k = spec.moe.top_k, .max_tokens = options.max_tokens, .team = &ops.team()},
+      *end);
+  StepClock clock;
+  // Its tables are those that the engine's will have: what the device keeps of them serves both.
+  Forward forward(spec, weights, *cache, dispatcher, ops, clock, options.max_tokens, options.max_model_len);
+  forward.rehearse(options.max_sequences);
+  const MemoryFigures memory = ops.memory().figures();
+  const auto cache_bytes = cache->capacity_tokens() * token_bytes;
+  return memory.total_bytes - memory.free_bytes - cache_bytes;
+}
+
+}  // namespace guildhall
