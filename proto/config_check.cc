@@ -82,7 +82,7 @@ class Checker {
       const std::string key = fmt::format("experts.workers[{}]", i);
       check_unique(key + ".name", worker.name(), "name");
       check_name(key + ".name", worker.name());
-      check_device(key + ".device", worker.device());
+      if (worker.device() != config_.experts().device()) check_device(key + ".device", worker.device());
       if (!worker.address().empty()) {
         check_address(key + ".address", worker.address(), /*any_port=*/false);
       } else if (!is_loopback) {

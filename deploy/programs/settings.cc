@@ -107,7 +107,7 @@ Result<std::unique_ptr<Ops>> open_device(std::string_view key, const std::string
 
 std::string device_key(const config::Config& config, const config::Worker& worker) {
   if (worker.device() == config.experts().device()) return "experts.device";
-  return fmt::format("experts.workers ({}): device", worker.name());
+  return fmt::format("device of experts.workers '{}'", worker.name());
 }
 
 double part(int64_t millionths) { return static_cast<double>(millionths) / 1e6; }

@@ -130,6 +130,17 @@ TEST(Settings, ADeviceThatIsNotThereNamesTheKeyAndWhatWouldDo) {
   EXPECT_THAT(refused.error().message, HasSubstr("use cpu"));
 }
 
+TEST(Settings, AWorkersDeviceIsItsOwnOrThatOfAll) {
+  config::Config config;
+  config.mutable_experts()->set_device("cpu");
+  config::Worker worker;
+  worker.set_name("w0");
+  worker.set_device("cpu");
+  EXPECT_EQ(device_key(config, worker), "experts.device");
+  worker.set_device("cuda:1");
+  EXPECT_EQ(device_key(config, worker), "device of experts.workers 'w0'");
+}
+
 TEST(Settings, KvMemoryOfAGpu) {
   config::Config config = make_config();
   config.mutable_router()->mutable_kv_cache()->set_memory_margin_millionths(250'000);
