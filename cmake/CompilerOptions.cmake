@@ -15,6 +15,9 @@ endif()
 
 if(GUILDHALL_SANITIZE)
   add_compile_options(-O1 -fsanitize=${GUILDHALL_SANITIZE} -fno-omit-frame-pointer)
+  if(GUILDHALL_SANITIZE MATCHES "undefined")
+    add_compile_options(-fno-sanitize-recover=undefined)  # a finding ends its test
+  endif()
   add_link_options(-fsanitize=${GUILDHALL_SANITIZE})
 endif()
 

@@ -59,7 +59,8 @@ std::string encode_offer(const CommOffer& offer) {
       offer.out,  offer.back};
   std::string bytes(sizeof body + offer.excluded.size() * sizeof(uint32_t), '\0');
   std::memcpy(bytes.data(), &body, sizeof body);
-  std::memcpy(bytes.data() + sizeof body, offer.excluded.data(), bytes.size() - sizeof body);
+  if (!offer.excluded.empty())
+    std::memcpy(bytes.data() + sizeof body, offer.excluded.data(), bytes.size() - sizeof body);
   return bytes;
 }
 
@@ -76,7 +77,8 @@ Result<CommOffer> decode_offer(std::span<const std::byte> bytes) {
         fmt::format("an offer that excludes {} ranks in {} bytes", body.num_excluded, bytes.size()));
   CommOffer offer{body.rank, body.num_ranks, body.out, body.back, body.parent_generation, {}};
   offer.excluded.resize(body.num_excluded);
-  std::memcpy(offer.excluded.data(), bytes.data() + sizeof body, body.num_excluded * sizeof(uint32_t));
+  if (body.num_excluded > 0)
+    std::memcpy(offer.excluded.data(), bytes.data() + sizeof body, body.num_excluded * sizeof(uint32_t));
   for (size_t i = 0; i < offer.excluded.size(); ++i)
     if (offer.excluded[i] == 0 || (i > 0 && offer.excluded[i] <= offer.excluded[i - 1]))
       return refused("an offer whose excluded ranks are out of order");
