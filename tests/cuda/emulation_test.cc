@@ -136,7 +136,7 @@ TEST_F(EmulationDeath, ABarrierThatNotAllReach) {
 }
 TEST_F(EmulationDeath, WritesBehindArrays) {
   EXPECT_DEATH((launch(write_behind_shared, 1, 8, 0, nullptr), cudaDeviceSynchronize()),
-               "behind a shared array of 32 bytes");
+               "behind a shared array of 32 bytes|index 8 out of bounds");
   EXPECT_DEATH(
       {
         DeviceMemory<float> out(8);
