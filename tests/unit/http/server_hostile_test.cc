@@ -188,7 +188,7 @@ TEST_F(Hostile, BadUtf8IsRefused) {
   reply.error();  // valid JSON
 }
 
-TEST_F(Hostile, BeyondTheConnectionLimitOnlyProbesAreAnswered) {
+TEST_F(HttpServerTest, BeyondTheConnectionLimitOnlyProbesAreAnswered) {
   options_.max_connections = 1;
   serve();
   RawClient first(port());
