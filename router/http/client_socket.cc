@@ -5,6 +5,7 @@
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
+#include <boost/asio/error.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <vector>
@@ -111,7 +112,8 @@ Task<void> ClientSocket::watch() {
     auto [error, count] = co_await socket_.async_read_some(
         asio::buffer(chunk.data(), std::min(chunk.size(), max_early_bytes_ - early_.size())), kAwaitTuple);
     early_.append(chunk.data(), count);
-    if (error && !stop_watch_) {
+    // Stopped, the read is only aborted. An end that it finds then must not be lost: asio sees it once.
+    if (error && !(stop_watch_ && error == asio::error::operation_aborted)) {
       gone_ = true;
       boost::system::error_code ignored;
       socket_.cancel(ignored);  // a write that waits for this client

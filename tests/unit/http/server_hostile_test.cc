@@ -188,7 +188,7 @@ TEST_F(Hostile, BadUtf8IsRefused) {
   reply.error();  // valid JSON
 }
 
-TEST_F(HttpServerTest, BeyondTheConnectionLimitOnlyProbesAreAnswered) {
+TEST_F(Hostile, BeyondTheConnectionLimitOnlyProbesAreAnswered) {
   options_.max_connections = 1;
   serve();
   RawClient first(port());
@@ -201,6 +201,20 @@ TEST_F(HttpServerTest, BeyondTheConnectionLimitOnlyProbesAreAnswered) {
   EXPECT_EQ(refused.headers["retry-after"], "1");
   EXPECT_EQ(refused.error()["code"], "too_many_connections");
   EXPECT_EQ(first.post(kCompletions, R"({"prompt": "a"})").status, 200);
+}
+
+// A client may leave at the very moment at which the server stops watching for that.
+TEST_F(Hostile, WhoLeavesGivesTheirPlaceBackAtOnce) {
+  options_.max_connections = 1;
+  serve();
+  for (int i = 0; i < 300; ++i) {
+    int status = 503;  // until the server has seen the last client leave
+    for (int tries = 0; tries < 2000 && status != 200; ++tries) {
+      if (tries > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      status = complete(R"({"prompt": "a", "max_tokens": 1})").status;
+    }
+    ASSERT_EQ(status, 200) << i;
+  }
 }
 
 }  // namespace
