@@ -41,5 +41,9 @@ Result<void> load_library(const LazyLibrary& library, std::span<const LazyFuncti
       ":\n"                                                                                   \
       "  endbr64\n  jmp *gh_lazy_" #name "(%rip)\n.size " #name ", . - " #name "\n.popsection");
 
+// A macro's value as a string literal: for the version in a soname.
+#define GH_LAZY_QUOTED_INNER(x) #x
+#define GH_LAZY_QUOTED(x) GH_LAZY_QUOTED_INNER(x)
+
 // Its row of the table for load_library().
 #define GH_LAZY_ROW(name) guildhall::LazyFunction{#name, &gh_lazy_##name},

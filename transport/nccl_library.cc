@@ -15,10 +15,8 @@ GH_NCCL_FUNCTIONS(GH_LAZY_FUNCTION)
 namespace guildhall {
 namespace {
 
-#define GH_QUOTED_INNER(x) #x
-#define GH_QUOTED(x) GH_QUOTED_INNER(x)
 constexpr LazyLibrary kLibrary = {
-    "libnccl.so." GH_QUOTED(NCCL_MAJOR), "/usr/local/cuda/lib64",
+    "libnccl.so." GH_LAZY_QUOTED(NCCL_MAJOR), "/usr/local/cuda/lib64",
     "NVIDIA's package libnccl2 or pip's nvidia-nccl has it: name its folder in LD_LIBRARY_PATH"};
 
 struct Nccl {

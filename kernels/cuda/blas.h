@@ -1,6 +1,6 @@
 // blas.h: matrix products on one stream of a GPU. The library behind it is cuBLASLt (blas_cublas.cc), and
 // cuBLAS for groups (grouped_cublas.h); the host emulation has plain loops
-// (tests/emulation/blas_emulated.cc). One thread.
+// (tests/emulation/blas_emulated.cc). What both share is in blas.cc. One thread.
 #pragma once
 
 #include <cstddef>
@@ -38,7 +38,7 @@ class Blas {
   Blas(const Blas&) = delete;
   Blas& operator=(const Blas&) = delete;
 
-  CudaStream stream() const;
+  CudaStream stream() const { return stream_; }
   // Enqueues. The first product of a shape asks the library which algorithm is best (counts of rows share it
   // up to the next power of two); after that nothing is allocated.
   void multiply(const MatrixProduct& product);
@@ -52,7 +52,12 @@ class Blas {
 
  private:
   struct Library;
-  explicit Blas(std::unique_ptr<Library> library);
+  Blas(DeviceMemory& memory, CudaStream stream, std::unique_ptr<Library> library);
+
+  DeviceMemory& memory_;
+  const CudaStream stream_;
+  MemoryBlock scratch_;
+  int64_t scratch_bytes_ = 0;
   std::unique_ptr<Library> library_;
 };
 

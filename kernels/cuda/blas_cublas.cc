@@ -127,11 +127,8 @@ ShapeKey key_of(const MatrixProduct& p) {
 }  // namespace
 
 struct Blas::Library {
-  DeviceMemory& memory;
-  CudaStream stream;
   cublasLtHandle_t handle = nullptr;
-  MemoryBlock workspace, scratch;
-  int64_t scratch_bytes = 0;
+  MemoryBlock workspace;
   std::map<ShapeKey, cublasLtMatmulAlgo_t> algorithms;
   std::optional<GroupedProducts> grouped;
 
@@ -151,11 +148,12 @@ struct Blas::Library {
   }
 };
 
-Blas::Blas(std::unique_ptr<Library> library) : library_(std::move(library)) {}
+Blas::Blas(DeviceMemory& memory, CudaStream stream, std::unique_ptr<Library> library)
+    : memory_(memory), stream_(stream), library_(std::move(library)) {}
 Blas::~Blas() = default;
 
 Result<std::unique_ptr<Blas>> Blas::create(DeviceMemory& memory, CudaStream stream, int64_t scratch_bytes) {
-  std::unique_ptr<Library> library(new Library{.memory = memory, .stream = stream});
+  auto library = std::make_unique<Library>();
   if (const cublasStatus_t status = cublasLtCreate(&library->handle); status != CUBLAS_STATUS_SUCCESS)
     return Status{Code::unsupported,
                   fmt::format("cublasLtCreate: {}; install cuBLAS of CUDA {}, or set device: cpu",
@@ -163,26 +161,9 @@ Result<std::unique_ptr<Blas>> Blas::create(DeviceMemory& memory, CudaStream stre
   GH_ASSIGN(library->workspace, memory.allocate(kWorkspaceBytes));
   library->grouped.emplace(memory, stream,
                            std::span(library->workspace.get(), static_cast<size_t>(kWorkspaceBytes)));
-  std::unique_ptr<Blas> blas(new Blas(std::move(library)));
+  std::unique_ptr<Blas> blas(new Blas(memory, stream, std::move(library)));
   GH_TRY(blas->reserve(scratch_bytes));
   return blas;
-}
-
-CudaStream Blas::stream() const { return library_->stream; }
-
-Result<void> Blas::reserve(int64_t bytes) {
-  Library& l = *library_;
-  if (bytes <= l.scratch_bytes) return {};
-  l.scratch.reset();
-  l.scratch_bytes = 0;
-  GH_ASSIGN(l.scratch, l.memory.allocate(bytes));
-  l.scratch_bytes = bytes;
-  return {};
-}
-
-std::byte* Blas::scratch(int64_t bytes) {
-  reserve(bytes).value();
-  return library_->scratch.get();
 }
 
 void Blas::multiply(const MatrixProduct& p) {
@@ -192,9 +173,9 @@ void Blas::multiply(const MatrixProduct& p) {
   MatrixProduct bucket = p;
   bucket.num_t = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(p.num_t)));
   const Plan plan(p);
-  const cublasStatus_t status = plan.run(l.handle, p, l.algorithm(bucket), l.workspace.get(), l.stream);
+  const cublasStatus_t status = plan.run(l.handle, p, l.algorithm(bucket), l.workspace.get(), stream_);
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  must(plan.run(l.handle, p, l.algorithm(p), l.workspace.get(), l.stream), "cublasLtMatmul");
+  must(plan.run(l.handle, p, l.algorithm(p), l.workspace.get(), stream_), "cublasLtMatmul");
 }
 
 void Blas::multiply_all(std::span<const MatrixProduct> products) {

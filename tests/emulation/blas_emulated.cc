@@ -27,41 +27,20 @@ void multiply_now(const MatrixProduct& p) {
 
 }  // namespace
 
-struct Blas::Library {
-  DeviceMemory& memory;
-  CudaStream stream;
-  MemoryBlock scratch = {};
-  int64_t scratch_bytes = 0;
-};
+struct Blas::Library {};
 
-Blas::Blas(std::unique_ptr<Library> library) : library_(std::move(library)) {}
+Blas::Blas(DeviceMemory& memory, CudaStream stream, std::unique_ptr<Library> library)
+    : memory_(memory), stream_(stream), library_(std::move(library)) {}
 Blas::~Blas() = default;
 
 Result<std::unique_ptr<Blas>> Blas::create(DeviceMemory& memory, CudaStream stream, int64_t scratch_bytes) {
-  std::unique_ptr<Blas> blas(new Blas(std::unique_ptr<Library>(new Library{memory, stream})));
+  std::unique_ptr<Blas> blas(new Blas(memory, stream, nullptr));
   GH_TRY(blas->reserve(scratch_bytes));
   return blas;
 }
 
-CudaStream Blas::stream() const { return library_->stream; }
-
-Result<void> Blas::reserve(int64_t bytes) {
-  Library& l = *library_;
-  if (bytes <= l.scratch_bytes) return {};
-  l.scratch.reset();
-  l.scratch_bytes = 0;
-  GH_ASSIGN(l.scratch, l.memory.allocate(bytes));
-  l.scratch_bytes = bytes;
-  return {};
-}
-
-std::byte* Blas::scratch(int64_t bytes) {
-  reserve(bytes).value();
-  return library_->scratch.get();
-}
-
 void Blas::multiply(const MatrixProduct& product) {
-  emulation::enqueue(library_->stream, [product] {
+  emulation::enqueue(stream_, [product] {
     multiply_now(product);
     return true;
   });

@@ -19,10 +19,8 @@ GH_CUBLASLT_FUNCTIONS(GH_LAZY_FUNCTION)
 namespace guildhall {
 namespace {
 
-#define GH_QUOTED_INNER(x) #x
-#define GH_QUOTED(x) GH_QUOTED_INNER(x)
 constexpr LazyLibrary kLibrary = {
-    "libcublasLt.so." GH_QUOTED(CUBLAS_VER_MAJOR), "/usr/local/cuda/lib64",
+    "libcublasLt.so." GH_LAZY_QUOTED(CUBLAS_VER_MAJOR), "/usr/local/cuda/lib64",
     "CUDA's toolkit or pip's nvidia-cublas has it: name its folder in LD_LIBRARY_PATH"};
 
 struct CublasLt {
