@@ -9,7 +9,8 @@ namespace guildhall {
 namespace {
 
 constexpr int64_t kTableRoom =
-    1 << 16;  // entries of a block table to begin with: 64 sequences of 16 K tokens
+    1 << 16;                            // entries of a block table to begin with: 64 sequences of 16 K tokens
+constexpr int64_t kSharedExperts = -1;  // in a record's key, where attention has its context
 
 // [T, heads*D] seen as [T, heads, D].
 View3<float> heads(View2<float> x, int64_t num_heads) {
@@ -183,18 +184,28 @@ void Forward::until_exchange(int64_t layer, const MicroBatch& m) {
   mlp(std::get<MlpWeights>(w.mlp), h_th, m.x_th);
 }
 
-// x += shared(norm(x)) while the experts work; the routed experts' part is combine()'s.
+// x += shared(norm(x)) while the routed experts work, whose part is combine()'s. A device is told before the
+// host waits for the rows, so that it computes while the host packs, sends and waits; the CPU sends first.
 Result<void> Forward::exchange(int64_t layer, const MicroBatch& m) {
   const auto* moe = std::get_if<MoeWeights>(&weights_.layers[static_cast<size_t>(layer)].mlp);
   if (moe == nullptr) return {};
   const View2<float> h_th = h_.view(m.num_tokens, spec_.hidden);
-  GH_TRY(dispatch(layer, m, h_th));
-  if (moe->shared) {
-    StepClock::Scope scope(clock_, StepPart::shared_experts,
-                           {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
-    mlp(*moe->shared, h_th, m.x_th.first_rows(m.num_tokens));
-  }
+  const Departure rows = depart(m, h_th);
+  const bool told_at_once = !ops_.memory().is_host();
+  if (moe->shared && told_at_once) shared_experts(layer, m, *moe->shared);
+  GH_TRY(dispatch(layer, m, rows));
+  if (moe->shared && !told_at_once) shared_experts(layer, m, *moe->shared);
   return {};
+}
+
+void Forward::shared_experts(int64_t layer, const MicroBatch& m, const MlpWeights& w) {
+  StepClock::Scope scope(clock_, StepPart::shared_experts,
+                         {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
+  const auto body = [&] { mlp(w, h_.view(m.x_th.rows, spec_.hidden), m.x_th); };
+  if (recorded_context_ > 0)
+    ops_.replay({layer, m.x_th.rows, kSharedExperts}, std::ref(body));
+  else
+    body();
 }
 
 // x += attention(norm(x))
@@ -293,17 +304,21 @@ void Forward::gate(int64_t layer, const MicroBatch& m, const MoeWeights& w, View
   ops_.gate_topk(logits_te, w.gate_bias_e, spec_.moe.gate, chosen.expert_tk, chosen.weight_tk);
 }
 
-// Rows and choices come to the host, and go to the workers.
-Result<void> Forward::dispatch(int64_t layer, const MicroBatch& m, View2<float> h_th) {
-  StepClock::Scope scope(clock_, StepPart::dispatch,
-                         {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
+// Rows and choices set out for the host.
+Forward::Departure Forward::depart(const MicroBatch& m, View2<float> h_th) {
   HostSide& host = host_m_[static_cast<size_t>(m.idx)];
   const Choices chosen = choices(m);
-  const View2<const float> rows_th = host.h.download(h_th);
-  const View2<const int32_t> expert_tk = host.expert.download(chosen.expert_tk.first_rows(m.num_tokens));
-  const View2<const float> weight_tk = host.weight.download(chosen.weight_tk.first_rows(m.num_tokens));
-  host.weight.wait();  // transfers end in order: for all three
-  return dispatcher_.dispatch({.layer = layer, .micro_batch = m.idx}, rows_th, expert_tk, weight_tk);
+  return {host.h.download(h_th), host.expert.download(chosen.expert_tk.first_rows(m.num_tokens)),
+          host.weight.download(chosen.weight_tk.first_rows(m.num_tokens))};
+}
+
+// They have come, and go to the workers.
+Result<void> Forward::dispatch(int64_t layer, const MicroBatch& m, const Departure& rows) {
+  StepClock::Scope scope(clock_, StepPart::dispatch,
+                         {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
+  host_m_[static_cast<size_t>(m.idx)].weight.wait();  // transfers end in order: for all three
+  return dispatcher_.dispatch({.layer = layer, .micro_batch = m.idx}, rows.x_th, rows.expert_tk,
+                              rows.weight_tk);
 }
 
 // x += experts(norm(x)), once their rows are back. A device's x is added to there: the answers are summed

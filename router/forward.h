@@ -56,6 +56,13 @@ class Forward {
     View2<float> weight_tk;
   };
 
+  // What of a micro-batch is on its way to the host, or on the CPU there already.
+  struct Departure {
+    View2<const float> x_th;
+    View2<const int32_t> expert_tk;
+    View2<const float> weight_tk;
+  };
+
   void reserve_attention(int64_t max_tokens);
   void rehearse_step(const StepBatch& batch, int64_t max_context);
   const StepBatch& shaped(const StepBatch& batch, int64_t split);
@@ -70,7 +77,9 @@ class Forward {
   Result<void> exchange(int64_t layer, const MicroBatch& m);
   Choices choices(const MicroBatch& m);
   void gate(int64_t layer, const MicroBatch& m, const MoeWeights& w, View2<const float> h_th);
-  Result<void> dispatch(int64_t layer, const MicroBatch& m, View2<float> h_th);
+  void shared_experts(int64_t layer, const MicroBatch& m, const MlpWeights& w);
+  Departure depart(const MicroBatch& m, View2<float> h_th);
+  Result<void> dispatch(int64_t layer, const MicroBatch& m, const Departure& rows);
   Result<void> combine(int64_t layer, const MicroBatch& m);
   void mlp(const MlpWeights& w, View2<const float> h_th, View2<float> x_th);
   View2<const float> final_rows(const StepBatch& batch, View2<const float> x_th);
