@@ -59,6 +59,7 @@ Result<RequestId> Engine::submit(EngineRequest request, EventSink sink) {
   sequence->request = std::move(request);
   sequence->sink = std::move(sink);
   sequence->tokens = sequence->request.prompt_ids;
+  sequence->times.submitted_ns = now_ns();
   const RequestId id = sequence->id;
   {
     std::lock_guard lock(mutex_);
@@ -94,6 +95,10 @@ Result<void> Engine::check(const EngineRequest& request) const {
 
 void Engine::cancel(RequestId id) {
   post([this, id] { finish(id, FinishReason::cancelled, std::nullopt); });
+}
+
+void Engine::complete(RequestId id) {
+  post([this, id] { finish(id, FinishReason::stop, std::nullopt); });
 }
 
 EngineCounters Engine::counters() const {
@@ -224,6 +229,7 @@ void Engine::await_workers() {
 void Engine::step() {
   const int64_t begin = now_ns();
   const auto& chunks = scheduler_.schedule(batch_);
+  for (const ScheduledChunk& chunk : chunks) stats_.record_start(chunk.sequence->times, begin);
   clock_.begin_step();
   TraceSpan span("step", {.step = clock_.step(), .tokens = batch_.num_tokens()});
   const Result<View2<const float>> hidden_rh = run_forward();
@@ -234,8 +240,10 @@ void Engine::step() {
   scheduler_.record_step(batch_.num_tokens(), now_ns() - begin);
   const std::vector<ScheduledChunk> done = chunks;  // advance() changes the scheduler
   for (const ScheduledChunk& chunk : done) advance(chunk);
+  const int64_t step_ns = now_ns() - begin;
+  stats_.record_step(batch_.num_tokens(), batch_.num_sequences, step_ns);
   std::lock_guard lock(counters_mutex_);
-  counters_.step_ns += now_ns() - begin;
+  counters_.step_ns += step_ns;
   ++counters_.steps;
 }
 
@@ -272,7 +280,13 @@ void Engine::collect_lost_workers() {
 
 void Engine::fail_all(const Status& why) {
   for (auto& sequence : scheduler_.remove_all())
-    sequence->sink(EngineEvent{.finish = FinishReason::error, .error = why});
+    end(*sequence, EngineEvent{.finish = FinishReason::error, .error = why});
+}
+
+// The last event of a sequence that the scheduler has let go.
+void Engine::end(Sequence& s, EngineEvent&& event) {
+  stats_.record_finish(s.times, *event.finish, s.prompt_len(), s.num_generated(), now_ns());
+  s.sink(std::move(event));
 }
 
 // What each logits row of the step is for, in the order of batch_.logit_rows.
@@ -374,10 +388,12 @@ void Engine::advance(const ScheduledChunk& chunk) {
     counters_.prompt_tokens += std::min(s.num_computed, s.prompt_len()) - std::min(begin, s.prompt_len());
   }
   event.finish = reason;
+  if (!event.tokens.empty())
+    stats_.record_tokens(s.times, static_cast<int64_t>(event.tokens.size()), now_ns());
   if (!reason && event.tokens.empty() && event.prompt_logprobs.empty()) return;
   if (!reason) return s.sink(std::move(event));
   const auto done = scheduler_.remove(s.id);
-  done->sink(std::move(event));
+  end(*done, std::move(event));
 }
 
 std::optional<FinishReason> Engine::finished(const Sequence& s, int32_t token) const {
@@ -390,7 +406,7 @@ std::optional<FinishReason> Engine::finished(const Sequence& s, int32_t token) c
 
 void Engine::finish(RequestId id, FinishReason reason, std::optional<Status> error) {
   if (auto sequence = scheduler_.remove(id))
-    sequence->sink(EngineEvent{.finish = reason, .error = std::move(error)});
+    end(*sequence, EngineEvent{.finish = reason, .error = std::move(error)});
 }
 
 void Engine::publish_counters() {
@@ -415,6 +431,7 @@ void Engine::publish_counters() {
     counters_.part_ns[part] = clock_.ns(static_cast<StepPart>(part));
   counters_.kernel_ns = clock_.kernel_ns();
   counters_.exchange_ns = clock_.exchange_ns();
+  counters_.serving = stats_;
 }
 
 }  // namespace guildhall

@@ -45,6 +45,7 @@ class Engine final : public EngineClient {
 
   Result<RequestId> submit(EngineRequest request, EventSink sink) override;
   void cancel(RequestId id) override;
+  void complete(RequestId id) override;
   EngineCounters counters() const override;
 
   void set_placement(Placement placement);
@@ -86,6 +87,7 @@ class Engine final : public EngineClient {
   void pause(const Status& why);
   void await_workers();
   void fail_all(const Status& why);
+  void end(Sequence& sequence, EngineEvent&& event);
   Result<void> check(const EngineRequest& request) const;
   void list_rows(const std::vector<ScheduledChunk>& chunks);
   void evaluate(View2<const float> hidden_rh);
@@ -113,6 +115,7 @@ class Engine final : public EngineClient {
   std::vector<int32_t> tokens_;                    // what they came to
   HostMatrix<float> host_logits_;                  // of rows whose log-probabilities are wanted
   std::optional<Clock::time_point> paused_since_;  // no step has succeeded since
+  ServingStats stats_;
 
   std::mutex mutex_;  // guards the next four
   std::vector<std::function<void()>> commands_;

@@ -12,6 +12,7 @@
 
 #include "base/status.h"
 #include "kernels/sampling.h"
+#include "router/serving_stats.h"
 #include "router/step_clock.h"
 
 namespace guildhall {
@@ -44,8 +45,6 @@ struct EngineRequest {
   std::string cache_salt;                  // only requests of the same salt share pages of the KV cache
 };
 
-enum class FinishReason { stop, length, cancelled, error };
-
 struct EngineEvent {
   // Prompt positions 1..len-1, in order, over one or more events (position 0 has no logprob).
   std::vector<PositionLogprobs> prompt_logprobs;
@@ -71,6 +70,7 @@ struct EngineCounters {
   std::array<int64_t, kNumStepParts> part_ns{};         // sums by StepPart
   std::array<int64_t, 2> steps_by_micro_batches{};      // of one, of two
   int64_t dispatches = 0, pairs = 0, bytes_sent = 0, bytes_received = 0, stale_frames = 0;  // of the exchange
+  ServingStats serving;                  // histograms of requests and steps
 };
 
 class EngineClient {
@@ -81,6 +81,9 @@ class EngineClient {
   virtual Result<RequestId> submit(EngineRequest request, EventSink sink) = 0;
   // Any thread. The sink gets one last event (cancelled), unless it already finished.
   virtual void cancel(RequestId id) = 0;
+  // Any thread. cancel() by a caller that has all it wanted (a stop string): counted as a request that
+  // stopped.
+  virtual void complete(RequestId id) { cancel(id); }
   virtual EngineCounters counters() const = 0;
 };
 

@@ -14,6 +14,7 @@ struct Sequence {
   RequestId id = 0;
   EngineRequest request;
   EventSink sink;
+  RequestTimes times;
 
   std::vector<int32_t> tokens;    // prompt, then generated
   int64_t num_computed = 0;       // leading tokens whose keys and values are in the cache

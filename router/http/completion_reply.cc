@@ -37,16 +37,20 @@ std::unique_ptr<AnswerJson> make_format(const HttpService& service, const Comple
   return std::make_unique<CompletionJson>(tokenizer, service.options().model_name, call);
 }
 
+// What logs of HTTP servers say of a client that did not wait for its answer.
+constexpr int kClientLeft = 499;
+
 std::string event(std::string_view data) { return fmt::format("data: {}\n\n", data); }
 
-Task<void> answer_whole(ClientSocket& client, const HttpRequest& request, Generation& generation,
-                        const AnswerJson& format) {
+// Like answer_stream(), returns the status of the answer.
+Task<int> answer_whole(ClientSocket& client, const HttpRequest& request, Generation& generation,
+                       const AnswerJson& format) {
   const CompletionCall& call = generation.call();
   std::vector<ChoiceDelta> choices(call.prompts.size() * static_cast<size_t>(call.num_choices));
   for (size_t i = 0; i < choices.size(); ++i) choices[i].index = static_cast<int>(i);
   while (!generation.done()) {
     co_await client.wait(std::chrono::hours(1));
-    if (client.gone()) co_return;
+    if (client.gone()) co_return kClientLeft;
     for (ChoiceDelta& delta : generation.pump()) {
       ChoiceDelta& choice = choices[static_cast<size_t>(delta.index)];
       choice.text += delta.text;
@@ -61,12 +65,13 @@ Task<void> answer_whole(ClientSocket& client, const HttpRequest& request, Genera
     reply.body = format.whole(choices, generation.usage());
   std::string bytes = to_bytes(reply, request);
   co_await client.write_all(bytes);
+  co_return reply.status;
 }
 
 // The head goes out with the first event (or ping), so that an engine that fails at once still gets a proper
 // status.
-Task<void> answer_stream(ClientSocket& client, const HttpRequest& request, Generation& generation,
-                         AnswerJson& format, std::chrono::milliseconds ping_interval) {
+Task<int> answer_stream(ClientSocket& client, const HttpRequest& request, Generation& generation,
+                        AnswerJson& format, std::chrono::milliseconds ping_interval) {
   bool head_sent = false;
   auto piece = [&](std::string_view text) {
     std::string bytes = std::exchange(head_sent, true) ? "" : stream_head(request);
@@ -74,17 +79,17 @@ Task<void> answer_stream(ClientSocket& client, const HttpRequest& request, Gener
   };
   while (!generation.done()) {
     bool woken = co_await client.wait(ping_interval);
-    if (client.gone()) co_return;
+    if (client.gone()) co_return kClientLeft;
     if (!woken) {
       std::string bytes = piece(": ping\n\n");
-      if (!co_await client.write_all(bytes)) co_return;
+      if (!co_await client.write_all(bytes)) co_return kClientLeft;
       continue;
     }
     std::vector<ChoiceDelta> deltas = generation.pump();
     for (const ChoiceDelta& delta : deltas) {
       for (const std::string& data : format.chunks(delta)) {
         std::string bytes = piece(event(data));
-        if (!co_await client.write_all(bytes)) co_return;
+        if (!co_await client.write_all(bytes)) co_return kClientLeft;
       }
     }
   }
@@ -92,39 +97,42 @@ Task<void> answer_stream(ClientSocket& client, const HttpRequest& request, Gener
   if (generation.error() && !head_sent) {
     tail = to_bytes(error_reply(*generation.error()), request);
     co_await client.write_all(tail);
-    co_return;
+    co_return generation.error()->http_status;
   }
   if (generation.error()) {
     tail = piece(event(error_body(*generation.error())));
-    if (!co_await client.write_all(tail)) co_return;
+    if (!co_await client.write_all(tail)) co_return kClientLeft;
   } else if (generation.call().include_usage) {
     tail = piece(event(format.usage_chunk(generation.usage())));
-    if (!co_await client.write_all(tail)) co_return;
+    if (!co_await client.write_all(tail)) co_return kClientLeft;
   }
   tail = piece("data: [DONE]\n\n") + stream_end(request);
   co_await client.write_all(tail);
+  co_return 200;
 }
 
 }  // namespace
 
-Task<void> answer_completion(ClientSocket& client, const HttpService& service, const HttpRequest& request,
-                             size_t max_early_bytes) {
+Task<int> answer_completion(ClientSocket& client, const HttpService& service, const HttpRequest& request,
+                            size_t max_early_bytes) {
   ApiResult<std::unique_ptr<Generation>> started = begin(client, service, request);
   if (!started) {
     std::string bytes = to_bytes(error_reply(started.error()), request);
     co_await client.write_all(bytes);
-    co_return;
+    co_return started.error().http_status;
   }
   std::unique_ptr<Generation> generation = *std::move(started);
   const std::unique_ptr<AnswerJson> format = make_format(service, generation->call());
   client.start_watch(max_early_bytes);
+  int status = 0;
   if (generation->call().stream)
-    co_await answer_stream(client, request, *generation, *format, service.options().ping_interval);
+    status = co_await answer_stream(client, request, *generation, *format, service.options().ping_interval);
   else
-    co_await answer_whole(client, request, *generation, *format);
+    status = co_await answer_whole(client, request, *generation, *format);
   if (client.gone()) log_debug("client_gone", "request_id={}", request.request_id);
   generation.reset();  // cancels what still runs, before anything else is waited for
   co_await client.stop_watch();
+  co_return status;
 }
 
 }  // namespace guildhall

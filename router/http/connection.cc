@@ -40,7 +40,10 @@ class BeastConnection final : public Connection, public std::enable_shared_from_
         service_(service),
         crowded_(crowded),
         on_end_(std::move(on_end)),
-        buffer_(service.options().max_header_bytes + (64u << 10)) {}
+        buffer_(service.options().max_header_bytes + (64u << 10)) {
+    ++service_.counters().num_connections;
+  }
+  ~BeastConnection() override { --service_.counters().num_connections; }
 
   void start() {
     asio::co_spawn(
@@ -92,6 +95,7 @@ Task<void> BeastConnection::run() {
       if (refusal_.http_status == 413) linger = kLingerAfterLargeBody;
       log_debug("http_refused", "request_id={} status={} reason={}", request_.request_id,
                 refusal_.http_status, refusal_.code);
+      service_.count_answer(request_, refusal_.http_status);
       std::string bytes = to_bytes(error_reply(refusal_), request_);
       co_await client_->write_all(bytes);
     } else {
@@ -106,24 +110,25 @@ Task<void> BeastConnection::run() {
 }
 
 Task<void> BeastConnection::answer() {
-  std::string bytes;
   if (HttpService::is_completion(request_) && !crowded_) {
-    co_await answer_completion(*client_, service_, request_, buffer_.max_size() - buffer_.size());
+    const size_t room = buffer_.max_size() - buffer_.size();
+    service_.count_answer(request_, co_await answer_completion(*client_, service_, request_, room));
     std::string early = client_->take_early();
     auto space = buffer_.prepare(early.size());
     asio::buffer_copy(space, asio::buffer(early));
     buffer_.commit(early.size());
     co_return;
   }
+  HttpReply reply;
   if (HttpService::is_completion(request_))
-    bytes =
-        to_bytes(error_reply({503,
-                              fmt::format("this server has all of its {} connections in use; try again later",
-                                          service_.options().max_connections),
-                              "", "too_many_connections"}),
-                 request_);
+    reply = error_reply({503,
+                         fmt::format("this server has all of its {} connections in use; try again later",
+                                     service_.options().max_connections),
+                         "", "too_many_connections"});
   else
-    bytes = to_bytes(service_.respond(request_), request_);
+    reply = service_.respond(request_);
+  service_.count_answer(request_, reply.status);
+  std::string bytes = to_bytes(reply, request_);
   co_await client_->write_all(bytes);
 }
 

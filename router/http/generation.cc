@@ -125,7 +125,7 @@ void Generation::apply(Sequence& sequence, EngineEvent&& event) {
             std::back_inserter(sequence.prompt_logprobs));
   apply_tokens(sequence, event);
   if (sequence.text.stopped()) {
-    if (!event.finish) engine_.cancel(sequence.id);
+    if (!event.finish) engine_.complete(sequence.id);
     return end(sequence, "stop");
   }
   if (!event.finish) return;

@@ -15,6 +15,7 @@ using prometheus::MetricType;
 struct Sample {
   std::string label_value;  // empty: no label
   double value;
+  std::vector<ClientMetric::Label> more_labels = {};
 };
 
 class Families {
@@ -24,6 +25,18 @@ class Families {
   }
   void counter(std::string name, std::string help, std::string label, std::vector<Sample> samples) {
     add(MetricType::Counter, std::move(name), std::move(help), label, samples);
+  }
+  void histogram(std::string name, std::string help, const Histogram& histogram) {
+    ClientMetric metric;
+    uint64_t cumulative = 0;
+    for (size_t i = 0; i < histogram.bounds().size(); ++i) {
+      cumulative += static_cast<uint64_t>(histogram.count(i));
+      metric.histogram.bucket.push_back({cumulative, histogram.bounds()[i]});
+    }
+    metric.histogram.sample_count = static_cast<uint64_t>(histogram.total());
+    metric.histogram.sample_sum = histogram.sum();
+    families_.push_back(
+        {"guildhall_" + std::move(name), std::move(help), MetricType::Histogram, {std::move(metric)}});
   }
   std::string text() const {
     std::ostringstream out;
@@ -38,6 +51,7 @@ class Families {
     for (const Sample& sample : samples) {
       ClientMetric metric;
       if (!label.empty()) metric.label.push_back({label, sample.label_value});
+      metric.label.insert(metric.label.end(), sample.more_labels.begin(), sample.more_labels.end());
       (type == MetricType::Gauge ? metric.gauge.value : metric.counter.value) = sample.value;
       family.metric.push_back(std::move(metric));
     }
@@ -61,6 +75,24 @@ void add_status(const ServingStatus& status, Families& families) {
   for (const WorkerStatus& w : status.workers) up.push_back(sample(w.name, w.state == "ready" ? 1 : 0));
   families.gauge("worker_up", "1 when the worker is connected and its experts are loaded", "worker",
                  std::move(up));
+  std::vector<Sample> load;
+  const auto add_load = [&](const std::string& process, int64_t done, int64_t total) {
+    load.push_back({process, static_cast<double>(done), {{"state", "done"}}});
+    load.push_back({process, static_cast<double>(total), {{"state", "wanted"}}});
+  };
+  add_load("router", status.router_bytes_done, status.router_bytes_total);
+  for (const WorkerStatus& w : status.workers) add_load(w.name, w.bytes_done, w.bytes_total);
+  families.gauge("load_bytes", "Bytes of weights a process has loaded, and those it is to load", "process",
+                 std::move(load));
+}
+
+void add_http(const HttpCounters& http, Families& families) {
+  std::vector<Sample> answers;
+  for (const auto& [which, count] : http.answers())
+    answers.push_back({which.first, static_cast<double>(count), {{"status", std::to_string(which.second)}}});
+  families.counter("http_requests_total", "Answers to HTTP requests; status 499: the client left first",
+                   "endpoint", std::move(answers));
+  families.gauge("http_connections", "Connections that are open", "", {sample("", http.num_connections)});
 }
 
 void add_requests(const EngineCounters& c, Families& families) {
@@ -72,6 +104,10 @@ void add_requests(const EngineCounters& c, Families& families) {
                    {sample("", c.preemptions)});
   families.gauge("kv_pages", "Pages of the KV cache", "state",
                  {sample("used", c.kv_pages_used), sample("free", c.kv_pages_total - c.kv_pages_used)});
+  families.gauge("kv_usage_ratio", "Used part of the KV cache's pages, 0 to 1", "",
+                 {{"", c.kv_pages_total == 0
+                           ? 0.0
+                           : static_cast<double>(c.kv_pages_used) / static_cast<double>(c.kv_pages_total)}});
   families.gauge("kv_pages_findable", "Pages, used or free, that later prompts may begin with", "",
                  {sample("", c.kv_pages_findable)});
   families.counter("prefix_tokens_looked_up_total", "Prompt tokens looked up in the KV cache", "",
@@ -80,7 +116,37 @@ void add_requests(const EngineCounters& c, Families& families) {
                    {sample("", c.prefix_tokens_found)});
 }
 
+void add_finished(const ServingStats& stats, Families& families) {
+  std::vector<Sample> finished;
+  for (size_t reason = 0; reason < kNumFinishReasons; ++reason)
+    finished.push_back(sample(kFinishReasonNames[reason], stats.finished[reason]));
+  families.counter("requests_finished_total", "Sequences that left the engine, by why", "reason",
+                   std::move(finished));
+}
+
+void add_latencies(const ServingStats& stats, Families& families) {
+  families.histogram("time_to_first_token_seconds",
+                     "From a request's arrival at the engine to its first token", stats.time_to_first_token);
+  families.histogram("inter_token_latency_seconds", "From one token of a request to its next",
+                     stats.inter_token_latency);
+  families.histogram("e2e_request_latency_seconds", "From a request's arrival at the engine to its end",
+                     stats.end_to_end);
+  families.histogram("request_queue_time_seconds", "From arrival to the first step a request is part of",
+                     stats.queue_time);
+  families.histogram("request_prefill_time_seconds", "From a request's first step to its first token",
+                     stats.prefill_time);
+  families.histogram("request_decode_time_seconds", "From a request's first token to its last",
+                     stats.decode_time);
+  families.histogram("request_prompt_tokens", "Prompt lengths of finished requests",
+                     stats.request_prompt_tokens);
+  families.histogram("request_generated_tokens", "Tokens generated for finished requests",
+                     stats.request_generated_tokens);
+}
+
 void add_steps(const EngineCounters& c, Families& families) {
+  families.histogram("step_tokens", "Tokens of a step, decode and prefill together", c.serving.step_tokens);
+  families.histogram("step_sequences", "Sequences of a step: its batch size", c.serving.step_sequences);
+  families.histogram("step_duration_seconds", "Time of a step that succeeded", c.serving.step_seconds);
   families.counter("steps_total", "Steps that succeeded, by the micro-batches they ran as", "micro_batches",
                    {sample("1", c.steps_by_micro_batches[0]), sample("2", c.steps_by_micro_batches[1])});
   families.counter("step_seconds_total", "Time spent in steps that succeeded", "", {seconds("", c.step_ns)});
@@ -103,11 +169,15 @@ void add_exchange(const EngineCounters& c, Families& families) {
 
 }  // namespace
 
-std::string metrics_text(const ServingStatus& status, const EngineCounters* engine) {
+std::string metrics_text(const ServingStatus& status, const EngineCounters* engine,
+                         const HttpCounters& http) {
   Families families;
   add_status(status, families);
+  add_http(http, families);
   if (engine != nullptr) {
     add_requests(*engine, families);
+    add_finished(engine->serving, families);
+    add_latencies(engine->serving, families);
     add_steps(*engine, families);
     add_exchange(*engine, families);
   }

@@ -33,13 +33,14 @@ struct Route {
   std::string_view path, method;
   Endpoint endpoint;
 };
+constexpr std::string_view kModelsPath = "/v1/models";
 constexpr std::string_view kModelPrefix = "/v1/models/";
 constexpr std::string_view kCompletionsPath = "/v1/completions";
 constexpr std::string_view kChatPath = "/v1/chat/completions";
 constexpr Route kRoutes[] = {
     {kCompletionsPath, "POST", Endpoint::completions},
     {kChatPath, "POST", Endpoint::completions},
-    {"/v1/models", "GET", Endpoint::models},
+    {kModelsPath, "GET", Endpoint::models},
     {"/tokenize", "POST", Endpoint::tokenize},
     {"/detokenize", "POST", Endpoint::detokenize},
     {"/apply-template", "POST", Endpoint::apply_template},
@@ -155,6 +156,14 @@ ApiResult<Tenant> HttpService::authenticate(const HttpRequest& request,
   return ApiError{401, "this API key is not known here", "", "invalid_api_key"};
 }
 
+void HttpService::count_answer(const HttpRequest& request, int status) const {
+  const Route route = find_route(request.path);
+  const std::string_view endpoint = route.endpoint == Endpoint::none    ? "other"
+                                    : route.endpoint == Endpoint::model ? kModelsPath
+                                                                        : route.path;
+  counters_.count_answer(endpoint, status);
+}
+
 ApiError HttpService::not_ready() const {
   ServingStatus status = status_.serving_status();
   std::string why = status.message.empty() ? "" : ": " + status.message;
@@ -242,7 +251,7 @@ HttpReply HttpService::metrics() const {
   reply.content_type = "text/plain; version=0.0.4; charset=utf-8";
   const ModelBackend* ready = backend();
   const EngineCounters counters = ready ? ready->engine.counters() : EngineCounters{};
-  reply.body = metrics_text(status_.serving_status(), ready ? &counters : nullptr);
+  reply.body = metrics_text(status_.serving_status(), ready ? &counters : nullptr, counters_);
   return reply;
 }
 

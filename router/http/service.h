@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "router/http/completions.h"
+#include "router/http/http_counters.h"
 #include "router/http/message.h"
 #include "router/http/server.h"
 
@@ -37,6 +38,10 @@ class HttpService {
   HttpReply respond(const HttpRequest& request) const;
   ApiError not_ready() const;
 
+  // The request was answered with `status`; 499: its client left first.
+  void count_answer(const HttpRequest& request, int status) const;
+  HttpCounters& counters() const { return counters_; }
+
  private:
   HttpReply health() const;
   HttpReply metrics() const;
@@ -49,6 +54,7 @@ class HttpService {
 
   const HttpServerOptions options_;
   const StatusSource& status_;
+  mutable HttpCounters counters_;  // any thread
   std::unique_ptr<const ModelBackend> owned_backend_;
   std::atomic<const ModelBackend*> backend_{nullptr};
 };

@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 import unittest
@@ -64,6 +65,26 @@ class Observe(unittest.TestCase):
             self.assertEqual({s["args"]["micro_batch"] for s in experts}, {0, 1})
             # One clock: what a worker did lies within what the router did.
             self.assertTrue(all(begin <= s["ts"] and s["ts"] + s["dur"] <= end for s in experts))
+
+    def test_the_metrics_are_as_prometheus_wants_them(self):
+        with Cluster(GOLDEN / "qwen3_moe_f32", num_workers=1) as cluster:
+            cluster.complete(prompt=[5, 9, 2, 77], max_tokens=6, temperature=0)
+            self.assertEqual(cluster.post("/v1/completions", {"prompt": [5], "max_tokens": -1})[0], 400)
+            with urllib.request.urlopen(cluster.url + "/metrics", timeout=30) as reply:
+                text = reply.read()
+            told = metrics(cluster)
+        check = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)
+        self.assertEqual((check.returncode, check.stdout + check.stderr), (0, b""))
+        for name, value in {
+            'guildhall_requests_finished_total{reason="length"}': 1,
+            "guildhall_time_to_first_token_seconds_count": 1,
+            "guildhall_inter_token_latency_seconds_count": 5,
+            "guildhall_e2e_request_latency_seconds_count": 1,
+            'guildhall_http_requests_total{endpoint="/v1/completions",status="400"}': 1,
+        }.items():
+            self.assertEqual(told[name], value, name)
+        self.assertEqual(told['guildhall_load_bytes{process="w0",state="done"}'],
+                         told['guildhall_load_bytes{process="w0",state="wanted"}'])
 
     def wait_for(self, path):
         deadline = time.monotonic() + 60

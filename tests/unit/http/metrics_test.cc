@@ -2,6 +2,7 @@
 #include "router/http/metrics.h"
 
 #include <fstream>
+#include <map>
 #include <regex>
 #include <set>
 #include <sstream>
@@ -21,6 +22,18 @@ EngineCounters some_counters() {
   c.step_ns = 2'500'000'000;
   c.steps_by_micro_batches = {7, 11};
   c.part_ns[static_cast<size_t>(StepPart::attention)] = 1'250'000'000;
+  c.serving.time_to_first_token.observe(2.5);
+  c.serving.inter_token_latency.observe(0.006, 2);
+  c.serving.end_to_end.observe(3);
+  c.serving.queue_time.observe(0.5);
+  c.serving.prefill_time.observe(2);
+  c.serving.decode_time.observe(0.012);
+  c.serving.request_prompt_tokens.observe(100);
+  c.serving.request_generated_tokens.observe(3);
+  c.serving.step_tokens.observe(128);
+  c.serving.step_sequences.observe(5);
+  c.serving.step_seconds.observe(0.02);
+  c.serving.finished = {0, 1, 1, 0};
   c.dispatches = 36, c.pairs = 512, c.bytes_sent = 4096, c.bytes_received = 8192, c.stale_frames = 1;
   return c;
 }
@@ -29,13 +42,22 @@ ServingStatus some_status() {
   ServingStatus status;
   status.state = ServingState::degraded;
   status.workers.push_back({.name = "w0", .state = "ready"});
-  status.workers.push_back({.name = "w1", .state = "lost"});
+  status.workers.push_back({.name = "w1", .state = "lost", .bytes_done = 5, .bytes_total = 7});
   return status;
 }
 
-TEST(Metrics, SayWhatTheEngineCounted) {
+std::string some_text() {
   const EngineCounters counters = some_counters();
-  const std::string text = metrics_text(some_status(), &counters);
+  HttpCounters http;
+  http.count_answer("/v1/completions", 200);
+  http.count_answer("/v1/completions", 200);
+  http.count_answer("/v1/completions", 429);
+  http.num_connections = 6;
+  return metrics_text(some_status(), &counters, http);
+}
+
+TEST(Metrics, SayWhatTheEngineCounted) {
+  const std::string text = some_text();
   for (const char* line : {"guildhall_ready 0\n",
                            "guildhall_worker_up{worker=\"w0\"} 1\n",
                            "guildhall_worker_up{worker=\"w1\"} 0\n",
@@ -59,28 +81,70 @@ TEST(Metrics, SayWhatTheEngineCounted) {
                            "guildhall_exchange_pairs_total 512\n",
                            "guildhall_exchange_stale_frames_total 1\n",
                            "# TYPE guildhall_steps_total counter\n",
-                           "# TYPE guildhall_requests gauge\n"})
+                           "# TYPE guildhall_requests gauge\n",
+                           "guildhall_kv_usage_ratio 0.4\n",
+                           "guildhall_load_bytes{process=\"w1\",state=\"done\"} 5\n",
+                           "guildhall_load_bytes{process=\"w1\",state=\"wanted\"} 7\n",
+                           "guildhall_http_requests_total{endpoint=\"/v1/completions\",status=\"200\"} 2\n",
+                           "guildhall_http_requests_total{endpoint=\"/v1/completions\",status=\"429\"} 1\n",
+                           "guildhall_http_connections 6\n",
+                           "guildhall_requests_finished_total{reason=\"length\"} 1\n",
+                           "guildhall_requests_finished_total{reason=\"cancelled\"} 1\n",
+                           "guildhall_requests_finished_total{reason=\"stop\"} 0\n"})
+    EXPECT_THAT(text, HasSubstr(line));
+}
+
+TEST(Metrics, HistogramsAreInSecondsAndCumulative) {
+  const std::string text = some_text();
+  for (const char* line : {"# TYPE guildhall_time_to_first_token_seconds histogram\n",
+                           "guildhall_time_to_first_token_seconds_count 1\n",
+                           "guildhall_time_to_first_token_seconds_sum 2.5\n",
+                           "guildhall_time_to_first_token_seconds_bucket{le=\"1\"} 0\n",
+                           "guildhall_time_to_first_token_seconds_bucket{le=\"2.5\"} 1\n",  // inclusive
+                           "guildhall_time_to_first_token_seconds_bucket{le=\"+Inf\"} 1\n",
+                           "guildhall_request_queue_time_seconds_sum 0.5\n",
+                           "guildhall_request_prefill_time_seconds_sum 2\n",
+                           "guildhall_inter_token_latency_seconds_bucket{le=\"0.005\"} 0\n",
+                           "guildhall_inter_token_latency_seconds_bucket{le=\"0.0075\"} 2\n",
+                           "guildhall_inter_token_latency_seconds_count 2\n",
+                           "guildhall_request_decode_time_seconds_sum 0.012\n",
+                           "guildhall_e2e_request_latency_seconds_sum 3\n",
+                           "guildhall_e2e_request_latency_seconds_count 1\n",
+                           "guildhall_request_prompt_tokens_sum 100\n",
+                           "guildhall_request_generated_tokens_sum 3\n",
+                           "guildhall_step_tokens_bucket{le=\"128\"} 1\n",
+                           "guildhall_step_sequences_bucket{le=\"4\"} 0\n",
+                           "guildhall_step_sequences_sum 5\n",
+                           "guildhall_step_duration_seconds_sum 0.02\n"})
     EXPECT_THAT(text, HasSubstr(line));
 }
 
 TEST(Metrics, WithoutAnEngineTellReadinessAndWorkersOnly) {
-  const std::string text = metrics_text(some_status(), nullptr);
+  const std::string text = metrics_text(some_status(), nullptr, HttpCounters{});
   EXPECT_THAT(text, HasSubstr("guildhall_worker_up{worker=\"w1\"} 0\n"));
   EXPECT_THAT(text, Not(HasSubstr("guildhall_steps_total")));
 }
 
 TEST(Metrics, ThePageListsThemAll) {
-  const EngineCounters counters;
-  const std::string text = metrics_text(some_status(), &counters);
+  const std::string text = some_text();
   std::stringstream page;
   page << std::ifstream(GUILDHALL_SOURCE_DIR "/docs/metrics.md").rdbuf();
   const std::string page_text = page.str();
-  std::set<std::string> told, listed;
-  const std::regex type("# TYPE (\\S+) (\\S+)\n"), row("\\| `(guildhall_\\S+)` \\| (\\w+) \\|");
-  for (std::sregex_iterator it(text.begin(), text.end(), type), end; it != end; ++it)
-    told.insert((*it)[1].str() + " " + (*it)[2].str());
-  for (std::sregex_iterator it(page_text.begin(), page_text.end(), row), end; it != end; ++it)
-    listed.insert((*it)[1].str() + " " + (*it)[2].str());
+  std::map<std::string, std::set<std::string>> told, listed;  // "name type" -> its labels
+  // A family's type and its first sample; the page's row, whose labels stand before a colon or alone.
+  const std::regex family("# TYPE (\\S+) (\\S+)\n(?:guildhall_\\w+)(?:\\{([^}]*)\\})?"), label("(\\w+)=");
+  const std::regex row("\\| `(guildhall_\\S+)` \\| (\\w+) \\| ([^|]*)\\|"), key("(?:^|; )`(\\w+)`");
+  const std::sregex_iterator end;
+  const auto keys = [&](const std::string& labels, const std::regex& each) {
+    std::set<std::string> keys;
+    for (std::sregex_iterator it(labels.begin(), labels.end(), each); it != end; ++it)
+      if ((*it)[1] != "le") keys.insert((*it)[1]);
+    return keys;
+  };
+  for (std::sregex_iterator it(text.begin(), text.end(), family); it != end; ++it)
+    told[(*it)[1].str() + " " + (*it)[2].str()] = keys((*it)[3], label);
+  for (std::sregex_iterator it(page_text.begin(), page_text.end(), row); it != end; ++it)
+    listed[(*it)[1].str() + " " + (*it)[2].str()] = keys((*it)[3], key);
   EXPECT_EQ(told, listed);
 }
 

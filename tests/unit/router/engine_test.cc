@@ -67,6 +67,26 @@ TEST_F(EngineTest, CountsPromptAndGeneratedTokens) {
   EXPECT_GT(engine().counters().experts_touched, 0);
 }
 
+TEST_F(EngineTest, CountsHowRequestsEndAndWhatTheyWaitedFor) {
+  start();
+  local_->run(request(30, 5));
+  HoldingRequest completed(engine(), request(20, 100));
+  engine().complete(completed.id);
+  EXPECT_EQ(completed.finish().finish, FinishReason::stop);
+  HoldingRequest cancelled(engine(), request(20, 100));
+  engine().cancel(cancelled.id);
+  EXPECT_EQ(cancelled.finish().finish, FinishReason::cancelled);
+  wait_for_counters([](const EngineCounters& c) { return c.running == 0; });
+  const EngineCounters counters = engine().counters();
+  const ServingStats& stats = counters.serving;
+  EXPECT_EQ(stats.finished, (std::array<int64_t, kNumFinishReasons>{1, 1, 1, 0}));
+  EXPECT_EQ(stats.time_to_first_token.total(), 3);
+  EXPECT_EQ(stats.queue_time.total(), 3);
+  EXPECT_EQ(stats.end_to_end.total(), 2);
+  EXPECT_GE(stats.inter_token_latency.total(), 4 + 1 + 1);
+  EXPECT_EQ(stats.step_sequences.total(), counters.steps);
+}
+
 // ---- prefix caching
 
 TEST_F(EngineTest, TheSameBitsComeOutOfTheCacheAsOfThePrompt) {
