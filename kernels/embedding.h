@@ -1,4 +1,5 @@
-// embedding.h: x_th[t] = W_vh[ids_t[t]]. Ids are in [0, V). Threads: the caller's only.
+// embedding.h: x_th[t] = W_vh[ids_t[t]], or 0 where the id is -1: a row that another rank's part of the table
+// has. Ids are in [-1, V). Threads: the caller's only.
 #pragma once
 
 #include <span>

@@ -8,12 +8,15 @@ namespace {
 
 template <class T, int N>
 __global__ void embedding_kernel(const int32_t* ids_t, const T* w_vh, View2<float> x_th) {
-  const T* from = w_vh + int64_t{ids_t[blockIdx.x]} * x_th.cols;
+  const int32_t id = ids_t[blockIdx.x];
+  const T* from = w_vh + int64_t{id} * x_th.cols;
   float* to = x_th.row(blockIdx.x);
   for_packs(x_th.cols / N, [&](int64_t i) {
-    const Pack<T, N> w = load_pack<N>(from + i * N);
-    Pack<float, N> x;
-    for (int j = 0; j < N; ++j) x.v[j] = to_float(w.v[j]);
+    Pack<float, N> x{};
+    if (id >= 0) {
+      const Pack<T, N> w = load_pack<N>(from + i * N);
+      for (int j = 0; j < N; ++j) x.v[j] = to_float(w.v[j]);
+    }
     store_pack(to + i * N, x);
   });
 }

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "base/check.h"
-#include "base/clock.h"
+#include "base/spin.h"
 
 namespace guildhall {
 namespace {
@@ -23,33 +23,7 @@ constexpr uint64_t kOpen = 1u << 31;
 constexpr uint64_t kInside = kOpen - 1;
 // The owner's least spin before it sleeps while members finish: about one wake-up's worth.
 constexpr int64_t kMinJoinSpinNs = 2'000;
-// A pause takes 10 to 140 cycles depending on the processor; the clock is read once per this many.
-constexpr int kPausesPerClockRead = 16;
-
 uint64_t job_of(uint64_t state) { return state >> 32; }
-
-void cpu_pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#else
-  std::this_thread::yield();
-#endif
-}
-
-// Spins until done() or for spin_ns; returns done().
-template <class Done>
-bool spin(int64_t spin_ns, Done done) {
-  if (done()) return true;
-  if (spin_ns <= 0) return false;
-  const int64_t deadline_ns = now_ns() + spin_ns;
-  do {
-    for (int i = 0; i < kPausesPerClockRead; ++i) {
-      cpu_pause();
-      if (done()) return true;
-    }
-  } while (now_ns() < deadline_ns);
-  return false;
-}
 
 }  // namespace
 

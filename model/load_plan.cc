@@ -35,6 +35,8 @@ bool stored_as(SourceType type, DType dtype) {
          (type == SourceType::bf16 && dtype == DType::bf16);
 }
 
+IndexRange or_all(IndexRange part, int64_t size) { return part.size() == 0 ? IndexRange{0, size} : part; }
+
 template <class T>
 void transpose(const std::byte* from, int64_t rows, int64_t cols, std::byte* to) {
   const T* source = reinterpret_cast<const T*>(from);
@@ -58,16 +60,20 @@ Result<void> LoadPlan::add_matrices(std::span<const MatrixRequest> requests) {
   std::vector<Item> items;
   DType dtype = DType::bf16;
   for (const MatrixRequest& request : requests) {
-    Item item{.out = request.out, .cols = request.cols};
+    const IndexRange rows = or_all(request.part.rows, request.rows);
+    const IndexRange cols = or_all(request.part.cols, request.cols);
+    Item item{.out = request.out, .cols = cols.size()};
     const std::array<int64_t, 2> shape{request.rows, request.cols};
     for (const std::string& name : request.names) {
       GH_ASSIGN(const SourceTensor tensor, source_->find(name, shape, DummyFill::random));
       if (tensor.type != SourceType::bf16) dtype = DType::f32;
       item.pieces.push_back({.tensor = tensor,
+                             .source_element = rows.begin * request.cols + cols.begin,
                              .target_element = item.rows * item.cols,
-                             .rows = request.rows,
-                             .cols = request.cols});
-      item.rows += request.rows;
+                             .rows = rows.size(),
+                             .cols = cols.size(),
+                             .source_stride = request.cols});
+      item.rows += rows.size();
     }
     items.push_back(std::move(item));
   }
@@ -78,8 +84,9 @@ Result<void> LoadPlan::add_matrices(std::span<const MatrixRequest> requests) {
   return {};
 }
 
-Result<void> LoadPlan::add_matrix(WeightView* out, std::string name, int64_t rows, int64_t cols) {
-  const MatrixRequest request{out, {std::move(name)}, rows, cols};
+Result<void> LoadPlan::add_matrix(WeightView* out, std::string name, int64_t rows, int64_t cols,
+                                  const TensorPart& part) {
+  const MatrixRequest request{out, {std::move(name)}, rows, cols, part};
   return add_matrices({&request, 1});
 }
 
@@ -90,10 +97,12 @@ Result<void> LoadPlan::add_f32_matrix(WeightView* out, std::string name, int64_t
   return {};
 }
 
-Result<void> LoadPlan::add_vector(std::span<const float>* out, std::string name, int64_t size,
-                                  DummyFill fill) {
+Result<void> LoadPlan::add_vector(std::span<const float>* out, std::string name, int64_t size, DummyFill fill,
+                                  IndexRange part) {
   GH_ASSIGN(const SourceTensor tensor, source_->find(name, {&size, 1}, fill));
-  push({.out = out, .rows = 1, .cols = size, .pieces = {{.tensor = tensor, .rows = 1, .cols = size}}});
+  const IndexRange taken = or_all(part, size);
+  const Piece piece{.tensor = tensor, .source_element = taken.begin, .rows = 1, .cols = taken.size()};
+  push({.out = out, .rows = 1, .cols = taken.size(), .pieces = {piece}});
   return {};
 }
 
@@ -102,16 +111,13 @@ Result<void> LoadPlan::add_kv_up(const KvUpRequest& request) {
   const std::array<int64_t, 2> shape{request.heads * head_rows, request.rank};
   GH_ASSIGN(const SourceTensor tensor, source_->find(request.name, shape, DummyFill::random));
   const DType dtype = tensor.type == SourceType::bf16 ? DType::bf16 : DType::f32;
-  Item keys{.out = request.k_up_hrn,
-            .dtype = dtype,
-            .rows = request.heads * request.rank,
-            .cols = request.nope_dim};
-  Item values{.out = request.v_up_hdr,
-              .dtype = dtype,
-              .rows = request.heads * request.value_dim,
-              .cols = request.rank};
-  for (int64_t head = 0; head < request.heads; ++head) {
-    const int64_t source = head * head_rows * request.rank;
+  const IndexRange part = or_all(request.part, request.heads);
+  Item keys{
+      .out = request.k_up_hrn, .dtype = dtype, .rows = part.size() * request.rank, .cols = request.nope_dim};
+  Item values{
+      .out = request.v_up_hdr, .dtype = dtype, .rows = part.size() * request.value_dim, .cols = request.rank};
+  for (int64_t head = 0; head < part.size(); ++head) {
+    const int64_t source = (part.begin + head) * head_rows * request.rank;
     keys.pieces.push_back(
         {tensor, source, head * request.rank * request.nope_dim, request.nope_dim, request.rank, true});
     values.pieces.push_back({tensor, source + request.nope_dim * request.rank,
@@ -142,11 +148,15 @@ Result<void> LoadPlan::read_chunk(const Piece& piece, int64_t first, int64_t cou
 }
 
 Result<void> LoadPlan::copy(const Piece& piece, DType dtype, std::byte* target, LoadProgress& progress) {
-  const int64_t elements = piece.rows * piece.cols;
-  for (int64_t first = 0; first < elements; first += kChunkElements) {
-    const int64_t count = std::min(kChunkElements, elements - first);
-    GH_TRY(read_chunk(piece, first, count, dtype, target + first * dtype_bytes(dtype), progress));
-  }
+  const bool adjacent = piece.source_stride == 0 || piece.source_stride == piece.cols;
+  const int64_t num_runs = adjacent ? 1 : piece.rows;
+  const int64_t elements = piece.rows * piece.cols / num_runs;
+  for (int64_t run = 0; run < num_runs; ++run, target += elements * dtype_bytes(dtype))
+    for (int64_t first = 0; first < elements; first += kChunkElements) {
+      const int64_t count = std::min(kChunkElements, elements - first);
+      GH_TRY(read_chunk(piece, run * piece.source_stride + first, count, dtype,
+                        target + first * dtype_bytes(dtype), progress));
+    }
   return {};
 }
 

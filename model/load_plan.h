@@ -11,22 +11,30 @@
 #include "base/status.h"
 #include "kernels/dtype.h"
 #include "model/arena.h"
+#include "model/shard.h"
 #include "model/tensor_source.h"
 #include "model/weights.h"
 
 namespace guildhall {
 
-// A matrix [names.size() * rows, cols]: tensors of [rows, cols] stacked by rows. `out` is set by
+// The part of each tensor that is read. Ranges of no size: all of it.
+struct TensorPart {
+  IndexRange rows, cols;
+};
+
+// A matrix of tensors of [rows, cols], or of the same part of each, stacked by rows. `out` is set by
 // LoadPlan::run and must stay where it is until then; so in all of LoadPlan.
 struct MatrixRequest {
   WeightView* out = nullptr;
   std::vector<std::string> names;
   int64_t rows = 0, cols = 0;
+  TensorPart part = {};
 };
 
 struct KvUpRequest {
   std::string name;  // kv_b_proj: per head dn rows of keys, then dv rows of values; [heads*(dn+dv), rank]
   int64_t heads = 0, nope_dim = 0, value_dim = 0, rank = 0;
+  IndexRange part;                 // of the heads
   WeightView* k_up_hrn = nullptr;  // per head [rank, dn], transposed
   WeightView* v_up_hdr = nullptr;  // per head [dv, rank]
 };
@@ -37,11 +45,14 @@ class LoadPlan {
 
   // All of one dtype: bf16 when every tensor is, else f32.
   Result<void> add_matrices(std::span<const MatrixRequest> requests);
-  Result<void> add_matrix(WeightView* out, std::string name, int64_t rows, int64_t cols);
+  Result<void> add_matrix(WeightView* out, std::string name, int64_t rows, int64_t cols,
+                          const TensorPart& part = {});
   Result<void> add_f32_matrix(WeightView* out, std::string name, int64_t rows, int64_t cols);
-  Result<void> add_vector(std::span<const float>* out, std::string name, int64_t size, DummyFill fill);
+  Result<void> add_vector(std::span<const float>* out, std::string name, int64_t size, DummyFill fill,
+                          IndexRange part = {});
   Result<void> add_kv_up(const KvUpRequest& request);
 
+  int64_t bytes() const { return arena_bytes_; }  // that run() allocates
   // Allocates, fills, and sets every `out`, which is in the memory of `device`. Code::cancelled when
   // progress.cancel was set.
   Result<Arena> run(LoadProgress& progress, DeviceMemory& device);
@@ -53,6 +64,7 @@ class LoadPlan {
     int64_t source_element = 0, target_element = 0;
     int64_t rows = 0, cols = 0;
     bool transpose = false;
+    int64_t source_stride = 0;  // from one row of it to the next in the tensor; 0: cols
   };
   struct Item {
     std::variant<WeightView*, std::span<const float>*> out;

@@ -16,6 +16,7 @@
 #include "kernels/device_memory.h"
 #include "kernels/dtype.h"
 #include "kernels/expert_ffn.h"
+#include "model/shard.h"
 #include "model/spec.h"
 
 namespace guildhall {
@@ -30,6 +31,8 @@ enum class LoadMode {
   checkpoint,  // from safetensors
   dummy,       // random weights of the right shapes from config.json alone, for benchmarks
 };
+
+class LoadPlan;  // load_plan.h
 
 struct GqaWeights {
   WeightView q, k, v, o;                                  // [H*D,hid] [KV*D,hid] [KV*D,hid] [hid,H*D]
@@ -66,14 +69,23 @@ struct LayerWeights {
   std::variant<MlpWeights, MoeWeights> mlp;
 };
 
-// Everything the router needs, in a device's memory. Immutable after loading; any thread may read.
+// Everything the router needs, or one rank of it, in a device's memory. Immutable after loading; any thread
+// may read.
 class DenseWeights {
  public:
   static Result<std::unique_ptr<DenseWeights>> load(const std::filesystem::path& dir, const ModelSpec& spec,
                                                     LoadMode mode, LoadProgress& progress,
                                                     DeviceMemory& device = host_memory());
+  // What rank shard.rank holds; only that is read. The gate and the biases that are added after a sum over
+  // ranks are rank 0's.
+  static Result<std::unique_ptr<DenseWeights>> load(const std::filesystem::path& dir, const ModelSpec& spec,
+                                                    const ModelShard& shard, LoadMode mode,
+                                                    LoadProgress& progress, DeviceMemory& device);
+  // Bytes that load() would take, from the files' headers.
+  static Result<int64_t> bytes_needed(const std::filesystem::path& dir, const ModelSpec& spec,
+                                      const ModelShard& shard, LoadMode mode);
   ~DenseWeights();
-  WeightView embed_vh;                // [V,hid]
+  WeightView embed_vh;                // [V,hid], of a shard its rows
   WeightView lm_head_vh;              // == embed_vh when tied
   std::span<const float> final_norm;  // [hid]
   std::vector<LayerWeights> layers;
@@ -81,6 +93,7 @@ class DenseWeights {
 
  private:
   DenseWeights();
+  Result<void> plan(LoadPlan& plan, const ModelSpec& spec, const ModelShard& shard);
   struct Storage;
   std::unique_ptr<Storage> storage_;
 };

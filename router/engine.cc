@@ -20,7 +20,7 @@ Status unavailable(std::string message) { return {Code::unavailable, std::move(m
 }  // namespace
 
 Engine::Engine(EngineOptions options, const ModelSpec& spec, const DenseWeights& weights, Exchange& exchange,
-               std::unique_ptr<KvCache> cache, Ops& ops)
+               std::unique_ptr<KvCache> cache, Ops& ops, std::unique_ptr<TensorRanks> ranks)
     : options_(std::move(options)),
       spec_(spec),
       exchange_(exchange),
@@ -28,10 +28,14 @@ Engine::Engine(EngineOptions options, const ModelSpec& spec, const DenseWeights&
       ops_(ops),
       scheduler_(options_.scheduler, *cache_),
       dispatcher_(dispatcher_options(), exchange),
-      forward_(spec, weights, *cache_, dispatcher_, ops, clock_, options_.scheduler.max_batched_tokens,
-               options_.max_model_len),
+      ranks_(std::move(ranks)),
+      forward_(ranks_ ? ranks_->shard(0).spec : spec, weights, *cache_, &dispatcher_, ops, clock_,
+               options_.scheduler.max_batched_tokens, options_.max_model_len,
+               ranks_ ? ranks_->first() : ForwardRank{}),
       policy_(micro_batches()),
-      host_logits_(ops) {}
+      host_logits_(ops) {
+  if (ranks_) ranks_->start(options_.scheduler.max_batched_tokens, options_.max_model_len);
+}
 
 Engine::~Engine() = default;
 
@@ -236,7 +240,7 @@ void Engine::step() {
   if (hidden_rh.has_error()) return pause(hidden_rh.error());
   paused_since_.reset();
   list_rows(chunks);
-  evaluate(*hidden_rh);
+  if (const auto evaluated = evaluate(*hidden_rh); evaluated.has_error()) return pause(evaluated.error());
   scheduler_.record_step(batch_.num_tokens(), now_ns() - begin);
   const std::vector<ScheduledChunk> done = chunks;  // advance() changes the scheduler
   for (const ScheduledChunk& chunk : done) advance(chunk);
@@ -253,7 +257,8 @@ Result<View2<const float>> Engine::run_forward() {
   TraceSpan span(num_micro_batches == 2 ? "forward x2" : "forward",
                  {.step = clock_.step(), .tokens = batch_.num_tokens()});
   const int64_t begin = now_ns();
-  GH_ASSIGN(const View2<const float> hidden_rh, forward_.run(batch_, split));
+  GH_ASSIGN(const View2<const float> hidden_rh,
+            ranks_ ? ranks_->run(forward_, batch_, split) : forward_.run(batch_, split));
   policy_.record({.num_tokens = batch_.num_tokens(),
                   .num_micro_batches = num_micro_batches,
                   .step_ns = now_ns() - begin});
@@ -303,16 +308,19 @@ void Engine::list_rows(const std::vector<ScheduledChunk>& chunks) {
   }
 }
 
-void Engine::evaluate(View2<const float> hidden_rh) {
+Result<void> Engine::evaluate(View2<const float> hidden_rh) {
   results_.resize(rows_.size());
   for (int64_t begin = 0; begin < hidden_rh.rows; begin += Forward::kLogitTile) {
     const int64_t n = std::min(Forward::kLogitTile, hidden_rh.rows - begin);
-    const View2<float> logits_rv = forward_.logits(hidden_rh.sub_rows(begin, n));
+    const View2<const float> tile_rh = hidden_rh.sub_rows(begin, n);
+    GH_ASSIGN(const View2<float> logits_rv,
+              ranks_ ? ranks_->logits(forward_, tile_rh) : Result<View2<float>>(forward_.logits(tile_rh)));
     StepClock::Scope scope(clock_, StepPart::sample, {.tokens = n});
     const auto first = static_cast<size_t>(begin), count = static_cast<size_t>(n);
     sample(logits_rv, std::span(rows_).subspan(first, count), std::span(results_).subspan(first, count));
     score(logits_rv, std::span(rows_).subspan(first, count), std::span(results_).subspan(first, count));
   }
+  return {};
 }
 
 // The token each row stands for: drawn, or, of a prompt, the one that follows.

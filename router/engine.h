@@ -18,6 +18,7 @@
 #include "router/forward.h"
 #include "router/micro_batch_policy.h"
 #include "router/scheduler.h"
+#include "router/tensor_ranks.h"
 
 namespace guildhall {
 
@@ -38,9 +39,10 @@ struct EngineOptions {
 class Engine final : public EngineClient {
  public:
   // Borrowed: spec, weights, exchange, ops; weights and cache are in the memory of `ops`. The engine thread
-  // owns exchange and ops from run() on.
+  // owns exchange and ops from run() on. With ranks, weights, cache and ops are the first rank's; `spec` is
+  // the whole model's.
   Engine(EngineOptions options, const ModelSpec& spec, const DenseWeights& weights, Exchange& exchange,
-         std::unique_ptr<KvCache> cache, Ops& ops);
+         std::unique_ptr<KvCache> cache, Ops& ops, std::unique_ptr<TensorRanks> ranks = nullptr);
   ~Engine() override;
 
   Result<RequestId> submit(EngineRequest request, EventSink sink) override;
@@ -90,7 +92,7 @@ class Engine final : public EngineClient {
   void end(Sequence& sequence, EngineEvent&& event);
   Result<void> check(const EngineRequest& request) const;
   void list_rows(const std::vector<ScheduledChunk>& chunks);
-  void evaluate(View2<const float> hidden_rh);
+  Result<void> evaluate(View2<const float> hidden_rh);
   void sample(View2<const float> logits_rv, std::span<const LogitRow> row_r, std::span<RowResult> result_r);
   void score(View2<float> logits_rv, std::span<const LogitRow> row_r, std::span<RowResult> result_r);
   void advance(const ScheduledChunk& chunk);
@@ -106,6 +108,7 @@ class Engine final : public EngineClient {
   StepClock clock_;
   Scheduler scheduler_;
   Dispatcher dispatcher_;
+  std::unique_ptr<TensorRanks> ranks_;  // null: alone
   Forward forward_;
   MicroBatchPolicy policy_;
   StepBatch batch_;

@@ -27,14 +27,16 @@ View2<float> head_rows(View2<float> x, int64_t num_heads) {
 
 }  // namespace
 
-Forward::Forward(const ModelSpec& spec, const DenseWeights& weights, KvCache& cache, Dispatcher& dispatcher,
-                 Ops& ops, StepClock& clock, int64_t max_tokens, int64_t max_position)
+Forward::Forward(const ModelSpec& spec, const DenseWeights& weights, KvCache& cache, Dispatcher* dispatcher,
+                 Ops& ops, StepClock& clock, int64_t max_tokens, int64_t max_position,
+                 const ForwardRank& rank)
     : spec_(spec),
       weights_(weights),
       cache_(cache),
       dispatcher_(dispatcher),
       ops_(ops),
       clock_(clock),
+      rank_(rank),
       max_tokens_(max_tokens),
       rope_(make_rope_table(spec.rope, max_position)),
       arrays_(ops, {decode_rows(max_tokens), decode_rows(max_tokens), decode_rows(max_tokens), max_tokens,
@@ -47,8 +49,9 @@ Forward::Forward(const ModelSpec& spec, const DenseWeights& weights, KvCache& ca
   gate_logits_.view(t, spec.moe.num_experts);
   expert_.view(t, spec.moe.top_k), weight_.view(t, spec.moe.top_k);
   parts_.reserve(2);
-  logits_.view(kLogitTile, spec.vocab_size);
+  logits_.view(kLogitTile, rank.shard ? rank.shard->vocab_size : spec.vocab_size);
   reserve_attention(t);
+  reserve_parts(t);
 }
 
 void Forward::reserve_attention(int64_t t) {
@@ -71,7 +74,7 @@ Result<View2<const float>> Forward::run(const StepBatch& batch, int64_t split) {
   upload(step);
   {
     StepClock::Scope scope(clock_, StepPart::embed, {.tokens = batch.num_tokens()});
-    ops_.embedding(arrays_[kIds], weights_.embed_vh, x_th);
+    embed(x_th);
   }
   divide(step, split, x_th);
   if (recorded_context_ > 0) {
@@ -130,13 +133,15 @@ void Forward::rehearse_step(const StepBatch& batch, int64_t max_context) {
 
 // The step as it runs: a decode step takes a shape that recurs where the device records what it is told.
 const StepBatch& Forward::shaped(const StepBatch& batch, int64_t split) {
-  const bool recurs = ops_.records() && split == 0 && is_decode(batch);
+  const bool alone = rank_.collective == nullptr;  // what ranks do together is not recorded
+  const bool recurs = alone && ops_.records() && split == 0 && is_decode(batch);
   recorded_context_ = recurs ? pad_decode(batch, cache_.pool().block_size(), padded_) : 0;
   return recurs ? padded_ : batch;
 }
 
 void Forward::upload(const StepBatch& batch) {
-  arrays_.upload({batch.ids_t, batch.position_t, batch.sequence_t, batch.logit_rows, batch.block_table_sb});
+  arrays_.upload(
+      {ids_here(batch), batch.position_t, batch.sequence_t, batch.logit_rows, batch.block_table_sb});
 }
 
 void Forward::divide(const StepBatch& batch, int64_t split, View2<float> x_th) {
@@ -168,7 +173,8 @@ Result<void> Forward::run_layer(int64_t layer, const MicroBatch& m) {
   } else {
     until_exchange(layer, m);
   }
-  dispatcher_.progress();  // what the other micro-batch has on the wire
+  if (dispatcher_ != nullptr) dispatcher_->progress();  // what the other micro-batch has on the wire
+  GH_TRY(together());
   return exchange(layer, m);
 }
 
@@ -178,10 +184,14 @@ void Forward::until_exchange(int64_t layer, const MicroBatch& m) {
   attention(layer, m);
   const View2<float> h_th = h_.view(m.x_th.rows, spec_.hidden);
   ops_.rmsnorm(m.x_th, w.post_attention_norm, spec_.rms_eps, h_th);
-  if (const auto* moe = std::get_if<MoeWeights>(&w.mlp)) return gate(layer, m, *moe, h_th);
+  if (const auto* moe = std::get_if<MoeWeights>(&w.mlp)) {
+    if (dispatcher_ != nullptr) gate(layer, m, *moe, h_th);
+    return;
+  }
   StepClock::Scope scope(clock_, StepPart::dense_mlp,
                          {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
-  mlp(std::get<MlpWeights>(w.mlp), h_th, m.x_th);
+  const auto& dense = std::get<MlpWeights>(w.mlp);
+  add_linear(activated(dense, h_th), dense.down, {}, part_m_[static_cast<size_t>(m.idx)].mlp, m.x_th);
 }
 
 // x += shared(norm(x)) while the routed experts work, whose part is combine()'s. A device is told before the
@@ -189,6 +199,10 @@ void Forward::until_exchange(int64_t layer, const MicroBatch& m) {
 Result<void> Forward::exchange(int64_t layer, const MicroBatch& m) {
   const auto* moe = std::get_if<MoeWeights>(&weights_.layers[static_cast<size_t>(layer)].mlp);
   if (moe == nullptr) return {};
+  if (dispatcher_ == nullptr) {  // the first rank's exchange
+    if (moe->shared) shared_experts(layer, m, *moe->shared);
+    return {};
+  }
   const View2<float> h_th = h_.view(m.num_tokens, spec_.hidden);
   const Departure rows = depart(m, h_th);
   const bool told_at_once = !ops_.memory().is_host();
@@ -201,7 +215,12 @@ Result<void> Forward::exchange(int64_t layer, const MicroBatch& m) {
 void Forward::shared_experts(int64_t layer, const MicroBatch& m, const MlpWeights& w) {
   StepClock::Scope scope(clock_, StepPart::shared_experts,
                          {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
-  const auto body = [&] { mlp(w, h_.view(m.x_th.rows, spec_.hidden), m.x_th); };
+  const View2<const float> h_th = h_.view(m.x_th.rows, spec_.hidden);
+  if (rank_.collective != nullptr) {  // added with the routed experts' part
+    const View2<float> part_th = part_m_[static_cast<size_t>(m.idx)].mlp.view(h_th.rows, h_th.cols);
+    return ops_.linear(activated(w, h_th), w.down, {}, part_th);
+  }
+  const auto body = [&] { mlp(w, h_th, m.x_th); };
   if (recorded_context_ > 0)
     ops_.replay({layer, m.x_th.rows, kSharedExperts}, std::ref(body));
   else
@@ -216,15 +235,16 @@ void Forward::attention(int64_t layer, const MicroBatch& m) {
   const View2<float> h_th = h_.view(m.x_th.rows, spec_.hidden);
   ops_.rmsnorm(m.x_th, w.input_norm, spec_.rms_eps, h_th);
   if (std::holds_alternative<GqaSpec>(spec_.attention))
-    gqa(layer, m.batch, h_th, m.x_th);
+    gqa(layer, m, h_th);
   else
-    mla(layer, m.batch, h_th, m.x_th);
+    mla(layer, m, h_th);
 }
 
-void Forward::gqa(int64_t layer, const AttentionBatch& batch, View2<const float> h_th, View2<float> x_th) {
+void Forward::gqa(int64_t layer, const MicroBatch& m, View2<const float> h_th) {
   const auto& a = std::get<GqaSpec>(spec_.attention);
   const auto& w = std::get<GqaWeights>(weights_.layers[static_cast<size_t>(layer)].attention);
-  const int64_t t = x_th.rows;
+  const AttentionBatch& batch = m.batch;
+  const int64_t t = h_th.rows;
   const View2<float> q = q_.view(t, a.num_heads * a.head_dim);
   const View2<float> k = k_.view(t, a.num_kv_heads * a.head_dim);
   const View2<float> v = v_.view(t, a.num_kv_heads * a.head_dim);
@@ -242,15 +262,16 @@ void Forward::gqa(int64_t layer, const AttentionBatch& batch, View2<const float>
   ops_.kv_write(heads(k, a.num_kv_heads), heads(v, a.num_kv_heads), batch, pages);
   const View2<float> attended = attended_.view(t, a.num_heads * a.head_dim);
   ops_.paged_attention(heads(q, a.num_heads), batch, pages, a.scale, heads(attended, a.num_heads));
-  ops_.linear(attended, w.o, {.bias_n = w.o_bias, .accumulate = true}, x_th);
+  add_linear(attended, w.o, w.o_bias, part_m_[static_cast<size_t>(m.idx)].attention, m.x_th);
 }
 
 // Absorbed MLA (DeepSeek-V2 §2.1.2), for prefill and decode alike so that a row's bits never depend on which:
 // the cache holds [latent r | rotated key dr]; queries are taken into the latent space and results out of it.
-void Forward::mla(int64_t layer, const AttentionBatch& batch, View2<const float> h_th, View2<float> x_th) {
+void Forward::mla(int64_t layer, const MicroBatch& m, View2<const float> h_th) {
   const auto& a = std::get<MlaSpec>(spec_.attention);
   const auto& w = std::get<MlaWeights>(weights_.layers[static_cast<size_t>(layer)].attention);
-  const int64_t t = x_th.rows, r = a.kv_lora_rank, dn = a.qk_nope_head_dim, dr = a.qk_rope_head_dim;
+  const AttentionBatch& batch = m.batch;
+  const int64_t t = h_th.rows, r = a.kv_lora_rank, dn = a.qk_nope_head_dim, dr = a.qk_rope_head_dim;
 
   const View2<float> latent = latent_.view(t, r + dr);
   ops_.linear(h_th, w.kv_a, {.bias_n = w.kv_a_bias}, latent);
@@ -272,7 +293,7 @@ void Forward::mla(int64_t layer, const AttentionBatch& batch, View2<const float>
   const View2<float> attended = attended_.view(t, a.num_heads * a.v_head_dim);
   ops_.linear_heads(heads(View2<const float>(context), a.num_heads), w.v_up_hdr,
                     heads(attended, a.num_heads));
-  ops_.linear(attended, w.o, {.bias_n = w.o_bias, .accumulate = true}, x_th);
+  add_linear(attended, w.o, w.o_bias, part_m_[static_cast<size_t>(m.idx)].attention, m.x_th);
 }
 
 // [T, H*(dn+dr)], straight from hidden or through the low-rank bottleneck.
@@ -317,32 +338,49 @@ Result<void> Forward::dispatch(int64_t layer, const MicroBatch& m, const Departu
   StepClock::Scope scope(clock_, StepPart::dispatch,
                          {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
   host_m_[static_cast<size_t>(m.idx)].weight.wait();  // transfers end in order: for all three
-  return dispatcher_.dispatch({.layer = layer, .micro_batch = m.idx}, rows.x_th, rows.expert_tk,
-                              rows.weight_tk);
+  return dispatcher_->dispatch({.layer = layer, .micro_batch = m.idx}, rows.x_th, rows.expert_tk,
+                               rows.weight_tk);
 }
 
-// x += experts(norm(x)), once their rows are back. A device's x is added to there: the answers are summed
-// first.
+// x += experts(norm(x)), once their rows are back.
 Result<void> Forward::combine(int64_t layer, const MicroBatch& m) {
   if (!spec_.is_moe_layer[static_cast<size_t>(layer)]) return {};
   StepClock::Scope scope(clock_, StepPart::combine,
                          {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
-  if (ops_.memory().is_host()) return dispatcher_.combine(m.idx, m.x_th);
+  if (rank_.collective == nullptr) return receive(m, m.x_th.first_rows(m.num_tokens));
+  const auto& moe = std::get<MoeWeights>(weights_.layers[static_cast<size_t>(layer)].mlp);
+  const View2<float> part_th = part_m_[static_cast<size_t>(m.idx)].mlp.view(m.x_th.rows, m.x_th.cols);
+  if (dispatcher_ != nullptr) {
+    if (!moe.shared) ops_.fill_zero(part_th);
+    GH_TRY(receive(m, part_th));
+  }
+  rank_.collective->add_parts(part_th, moe.shared ? rank_.shard->num_ranks : 1, m.x_th);
+  return together();
+}
+
+// y += the experts' rows. A device's y is added to there: the answers are summed first.
+Result<void> Forward::receive(const MicroBatch& m, View2<float> y_th) {
+  if (ops_.memory().is_host()) return dispatcher_->combine(m.idx, y_th);
   HostMatrix<float>& host_y = host_m_[static_cast<size_t>(m.idx)].y;
-  const View2<float> y_th = host_y.view(m.num_tokens, spec_.hidden);
-  std::fill_n(y_th.data, y_th.rows * y_th.cols, 0.0f);
-  GH_TRY(dispatcher_.combine(m.idx, y_th));
-  ops_.add(host_y.upload(y_th, answer_), m.x_th.first_rows(m.num_tokens));
+  const View2<float> sum_th = host_y.view(m.num_tokens, spec_.hidden);
+  std::fill_n(sum_th.data, sum_th.rows * sum_th.cols, 0.0f);
+  GH_TRY(dispatcher_->combine(m.idx, sum_th));
+  ops_.add(host_y.upload(sum_th, answer_), y_th);
   return {};
 }
 
-// x += down(silu(gate h) * up h)
-void Forward::mlp(const MlpWeights& w, View2<const float> h_th, View2<float> x_th) {
+// silu(gate h) * up h
+View2<const float> Forward::activated(const MlpWeights& w, View2<const float> h_th) {
   const View2<float> gate_up = gate_up_.view(h_th.rows, w.gate_up.rows);
   const View2<float> act = act_.view(h_th.rows, w.down.cols);
   ops_.linear(h_th, w.gate_up, {}, gate_up);
   ops_.swiglu(gate_up, act);
-  ops_.linear(act, w.down, {.accumulate = true}, x_th);
+  return act;
+}
+
+// x += down(silu(gate h) * up h), of this rank alone
+void Forward::mlp(const MlpWeights& w, View2<const float> h_th, View2<float> x_th) {
+  ops_.linear(activated(w, h_th), w.down, {.accumulate = true}, x_th);
 }
 
 View2<const float> Forward::final_rows(const StepBatch& batch, View2<const float> x_th) {
@@ -351,14 +389,6 @@ View2<const float> Forward::final_rows(const StepBatch& batch, View2<const float
   ops_.gather_rows(x_th, arrays_[kLogitRows], rows);
   ops_.rmsnorm(rows, weights_.final_norm, spec_.rms_eps, rows);
   return rows;
-}
-
-View2<float> Forward::logits(View2<const float> hidden_rh) {
-  GH_CHECK(hidden_rh.rows <= kLogitTile);
-  StepClock::Scope scope(clock_, StepPart::logits, {.tokens = hidden_rh.rows});
-  const View2<float> logits_rv = logits_.view(hidden_rh.rows, spec_.vocab_size);
-  ops_.linear(hidden_rh, weights_.lm_head_vh, {}, logits_rv);
-  return logits_rv;
 }
 
 }  // namespace guildhall

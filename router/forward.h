@@ -2,7 +2,12 @@
 // final norm. Routed experts are reached through the Dispatcher; everything else runs here. A step may run as
 // two micro-batches, so that one is in attention while the other is on the wire or in the experts; by the row
 // rule the bits are the same. Written over Ops: on a device, rows come to the host to be dispatched, and sums
-// of answers go back; that exchange is what the host waits for in a step. Owner: the engine thread.
+// of answers go back; that exchange is what the host waits for in a step.
+//
+// Under tensor parallelism each rank has a Forward of its shard. All run the same step: every rank has all
+// rows of x, computes its part of what is added to them (its heads after o_proj, its columns after an MLP's
+// down), and adds all parts. Rank 0 alone chooses experts and exchanges rows; what comes back is in its part
+// of the MLP's sum. Owner: the engine thread, or the rank's.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +16,10 @@
 #include "base/status.h"
 #include "kernels/device_buffers.h"
 #include "kernels/ops.h"
+#include "model/shard.h"
 #include "model/spec.h"
 #include "model/weights.h"
+#include "router/collective.h"
 #include "router/dispatcher.h"
 #include "router/kv_cache.h"
 #include "router/step_batch.h"
@@ -20,12 +27,18 @@
 
 namespace guildhall {
 
+struct ForwardRank {
+  const ModelShard* shard = nullptr;  // null: the whole model
+  Collective* collective = nullptr;   // null: alone
+};
+
 class Forward {
  public:
   // All are borrowed and outlive this; weights and cache are in the memory of `ops`. Workspace for max_tokens
-  // is allocated here; steps allocate nothing.
-  Forward(const ModelSpec& spec, const DenseWeights& weights, KvCache& cache, Dispatcher& dispatcher,
-          Ops& ops, StepClock& clock, int64_t max_tokens, int64_t max_position);
+  // is allocated here; steps allocate nothing. A rank's spec is its shard's; ranks but the first have no
+  // dispatcher.
+  Forward(const ModelSpec& spec, const DenseWeights& weights, KvCache& cache, Dispatcher* dispatcher,
+          Ops& ops, StepClock& clock, int64_t max_tokens, int64_t max_position, const ForwardRank& rank = {});
 
   // Runs the batch, as two micro-batches divided before token `split` unless that is 0, and returns the
   // final-normed hidden rows [R,H] of batch.logit_rows, on the device, valid until the next call. An error (a
@@ -37,7 +50,8 @@ class Forward {
   // must hold max_tokens; what is in it is overwritten.
   void rehearse(int64_t max_sequences);
 
-  // Logits [R,V] of some of those rows, on the device; R <= kLogitTile. Valid until the next call.
+  // Logits [R,V] of some of those rows, on the device; R <= kLogitTile. Valid until the next call. Of ranks,
+  // the first's are whole.
   static constexpr int64_t kLogitTile = 64;  // bounds the memory that prompt scoring takes
   View2<float> logits(View2<const float> hidden_rh);
 
@@ -71,8 +85,8 @@ class Forward {
   Result<void> run_layer(int64_t layer, const MicroBatch& m);
   void until_exchange(int64_t layer, const MicroBatch& m);
   void attention(int64_t layer, const MicroBatch& m);
-  void gqa(int64_t layer, const AttentionBatch& batch, View2<const float> h_th, View2<float> x_th);
-  void mla(int64_t layer, const AttentionBatch& batch, View2<const float> h_th, View2<float> x_th);
+  void gqa(int64_t layer, const MicroBatch& m, View2<const float> h_th);
+  void mla(int64_t layer, const MicroBatch& m, View2<const float> h_th);
   View2<const float> mla_queries(const MlaSpec& spec, const MlaWeights& w, View2<const float> h_th);
   Result<void> exchange(int64_t layer, const MicroBatch& m);
   Choices choices(const MicroBatch& m);
@@ -81,15 +95,26 @@ class Forward {
   Departure depart(const MicroBatch& m, View2<float> h_th);
   Result<void> dispatch(int64_t layer, const MicroBatch& m, const Departure& rows);
   Result<void> combine(int64_t layer, const MicroBatch& m);
+  Result<void> receive(const MicroBatch& m, View2<float> y_th);
+  View2<const float> activated(const MlpWeights& w, View2<const float> h_th);
   void mlp(const MlpWeights& w, View2<const float> h_th, View2<float> x_th);
   View2<const float> final_rows(const StepBatch& batch, View2<const float> x_th);
+
+  // What ranks do together (forward_ranks.cc).
+  void reserve_parts(int64_t max_tokens);
+  std::span<const int32_t> ids_here(const StepBatch& batch);
+  void embed(View2<float> x_th);
+  void add_linear(View2<const float> y_tk, WeightView w_hk, std::span<const float> bias_h,
+                  DeviceMatrix<float>& part, View2<float> x_th);
+  Result<void> together() const;
 
   const ModelSpec& spec_;
   const DenseWeights& weights_;
   KvCache& cache_;
-  Dispatcher& dispatcher_;
+  Dispatcher* const dispatcher_;
   Ops& ops_;
   StepClock& clock_;
+  const ForwardRank rank_;
   const int64_t max_tokens_;
   RopeTable rope_;
   std::vector<MicroBatch> parts_;  // of the step: one or two
@@ -108,6 +133,14 @@ class Forward {
     HostMatrix<int32_t> expert;      // [T,K]
   };
   std::array<HostSide, 2> host_m_{HostSide{ops_}, HostSide{ops_}};
+  // A rank's parts of sums, per micro-batch [T,H], and of logits; its ids.
+  struct Parts {
+    explicit Parts(Ops& ops) : attention(ops), mlp(ops) {}
+    DeviceMatrix<float> attention, mlp;
+  };
+  std::array<Parts, 2> part_m_{Parts{ops_}, Parts{ops_}};
+  DeviceMatrix<float> logits_part_{ops_};
+  std::vector<int32_t> ids_here_t_;
   // Of the micro-batch that runs.
   DeviceMatrix<float> h_{ops_}, q_{ops_}, q_low_{ops_}, k_{ops_}, v_{ops_}, latent_{ops_}, absorbed_{ops_},
       context_{ops_}, attended_{ops_}, gate_up_{ops_}, act_{ops_}, gate_logits_{ops_}, answer_{ops_},

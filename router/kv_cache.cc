@@ -25,16 +25,16 @@ KvPages page_shape(const ModelSpec& spec, const KvCacheOptions& options) {
   return pages;
 }
 
-int64_t bytes_per_page(const ModelSpec& spec, const KvCacheOptions& options) {
+}  // namespace
+
+int64_t KvCache::page_bytes(const ModelSpec& spec, const KvCacheOptions& options) {
   return kv_elements_per_token_layer(spec) * spec.num_layers * options.block_size *
          dtype_bytes(options.dtype);
 }
 
-}  // namespace
-
 Result<std::unique_ptr<KvCache>> KvCache::create(const ModelSpec& spec, const KvCacheOptions& options,
                                                  DeviceMemory& device) {
-  const int64_t page_bytes = bytes_per_page(spec, options);
+  const int64_t page_bytes = KvCache::page_bytes(spec, options);
   const int64_t usable = (options.max_tokens + options.block_size - 1) / options.block_size;
   const int64_t fitting = options.memory_bytes / page_bytes;
   const int64_t num_pages = options.prefix_caching ? fitting : std::min(fitting, usable);

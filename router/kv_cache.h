@@ -32,6 +32,9 @@ class KvCache {
   static Result<std::unique_ptr<KvCache>> create(const ModelSpec& spec, const KvCacheOptions& options,
                                                  DeviceMemory& device = host_memory());
 
+  // Of all layers together.
+  static int64_t page_bytes(const ModelSpec& spec, const KvCacheOptions& options);
+
   KvPages layer(int64_t layer) const { return layers_[static_cast<size_t>(layer)]; }
 
   int64_t block_size() const { return options_.block_size; }

@@ -55,7 +55,7 @@ Result<int64_t> measure_peak(const ModelSpec& spec, const DenseWeights& weights,
       *end);
   StepClock clock;
   // Its tables are those that the engine's will have: what the device keeps of them serves both.
-  Forward forward(spec, weights, *cache, dispatcher, ops, clock, options.max_tokens, options.max_model_len);
+  Forward forward(spec, weights, *cache, &dispatcher, ops, clock, options.max_tokens, options.max_model_len);
   forward.rehearse(options.max_sequences);
   const MemoryFigures memory = ops.memory().figures();
   const auto cache_bytes = cache->capacity_tokens() * token_bytes;

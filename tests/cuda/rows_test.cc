@@ -39,7 +39,8 @@ TEST_P(Rows, EmbeddingCopiesTheRowsOfItsIds) {
   for_sizes_and_layouts([](const Size& s, const Layout& layout) {
     constexpr int64_t kVocabulary = 11;
     std::vector<int32_t> ids;
-    for (int64_t t = 0; t < s.rows; ++t) ids.push_back(static_cast<int32_t>((t * 7 + 10) % kVocabulary));
+    for (int64_t t = 0; t < s.rows; ++t)
+      ids.push_back(static_cast<int32_t>((t * 7 + 10) % (kVocabulary + 1)) - 1);
     for (DType dtype : {DType::f32, DType::bf16}) {
       const OwnedWeight w(kVocabulary, s.cols, dtype, 3);
       std::vector<float> want(static_cast<size_t>(s.rows * s.cols));

@@ -6,24 +6,10 @@
 #include <iterator>
 
 #include "kernels/cpu_ops.h"
+#include "router/shared_memory_collective.h"
 
 namespace guildhall {
 namespace {
-
-std::unique_ptr<KvCache> make_cache(const ModelSpec& spec, const LocalEngineOptions& options,
-                                    DeviceMemory& device) {
-  const int64_t token_bytes =
-      kv_elements_per_token_layer(spec) * spec.num_layers * dtype_bytes(options.kv_dtype);
-  return KvCache::create(spec,
-                         {.block_size = options.block_size,
-                          .memory_bytes = options.kv_tokens * token_bytes,
-                          .dtype = options.kv_dtype,
-                          .max_model_len = std::min(spec.max_position, options.kv_tokens),
-                          .max_tokens = options.kv_tokens,
-                          .prefix_caching = options.prefix_caching},
-                         device)
-      .value();
-}
 
 // To the nth core this process may use, counted round.
 void pin(std::thread& thread, int n) {
@@ -47,9 +33,9 @@ LocalEngine::LocalEngine(const std::filesystem::path& checkpoint, const LocalEng
       exchange_(fabric_.make_end("router")),
       members_(static_cast<size_t>(options.num_workers)) {
   ops_ = make_ops();
-  weights_ = DenseWeights::load(checkpoint, spec_, options.load, progress_, ops_->memory()).value();
-  engine_ = std::make_unique<Engine>(engine_options(), spec_, *weights_, *exchange_,
-                                     make_cache(spec_, options, ops_->memory()), *ops_);
+  auto ranks = make_ranks();
+  engine_ = std::make_unique<Engine>(engine_options(), spec_, *weights_, *exchange_, std::move(cache_), *ops_,
+                                     std::move(ranks));
   for (int i = 0; i < options.num_workers && options.latency.count() > 0; ++i) {
     fabric_.set_faults("router", worker_name(i), {.latency = options.latency});
     fabric_.set_faults(worker_name(i), "router", {.latency = options.latency});
@@ -71,6 +57,43 @@ void LocalEngine::stop() {
 
 std::unique_ptr<Ops> LocalEngine::make_ops() const {
   return options_.make_ops ? options_.make_ops() : make_cpu_ops({.num_threads = options_.num_threads});
+}
+
+KvCacheOptions LocalEngine::cache_options() const {
+  const int64_t token_bytes =
+      kv_elements_per_token_layer(spec_) * spec_.num_layers * dtype_bytes(options_.kv_dtype);
+  return {.block_size = options_.block_size,
+          .memory_bytes = options_.kv_tokens * token_bytes,
+          .dtype = options_.kv_dtype,
+          .max_model_len = std::min(spec_.max_position, options_.kv_tokens),
+          .max_tokens = options_.kv_tokens,
+          .prefix_caching = options_.prefix_caching};
+}
+
+// Also makes the first rank's weights and cache; null where it is the only one.
+std::unique_ptr<TensorRanks> LocalEngine::make_ranks() {
+  std::vector<ModelShard> shard_r;
+  std::vector<Ops*> ops_r;
+  std::vector<TensorRanks::Rank> others(static_cast<size_t>(options_.num_ranks - 1));
+  for (int r = 0; r < options_.num_ranks; ++r) {
+    shard_r.push_back(make_shard(spec_, r, options_.num_ranks).value());
+    if (r > 0) others[static_cast<size_t>(r - 1)].ops = make_ops();
+    ops_r.push_back(r == 0 ? ops_.get() : others[static_cast<size_t>(r - 1)].ops.get());
+    auto loaded = DenseWeights::load(checkpoint_, spec_, shard_r.back(), options_.load, progress_,
+                                     ops_r.back()->memory())
+                      .value();
+    if (r == 0)
+      weights_ = std::move(loaded);
+    else
+      others[static_cast<size_t>(r - 1)].weights = std::move(loaded);
+  }
+  auto caches = make_rank_caches(shard_r, cache_options(), ops_r).value();
+  cache_ = std::move(caches[0]);
+  if (others.empty()) return nullptr;
+  for (size_t i = 0; i < others.size(); ++i) others[i].cache = std::move(caches[i + 1]);
+  constexpr int64_t kSpinNs = 20'000;
+  return std::make_unique<TensorRanks>(shard_r, std::move(others),
+                                       std::make_unique<SharedMemoryGroup>(ops_r, kSpinNs), kSpinNs);
 }
 
 EngineOptions LocalEngine::engine_options() {

@@ -20,6 +20,7 @@ namespace guildhall {
 struct LocalEngineOptions {
   int num_workers = 2;
   int num_threads = 2;
+  int num_ranks = 1;  // of tensor parallelism, each with num_threads
   int64_t max_sequences = 32;
   int64_t max_batched_tokens = 64;
   int64_t block_size = 16;
@@ -86,6 +87,8 @@ class LocalEngine {
   };
   static std::string worker_name(int i) { return "w" + std::to_string(i); }
   std::unique_ptr<Ops> make_ops() const;
+  std::unique_ptr<TensorRanks> make_ranks();
+  KvCacheOptions cache_options() const;
   EngineOptions engine_options();
   bool pump();
 
@@ -103,6 +106,7 @@ class LocalEngine {
   std::condition_variable lost_;
   std::unique_ptr<Ops> ops_;
   std::unique_ptr<DenseWeights> weights_;
+  std::unique_ptr<KvCache> cache_;  // until the engine takes it
   std::unique_ptr<Engine> engine_;
   std::thread thread_;
 };

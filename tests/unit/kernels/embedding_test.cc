@@ -23,6 +23,17 @@ TEST_P(Embedding, GivesTheRowsExactly) {
   }
 }
 
+TEST_P(Embedding, AnotherRanksRowIsZero) {
+  const OwnedWeight w(2, 3, DType::bf16, 1);
+  const std::vector<int32_t> ids = {-1, 1};
+  std::vector<float> x(6, 7.0f), expected(6, 7.0f);
+  embedding_cpu(ids, w.view, View2<float>(x.data(), 2, 3));
+  embedding_ref(ids, w.view, View2<float>(expected.data(), 2, 3));
+  EXPECT_EQ(x, expected);
+  EXPECT_EQ(x[0], 0.0f);
+  EXPECT_EQ(x[2], 0.0f);
+}
+
 TEST_P(Embedding, TakesNoTokens) {
   const OwnedWeight w(2, 3, DType::bf16, 1);
   embedding_cpu({}, w.view, View2<float>(nullptr, 0, 3));

@@ -86,6 +86,82 @@ TEST_P(GoldenWeights, DenseWeightsAreThoseOfTheFiles) {
   }
 }
 
+// `part` is rows and columns [row, ...) [col, ...) of `whole`.
+void expect_part(const WeightView& part, const WeightView& whole, int64_t row, int64_t col) {
+  ASSERT_EQ(part.empty(), whole.empty());
+  if (part.empty()) return;
+  ASSERT_EQ(part.dtype, whole.dtype);
+  ASSERT_TRUE(row + part.rows <= whole.rows && col + part.cols <= whole.cols);
+  for (int64_t r = 0; r < part.rows; ++r)
+    for (int64_t c = 0; c < part.cols; ++c)
+      ASSERT_EQ(element(part, r, c), element(whole, row + r, col + c)) << r << "," << c;
+}
+
+void expect_mlp(const MlpWeights& part, const MlpWeights& whole, IndexRange columns) {
+  const int64_t width = columns.size();
+  ASSERT_EQ(part.gate_up.rows, 2 * width);
+  expect_part(part.gate_up.sub_rows(0, width), whole.gate_up, columns.begin, 0);
+  expect_part(part.gate_up.sub_rows(width, width), whole.gate_up, whole.gate_up.rows / 2 + columns.begin, 0);
+  ASSERT_EQ(part.down.cols, width);
+  expect_part(part.down, whole.down, 0, columns.begin);
+}
+
+TEST_P(GoldenWeights, ARankHoldsItsPartsAndReadsNoMore) {
+  const auto whole = DenseWeights::load(dir_, spec_, LoadMode::checkpoint, progress_).value();
+  for (const int num_ranks : {2, spec_.vocab_size < 270 ? 3 : 2}) {
+    int64_t bytes_read = 0;
+    for (int rank = 0; rank < num_ranks; ++rank) {
+      const ModelShard shard = make_shard(spec_, rank, num_ranks).value();
+      LoadProgress progress;
+      const auto mine =
+          DenseWeights::load(dir_, spec_, shard, LoadMode::checkpoint, progress, host_memory()).value();
+      EXPECT_EQ(mine->bytes(), *DenseWeights::bytes_needed(dir_, spec_, shard, LoadMode::checkpoint));
+      EXPECT_EQ(progress.bytes_done, progress.bytes_total);
+      EXPECT_LT(progress.bytes_done, progress_.bytes_done);
+      bytes_read += progress.bytes_done;
+      expect_part(mine->embed_vh, whole->embed_vh, shard.vocab.begin, 0);
+      expect_part(mine->lm_head_vh, whole->lm_head_vh, shard.vocab.begin, 0);
+      ASSERT_EQ(mine->embed_vh.rows, shard.spec.vocab_size);
+      for (size_t l = 0; l < whole->layers.size(); ++l) {
+        const LayerWeights &a = mine->layers[l], &b = whole->layers[l];
+        if (const auto* gqa = std::get_if<GqaWeights>(&a.attention)) {
+          const auto& all = std::get<GqaWeights>(b.attention);
+          const int64_t dim = std::get<GqaSpec>(spec_.attention).head_dim;
+          expect_part(gqa->q, all.q, shard.heads.begin * dim, 0);
+          expect_part(gqa->k, all.k, shard.kv_heads.begin * dim, 0);
+          expect_part(gqa->v, all.v, shard.kv_heads.begin * dim, 0);
+          expect_part(gqa->o, all.o, 0, shard.heads.begin * dim);
+          ASSERT_EQ(gqa->o.cols, shard.heads.size() * dim);
+          if (!all.v_bias.empty())
+            EXPECT_EQ(gqa->v_bias.front(), all.v_bias[static_cast<size_t>(shard.kv_heads.begin * dim)]);
+          EXPECT_EQ(gqa->o_bias.empty(), all.o_bias.empty() || rank > 0);
+        } else {
+          const auto &mla = std::get<MlaWeights>(a.attention), &all = std::get<MlaWeights>(b.attention);
+          const auto& s = std::get<MlaSpec>(spec_.attention);
+          const int64_t first = shard.heads.begin, q_dim = s.qk_nope_head_dim + s.qk_rope_head_dim;
+          expect_part(mla.q, all.q, first * q_dim, 0);
+          expect_part(mla.q_a, all.q_a, 0, 0);
+          expect_part(mla.q_b, all.q_b, first * q_dim, 0);
+          expect_part(mla.kv_a, all.kv_a, 0, 0);
+          expect_part(mla.k_up_hrn, all.k_up_hrn, first * s.kv_lora_rank, 0);
+          expect_part(mla.v_up_hdr, all.v_up_hdr, first * s.v_head_dim, 0);
+          expect_part(mla.o, all.o, 0, first * s.v_head_dim);
+          EXPECT_EQ(mla.o_bias.empty(), all.o_bias.empty() || rank > 0);
+        }
+        if (const auto* mlp = std::get_if<MlpWeights>(&a.mlp)) {
+          expect_mlp(*mlp, std::get<MlpWeights>(b.mlp), shard.dense_columns);
+          continue;
+        }
+        const auto &moe = std::get<MoeWeights>(a.mlp), &all = std::get<MoeWeights>(b.mlp);
+        EXPECT_EQ(moe.gate_eh.empty(), rank > 0);
+        ASSERT_EQ(moe.shared.has_value(), all.shared.has_value());
+        if (moe.shared) expect_mlp(*moe.shared, *all.shared, shard.shared_columns);
+      }
+    }
+    EXPECT_GE(bytes_read, progress_.bytes_done);
+  }
+}
+
 TEST_P(GoldenWeights, LatentAttentionIsAbsorbed) {
   const auto* mla_spec = std::get_if<MlaSpec>(&spec_.attention);
   const auto weights = DenseWeights::load(dir_, spec_, LoadMode::checkpoint, progress_).value();

@@ -82,6 +82,30 @@ TEST_F(EngineRecovery, TheSameTokensComeOutOfTwoMicroBatchesThoughAnAnswerWasLos
   EXPECT_GT(engine().counters().steps_by_micro_batches[1], 0);
 }
 
+// The other ranks wait for the first one's sum, which will not come.
+TEST_F(EngineRecovery, RanksAreReleasedWhenAWorkerDiesAndTheSameTokensComeOut) {
+  start({.num_workers = 3, .num_threads = 1, .num_ranks = 3});
+  const auto undisturbed = run_crowd(nullptr, nullptr);
+  const auto disturbed = run_crowd([&] { local_->kill_worker(1); },
+                                   [&] {
+                                     EXPECT_EQ(local_->wait_for_loss().first, 1);
+                                     local_->attach_worker(1);
+                                   });
+  EXPECT_EQ(disturbed, undisturbed);
+  expect_all_pages_free();
+}
+
+TEST_F(EngineRecovery, StopEndsRanksWhileAWorkerIsLost) {
+  start({.num_threads = 1, .num_ranks = 2});
+  HoldingRequest running(engine(), request(5, 400));
+  local_->kill_worker(1);
+  running.release();
+  local_->wait_for_loss();
+  local_->stop();
+  EXPECT_EQ(running.finish().error->code, Code::unavailable);
+  local_.reset();  // joins the ranks' threads
+}
+
 TEST_F(EngineRecovery, NewRequestsAreRefusedWhileAWorkerIsLost) {
   start();
   local_->kill_worker(0);

@@ -47,7 +47,7 @@ class Model {
                                                .max_model_len = kMaxLen,
                                                .max_tokens = 1024})
                            .value();
-    Forward forward(spec_, *weights_, *cache, dispatcher_, *ops_, clock_, kMaxTokens, kMaxLen);
+    Forward forward(spec_, *weights_, *cache, &dispatcher_, *ops_, clock_, kMaxTokens, kMaxLen);
     std::vector<uint32_t> bits;
     std::vector<size_t> done(prompts.size());
     std::vector<std::vector<int32_t>> pages(prompts.size());
