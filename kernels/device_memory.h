@@ -30,6 +30,9 @@ class DeviceMemory {
 
   // Contents are undefined. resource_exhausted, naming the device and what it has, when there is not so much.
   virtual Result<MemoryBlock> allocate(int64_t bytes) = 0;
+  // The same for what others than this device's streams read and write too: network cards, other processes.
+  // Nothing waits for those: the caller gives it back when they are done.
+  virtual Result<MemoryBlock> allocate_for_transfers(int64_t bytes) { return allocate(bytes); }
   // Host memory that the device reads and writes at full speed, while the host goes on.
   virtual Result<MemoryBlock> allocate_pinned(int64_t bytes) = 0;
 

@@ -161,12 +161,16 @@ Result<void> check_pairs(const FrameHeader& header, std::span<const DispatchPair
 }
 
 // The header of a frame of this kind, checksum verified.
-Result<FrameHeader> decode_kind(std::span<const std::byte> frame, FrameKind kind) {
+Result<FrameHeader> decode_kind(const FrameBytes& frame, FrameKind kind) {
   GH_ASSIGN(const FrameHeader header, decode_header(frame));
   if (header.kind != static_cast<uint16_t>(kind))
     return refuse(fmt::format("kind {} where {} was due", header.kind, static_cast<uint16_t>(kind)));
+  const size_t rows_at = frame_layout(shape_of(header)).rows_offset;
+  if (!frame.tail.empty() && (kind == FrameKind::failure || frame.bytes.size() != rows_at))
+    return refuse(fmt::format("its tail begins after {} bytes, not at its rows", frame.bytes.size()));
   if (header.payload_crc32c != 0) {
-    const uint32_t actual = crc32c(frame.subspan(sizeof(FrameHeader)));
+    if (!frame.tail.empty()) return refuse("it has a checksum, but rows in a device's memory");
+    const uint32_t actual = crc32c(frame.bytes.subspan(sizeof(FrameHeader)));
     if (actual != header.payload_crc32c)
       return refuse(fmt::format("payload_crc32c is {:#010x}, the payload's is {:#010x}",
                                 header.payload_crc32c, actual));
@@ -174,10 +178,17 @@ Result<FrameHeader> decode_kind(std::span<const std::byte> frame, FrameKind kind
   return header;
 }
 
+std::span<const std::byte> rows_of(const FrameBytes& frame, const FrameHeader& header,
+                                   const FrameLayout& layout) {
+  const auto from_rows = frame.tail.empty() ? frame.bytes.subspan(layout.rows_offset) : frame.tail;
+  return from_rows.first(header.num_rows * layout.row_bytes);
+}
+
 FrameSections begin_frame(FrameKind kind, const FrameFields& fields, const FrameShape& shape,
-                          std::span<std::byte> out) {
+                          std::span<std::byte> out, std::byte* tail) {
   const FrameLayout layout = frame_layout(shape);
-  GH_CHECK(aligned(out.data()) && out.size() >= layout.total_bytes);
+  const size_t end = tail ? layout.rows_offset : layout.total_bytes;
+  GH_CHECK(aligned(out.data()) && out.size() >= end);
   const FrameHeader header{.magic = kExchangeMagic,
                            .version = kExchangeVersion,
                            .kind = static_cast<uint16_t>(kind),
@@ -197,12 +208,12 @@ FrameSections begin_frame(FrameKind kind, const FrameFields& fields, const Frame
   std::memcpy(out.data(), &header, sizeof header);
   const size_t pairs_end = layout.pairs_offset + shape.num_pairs * sizeof(DispatchPair);
   std::memset(out.data() + pairs_end, 0, layout.rows_offset - pairs_end);
-  const size_t rows_end = layout.rows_offset + shape.num_rows * layout.row_bytes;
-  std::memset(out.data() + rows_end, 0, layout.total_bytes - rows_end);
+  const size_t rows_bytes = shape.num_rows * layout.row_bytes;
+  if (!tail) std::memset(out.data() + layout.rows_offset + rows_bytes, 0, layout.tail_bytes() - rows_bytes);
   return {.pairs = {reinterpret_cast<DispatchPair*>(out.data() + layout.pairs_offset), shape.num_pairs},
-          .rows = out.subspan(layout.rows_offset, shape.num_rows * layout.row_bytes),
+          .rows = {tail ? tail : out.data() + layout.rows_offset, rows_bytes},
           .row_bytes = layout.row_bytes,
-          .total_bytes = layout.total_bytes};
+          .total_bytes = end};
 }
 
 }  // namespace
@@ -216,12 +227,14 @@ FrameLayout frame_layout(const FrameShape& shape) {
   return layout;
 }
 
-FrameSections begin_dispatch(const FrameFields& fields, const FrameShape& shape, std::span<std::byte> out) {
-  return begin_frame(FrameKind::dispatch, fields, shape, out);
+FrameSections begin_dispatch(const FrameFields& fields, const FrameShape& shape, std::span<std::byte> out,
+                             std::byte* tail) {
+  return begin_frame(FrameKind::dispatch, fields, shape, out, tail);
 }
 
-FrameSections begin_combine(const FrameFields& fields, const FrameShape& shape, std::span<std::byte> out) {
-  return begin_frame(FrameKind::combine, fields, shape, out);
+FrameSections begin_combine(const FrameFields& fields, const FrameShape& shape, std::span<std::byte> out,
+                            std::byte* tail) {
+  return begin_frame(FrameKind::combine, fields, shape, out, tail);
 }
 
 FrameShape answer_shape(const FrameHeader& dispatch) {
@@ -267,12 +280,13 @@ size_t write_failure(const FrameFields& fields, const Status& why, std::span<std
   return total_bytes;
 }
 
-Result<FrameHeader> decode_header(std::span<const std::byte> frame) {
-  if (frame.size() < sizeof(FrameHeader))
-    return refuse(fmt::format("{} bytes are less than a header's {}", frame.size(), sizeof(FrameHeader)));
-  if (!aligned(frame.data())) return refuse("it does not begin at a multiple of 8 bytes");
+Result<FrameHeader> decode_header(const FrameBytes& frame) {
+  if (frame.bytes.size() < sizeof(FrameHeader))
+    return refuse(
+        fmt::format("{} bytes are less than a header's {}", frame.bytes.size(), sizeof(FrameHeader)));
+  if (!aligned(frame.bytes.data())) return refuse("it does not begin at a multiple of 8 bytes");
   FrameHeader header;
-  std::memcpy(&header, frame.data(), sizeof header);
+  std::memcpy(&header, frame.bytes.data(), sizeof header);
   GH_TRY(check_fields(header));
   switch (static_cast<FrameKind>(header.kind)) {
     case FrameKind::dispatch:
@@ -285,39 +299,37 @@ Result<FrameHeader> decode_header(std::span<const std::byte> frame) {
     default:
       return refuse(fmt::format("kind {} is not known", header.kind));
   }
-  if (frame.size() - sizeof(FrameHeader) != header.payload_bytes)
-    return refuse(fmt::format("payload_bytes is {}, {} bytes came", header.payload_bytes,
-                              frame.size() - sizeof(FrameHeader)));
+  const size_t came = frame.bytes.size() + frame.tail.size() - sizeof(FrameHeader);
+  if (came != header.payload_bytes)
+    return refuse(fmt::format("payload_bytes is {}, {} bytes came", header.payload_bytes, came));
   return header;
 }
 
-Result<DispatchView> decode_dispatch(std::span<const std::byte> frame) {
+Result<DispatchView> decode_dispatch(const FrameBytes& frame) {
   GH_ASSIGN(const FrameHeader header, decode_kind(frame, FrameKind::dispatch));
   const FrameLayout layout = frame_layout(shape_of(header));
   const std::span<const DispatchPair> pairs{
-      reinterpret_cast<const DispatchPair*>(frame.data() + layout.pairs_offset), header.num_pairs};
+      reinterpret_cast<const DispatchPair*>(frame.bytes.data() + layout.pairs_offset), header.num_pairs};
   GH_TRY(check_pairs(header, pairs));
-  return DispatchView{header, pairs, frame.subspan(layout.rows_offset, header.num_rows * layout.row_bytes),
-                      layout.row_bytes};
+  return DispatchView{header, pairs, rows_of(frame, header, layout), layout.row_bytes, !frame.tail.empty()};
 }
 
-Result<CombineView> decode_combine(std::span<const std::byte> frame) {
+Result<CombineView> decode_combine(const FrameBytes& frame) {
   GH_ASSIGN(const FrameHeader header, decode_kind(frame, FrameKind::combine));
   const FrameLayout layout = frame_layout(shape_of(header));
-  return CombineView{header, frame.subspan(layout.rows_offset, header.num_rows * layout.row_bytes),
-                     layout.row_bytes};
+  return CombineView{header, rows_of(frame, header, layout), layout.row_bytes, !frame.tail.empty()};
 }
 
-Result<FailureView> decode_failure(std::span<const std::byte> frame) {
+Result<FailureView> decode_failure(const FrameBytes& frame) {
   GH_ASSIGN(const FrameHeader header, decode_kind(frame, FrameKind::failure));
   FailureBody body;
-  std::memcpy(&body, frame.data() + sizeof(FrameHeader), sizeof body);
+  std::memcpy(&body, frame.bytes.data() + sizeof(FrameHeader), sizeof body);
   if (body.reserved != 0) return refuse("the failure's reserved field is not 0");
   if (body.message_bytes > kMaxFailureMessage ||
       padded(body.message_bytes) != header.payload_bytes - sizeof(FailureBody))
     return refuse(fmt::format("message_bytes {} of a failure does not match its payload_bytes {}",
                               body.message_bytes, header.payload_bytes));
-  const auto* message = reinterpret_cast<const char*>(frame.data() + kFailurePrefix);
+  const auto* message = reinterpret_cast<const char*>(frame.bytes.data() + kFailurePrefix);
   return FailureView{header, Status{from_wire(body.code), std::string(message, body.message_bytes)}};
 }
 

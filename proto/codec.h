@@ -4,6 +4,7 @@
 // kernels/row_codec.h. Any thread.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -23,6 +24,7 @@ struct FrameLayout {
   size_t rows_offset;   // multiple of 8
   size_t row_bytes;     // rows are packed: no padding between them
   size_t total_bytes;   // header included
+  size_t tail_bytes() const { return total_bytes - rows_offset; }
 };
 
 // What a frame of this shape takes: `acquire(peer, frame_layout({T, P, H, codec}).total_bytes)`.
@@ -47,15 +49,17 @@ struct FrameSections {
   std::span<DispatchPair> pairs;
   std::span<std::byte> rows;  // num_rows * row_bytes
   size_t row_bytes;
-  size_t total_bytes;
+  size_t total_bytes;  // of `out`
   std::byte* row(size_t row_idx) const { return rows.data() + row_idx * row_bytes; }
 };
 
 // Write the header (and zero the padding) into `out` and return the sections to fill. `out` is 8-byte aligned
 // and at least frame_layout(shape).total_bytes long, and the shape and fields are within bounds: anything
-// else is a bug.
-FrameSections begin_dispatch(const FrameFields& fields, const FrameShape& shape, std::span<std::byte> out);
-FrameSections begin_combine(const FrameFields& fields, const FrameShape& shape, std::span<std::byte> out);
+// else is a bug. With a `tail`, a device's memory, the rows are there, and `out` ends before them.
+FrameSections begin_dispatch(const FrameFields& fields, const FrameShape& shape, std::span<std::byte> out,
+                             std::byte* tail = nullptr);
+FrameSections begin_combine(const FrameFields& fields, const FrameShape& shape, std::span<std::byte> out,
+                            std::byte* tail = nullptr);
 
 // Stamps the payload's checksum into a finished frame of `total_bytes`; for links that do not protect their
 // bytes.
@@ -69,19 +73,30 @@ size_t write_failure(const FrameFields& fields, const Status& why, std::span<std
 
 // ---- Reading
 
+// A frame as it came: its bytes, and its rows where those lie apart, in a device's memory: its tail, which
+// nothing here looks at.
+struct FrameBytes {
+  template <std::convertible_to<std::span<const std::byte>> Bytes>
+  FrameBytes(const Bytes& whole) : bytes(whole) {}
+  FrameBytes(std::span<const std::byte> head, std::span<const std::byte> rows) : bytes(head), tail(rows) {}
+  std::span<const std::byte> bytes, tail;
+};
+
 struct DispatchView {
   FrameHeader header;
   std::span<const DispatchPair>
       pairs;  // [num_pairs], checked: rows ascend and are in range, ranks ascend in a row
   std::span<const std::byte> rows;  // [num_rows * row_bytes], 8-byte aligned
   size_t row_bytes;
+  bool rows_on_device;  // they are the frame's tail
   const std::byte* row(size_t row_idx) const { return rows.data() + row_idx * row_bytes; }
 };
 
 struct CombineView {
   FrameHeader header;
-  std::span<const std::byte> rows;  // [num_rows * row_bytes], 8-byte aligned
+  std::span<const std::byte> rows;  // as in DispatchView
   size_t row_bytes;
+  bool rows_on_device;
   const std::byte* row(size_t row_idx) const { return rows.data() + row_idx * row_bytes; }
 };
 
@@ -91,12 +106,12 @@ struct FailureView {
 };
 
 // Checks the header and that the frame is as long as it says, not the payload: for choosing by kind.
-Result<FrameHeader> decode_header(std::span<const std::byte> frame);
+Result<FrameHeader> decode_header(const FrameBytes& frame);
 
 // Check the whole frame, checksum included when there is one. Another kind than the one asked for is refused.
-Result<DispatchView> decode_dispatch(std::span<const std::byte> frame);
-Result<CombineView> decode_combine(std::span<const std::byte> frame);
-Result<FailureView> decode_failure(std::span<const std::byte> frame);
+Result<DispatchView> decode_dispatch(const FrameBytes& frame);
+Result<CombineView> decode_combine(const FrameBytes& frame);
+Result<FailureView> decode_failure(const FrameBytes& frame);
 
 // A checked header's codes as what they mean.
 inline Codec codec_of(const FrameHeader& header) { return static_cast<Codec>(header.codec); }

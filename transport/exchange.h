@@ -74,6 +74,22 @@ class Exchange {
   // through on_peer_lost at the next poll, not here.
   virtual void post(std::span<const Outgoing> frames) = 0;
 
+  // ---- Tails: a frame's last bytes in a device's memory, where a GPU wrote them or will read them, and from
+  // where they cross without the host between. What the frame says is the same: an end that was given no
+  // device gets it whole, in host memory. (An end is given one by its implementation's options.)
+
+  // Whether a frame to this peer may have a tail.
+  virtual bool sends_tails(PeerId) const { return false; }
+  // Device memory for the last `bytes` (> 0) of the frame acquired for this peer: at least 256-byte aligned,
+  // owned by the exchange. What writes it must be over before post(), which gives it back with the region.
+  // Precondition: sends_tails(peer), and a region is acquired.
+  virtual Result<std::byte*> acquire_tail(PeerId, size_t) {
+    return Status{Code::unsupported, "frames of this exchange have no tails"};
+  }
+  // Within on_frame(), before hold(): the tail that follows the frame's bytes, in this end's device memory;
+  // empty when there is none. Valid as long as they are.
+  virtual std::span<const std::byte> tail() const { return {}; }
+
   // Makes progress and delivers what has arrived. Returns the number of callbacks made.
   virtual size_t poll(ExchangeHandler& handler) = 0;
 

@@ -37,14 +37,22 @@ class LoopbackEnd final : public Exchange {
   size_t poll(ExchangeHandler& handler) override;
   void wait(std::chrono::nanoseconds timeout) override;
   void wake() override { mailbox_->wake(); }
+  bool sends_tails(PeerId peer) const override {
+    const auto found = peers_.find(peer);
+    return mailbox_->tails && found != peers_.end() && found->second.mailbox->tails == mailbox_->tails;
+  }
+  Result<std::byte*> acquire_tail(PeerId peer, size_t bytes) override;
+  std::span<const std::byte> tail() const override {
+    return {delivered_.back().tail.get(), delivered_.back().tail_bytes};
+  }
   FrameHold hold() override {
-    GH_CHECK(delivered_.size() > 0 && delivered_.back());
+    GH_CHECK(delivered_.size() > 0 && delivered_.back().buffer);
     return {*this, held_.put(std::move(delivered_.back()))};
   }
   std::string describe(PeerId) const override { return "loopback"; }
 
  private:
-  void end_hold(uint32_t held_idx) override { fabric_->give(held_.take(held_idx)); }
+  void end_hold(uint32_t held_idx) override { fabric_->give(held_.take(held_idx).buffer); }
 
   struct Peer {
     std::string name;
@@ -52,6 +60,8 @@ class LoopbackEnd final : public Exchange {
     uint32_t link;  // ours to it
     std::shared_ptr<LoopbackMailbox> mailbox;
     FrameBuffer acquired;
+    TailBuffer acquired_tail;
+    size_t acquired_tail_bytes = 0;
     uint64_t last_due_poll = 0;
     bool lost = false;
   };
@@ -59,6 +69,12 @@ class LoopbackEnd final : public Exchange {
     uint64_t due_poll;
     PeerId peer;
     LoopbackArrival arrival;
+  };
+
+  struct Lent {
+    FrameBuffer buffer;
+    TailBuffer tail;
+    size_t tail_bytes = 0;
   };
 
   void send(Peer& peer, size_t bytes);
@@ -75,8 +91,8 @@ class LoopbackEnd final : public Exchange {
   std::vector<LoopbackArrival> taken_;      // swapped with the mailbox's, so that neither allocates
   std::deque<LoopbackArrival> on_the_way_;  // whose latency is not over, by when it is
   std::deque<Delayed> delayed_;             // by due poll, then arrival
-  std::vector<FrameBuffer> delivered_;      // lent to the handler until the next poll
-  HeldFrames<FrameBuffer> held_;            // and longer
+  std::vector<Lent> delivered_;             // to the handler until the next poll
+  HeldFrames<Lent> held_;                   // and longer
   uint64_t poll_idx_ = 0;
   size_t num_callbacks_ = 0;
 };
@@ -135,6 +151,14 @@ Result<std::span<std::byte>> LoopbackEnd::acquire(PeerId id, size_t bytes) {
   return std::span(found->second.acquired.data(), bytes);
 }
 
+Result<std::byte*> LoopbackEnd::acquire_tail(PeerId id, size_t bytes) {
+  Peer& peer = peers_.at(id);
+  GH_CHECK(sends_tails(id) && peer.acquired && !peer.acquired_tail && bytes > 0);
+  GH_ASSIGN(peer.acquired_tail, mailbox_->tails->take(bytes));
+  peer.acquired_tail_bytes = bytes;
+  return peer.acquired_tail.get();
+}
+
 void LoopbackEnd::post(std::span<const Outgoing> frames) {
   for (const Outgoing& frame : frames) {
     auto found = peers_.find(frame.peer);
@@ -142,6 +166,7 @@ void LoopbackEnd::post(std::span<const Outgoing> frames) {
     Peer& peer = found->second;
     if (peer.lost || mailbox_->dead) {
       fabric_->give(std::move(peer.acquired));
+      peer.acquired_tail.reset();
       continue;
     }
     GH_CHECK(peer.acquired && frame.bytes <= peer.acquired.capacity());
@@ -151,6 +176,8 @@ void LoopbackEnd::post(std::span<const Outgoing> frames) {
 
 void LoopbackEnd::send(Peer& peer, size_t bytes) {
   LoopbackArrival arrival{.tag = {instance_, peer.link}, .buffer = std::move(peer.acquired), .bytes = bytes};
+  arrival.tail = std::move(peer.acquired_tail);
+  arrival.tail_bytes = std::exchange(peer.acquired_tail_bytes, 0);
   if (fabric_->any_faults.load(std::memory_order_relaxed)) {
     const LoopbackFate fate =
         fabric_->draw({mailbox_->name, peer.mailbox->name}, arrival.buffer.data(), arrival.bytes);
@@ -163,6 +190,8 @@ void LoopbackEnd::send(Peer& peer, size_t bytes) {
       LoopbackArrival copy{.tag = arrival.tag,
                            .buffer = fabric_->take(arrival.bytes),
                            .bytes = arrival.bytes,
+                           .tail = arrival.tail,
+                           .tail_bytes = arrival.tail_bytes,
                            .due = arrival.due,
                            .delay_polls = arrival.delay_polls,
                            .overtakable = arrival.overtakable};
@@ -178,7 +207,7 @@ void LoopbackEnd::send(Peer& peer, size_t bytes) {
 size_t LoopbackEnd::poll(ExchangeHandler& handler) {
   ++poll_idx_;
   num_callbacks_ = 0;
-  for (FrameBuffer& buffer : delivered_) fabric_->give(std::move(buffer));
+  for (Lent& lent : delivered_) fabric_->give(std::move(lent.buffer));
   delivered_.clear();
   if (mailbox_->dead) return 0;
   while (!delayed_.empty() && delayed_.front().due_poll <= poll_idx_) {
@@ -224,6 +253,7 @@ void LoopbackEnd::admit(LoopbackArrival arrival, ExchangeHandler& handler) {
       peer.lost = true;
       links_.retire(peer.instance);
       fabric_->give(std::move(peer.acquired));
+      peer.acquired_tail.reset();
       ++num_callbacks_;
       handler.on_peer_lost(id,
                            {Code::peer_lost, fmt::format("peer {}: its loopback end is gone", peer.name)});
@@ -256,7 +286,7 @@ void LoopbackEnd::deliver(PeerId id, LoopbackArrival arrival, ExchangeHandler& h
   auto found = peers_.find(id);
   if (found == peers_.end() || found->second.lost) return fabric_->give(std::move(arrival.buffer));
   const std::span<const std::byte> bytes(arrival.buffer.data(), arrival.bytes);
-  delivered_.push_back(std::move(arrival.buffer));
+  delivered_.push_back({std::move(arrival.buffer), std::move(arrival.tail), arrival.tail_bytes});
   ++num_callbacks_;
   handler.on_frame(id, bytes);
 }
@@ -279,8 +309,8 @@ void LoopbackEnd::wait(std::chrono::nanoseconds timeout) {
 
 }  // namespace
 
-std::unique_ptr<Exchange> LoopbackFabric::make_end(std::string name) {
-  auto mailbox = std::make_shared<LoopbackMailbox>(std::move(name));
+std::unique_ptr<Exchange> LoopbackFabric::make_end(std::string name, TailPool* tails) {
+  auto mailbox = std::make_shared<LoopbackMailbox>(std::move(name), tails);
   uint64_t instance;
   {
     std::lock_guard lock(shared_->mutex);

@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include "transport/exchange.h"
+#include "transport/tail_pool.h"
 #include "transport/wait_options.h"
 
 namespace guildhall {
@@ -40,7 +41,9 @@ class LoopbackFabric {
   explicit LoopbackFabric(uint64_t seed = 0, WaitOptions wait = {});
 
   // Any thread. Ends keep what they need of the fabric alive. Destroying an end is death to its peers.
-  std::unique_ptr<Exchange> make_end(std::string name);
+  // `tails` is borrowed: between ends that were given the same, frames may have tails in it; faults change
+  // what is before the tail only.
+  std::unique_ptr<Exchange> make_end(std::string name, TailPool* tails = nullptr);
 
   // Any thread; ends by name, whether made yet or not. Applies from the next frame on.
   void set_faults(std::string_view from, std::string_view to, const Faults& faults);

@@ -21,6 +21,8 @@ struct LoopbackArrival {
   LinkTag tag;
   FrameBuffer buffer;
   size_t bytes = 0;
+  TailBuffer tail;
+  size_t tail_bytes = 0;
   Clock::time_point due{};  // not before this, whatever polls say
   uint32_t delay_polls = 0;
   bool overtakable = false;
@@ -29,13 +31,14 @@ struct LoopbackArrival {
 
 // An end's letter box: any thread puts, its owner takes.
 struct LoopbackMailbox {
-  explicit LoopbackMailbox(std::string end_name) : name(std::move(end_name)) {}
+  LoopbackMailbox(std::string end_name, TailPool* end_tails) : name(std::move(end_name)), tails(end_tails) {}
 
   void put(LoopbackArrival arrival);
   void wake();
   void kill();
 
   const std::string name;
+  TailPool* const tails;
   std::mutex mutex;
   std::condition_variable changed;
   std::vector<LoopbackArrival> arrivals;

@@ -11,6 +11,14 @@
 #include "transport/peer_ids.h"
 
 namespace guildhall {
+namespace {
+
+TailPool* usable_tails(const UcxOptions& options, const UcxWorker& worker) {
+  const bool usable = options.tails && (options.tails->is_host() || knows_gpu_memory(worker.context.get()));
+  return usable ? options.tails : nullptr;
+}
+
+}  // namespace
 
 Result<std::unique_ptr<UcxExchange>> UcxExchange::open(const UcxOptions& options) {
   GH_ASSIGN(UcxWorker worker, open_ucx_worker(options));
@@ -40,6 +48,7 @@ UcxExchange::UcxExchange(const UcxOptions& options, UcxWorker worker, UcxWaiter 
       local_address_(encode(address)),
       instance_(address.instance),
       network_namespace_(address.network_namespace),
+      tails_(usable_tails(options, worker)),
       worker_(std::move(worker)),
       waiter_(std::move(waiter)) {}
 
@@ -162,6 +171,8 @@ void UcxExchange::fail(PeerId id, Status why) {
 
 void UcxExchange::abandon(Peer& peer) {
   if (peer.acquired) recycle(std::exchange(peer.acquired, nullptr));
+  if (peer.head) release(*peer.head);
+  peer.head.reset();
   for (Arrival& arrival : peer.early) release(arrival);
   peer.early.clear();
 }
@@ -243,6 +254,11 @@ size_t UcxExchange::poll(ExchangeHandler& handler) {
 FrameHold UcxExchange::hold() {
   Ready& ready = delivering_[on_frame_idx_];
   return {*this, held_.put(std::exchange(ready, {}))};
+}
+
+std::span<const std::byte> UcxExchange::tail() const {
+  const Arrival& arrival = delivering_[on_frame_idx_].arrival;
+  return {arrival.tail.get(), arrival.tail_bytes};
 }
 
 void UcxExchange::end_hold(uint32_t held_idx) {

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -19,6 +20,7 @@
 #include "transport/frame_pool.h"
 #include "transport/held_frames.h"
 #include "transport/inbound_links.h"
+#include "transport/tail_pool.h"
 #include "transport/ucx_address.h"
 #include "transport/ucx_options.h"
 #include "transport/ucx_slots.h"
@@ -46,11 +48,15 @@ class UcxExchange final : public Exchange {
   void wait(std::chrono::nanoseconds timeout) override;
   void wake() override { waiter_.wake(); }
   FrameHold hold() override;
+  bool sends_tails(PeerId) const override { return tails_ != nullptr; }
+  Result<std::byte*> acquire_tail(PeerId peer, size_t bytes) override;
+  std::span<const std::byte> tail() const override;
   std::string describe(PeerId peer) const override;
 
   struct Counters {
     uint64_t sent = 0, received = 0;
-    uint64_t sent_to_slots = 0;      // of sent; the others were active messages
+    uint64_t sent_to_slots = 0;  // of sent; the others were active messages
+    uint64_t sent_with_tails = 0, received_into_tails = 0;
     uint64_t stale_slots = 0;        // frames in slots of a link that is over: dropped
     uint64_t unknown_dropped = 0;    // from an end that is disconnected, or sent too much before its connect
     uint64_t malformed_dropped = 0;  // not our header
@@ -63,7 +69,12 @@ class UcxExchange final : public Exchange {
     frame = 0,       // the message's data is the frame
     slot_frame = 1,  // the frame is in a slot of the receiver's
     slot_offer = 2,  // the message's data is InboundSlots::offer()
+    head = 3,        // as frame, without the tail
+    slot_head = 4,   // as slot_frame, without the tail
+    tail = 5,        // the message's data is the tail of the message before
   };
+  static bool is_in_slot(TagKind kind) { return kind == TagKind::slot_frame || kind == TagKind::slot_head; }
+  static bool is_head(TagKind kind) { return kind == TagKind::head || kind == TagKind::slot_head; }
   // The header of every active message. Little-endian. What is out of bounds loses the link.
   struct FrameTag {
     uint64_t instance;    //  0  the sender's
@@ -72,9 +83,9 @@ class UcxExchange final : public Exchange {
     uint32_t link;        // 24  counts the sender's connects
     uint32_t magic;       // 28  kFrameMagic, else dropped
     TagKind kind;         // 32
-    uint16_t slot;        // 34  slot_frame: which
-    uint32_t slot_link;   // 36  slot_frame: the receiver's link whose slots are meant; of another: dropped
-    uint64_t slot_bytes;  // 40  slot_frame: the frame's length
+    uint16_t slot;        // 34  in a slot: which
+    uint32_t slot_link;   // 36  in a slot: the receiver's link whose slots are meant; of another: dropped
+    uint64_t slot_bytes;  // 40  in a slot: the length of what is there; tail: of its head
   };
   static_assert(sizeof(FrameTag) == 48);
   static constexpr uint32_t kFrameMagic = 0x32464847;  // "GHF2"
@@ -88,8 +99,10 @@ class UcxExchange final : public Exchange {
     OutboundSlots* in_place = nullptr;  // the region is the next slot of these
     FrameBuffer buffer;                 // else
     size_t capacity = 0;                // of the region
-    int num_unfinished = 0;             // requests that read tag and buffer
-    ucs_status_t status = UCS_OK;       // the first that was not
+    TailBuffer tail;                    // goes behind it; of a tail's own message: what is sent
+    size_t tail_bytes = 0;
+    int num_unfinished = 0;        // requests that read tag and buffer
+    ucs_status_t status = UCS_OK;  // the first that was not
   };
   struct Posting {
     Send* send;
@@ -97,23 +110,28 @@ class UcxExchange final : public Exchange {
   };
 
   // A frame's bytes: in memory of UCX that we hold, in a buffer of ours, in a slot of ours, or still at the
-  // sender (rendezvous).
+  // sender (rendezvous). A tail's are received into `tail`, or behind its head's place in `buffer`.
   struct Arrival {
     TagKind kind = TagKind::frame;
     uint32_t link = 0;  // the sender's
     uint64_t sequence = 0;
     uint64_t num_read = 0;
     size_t bytes = 0;
-    void* held = nullptr;  // UCX's; given back by ucp_am_data_release
+    size_t head_bytes = 0;  // kind tail: of the message before
+    void* held = nullptr;   // UCX's; given back by ucp_am_data_release
     bool rendezvous = false;
     FrameBuffer buffer;
     std::shared_ptr<InboundSlots> slots;  // where it lies, if in a slot
     uint32_t slot_idx = 0;
     const std::byte* slot = nullptr;
+    TailBuffer tail;
+    size_t tail_bytes = 0;  // in `tail`
     const std::byte* data() const {
       return slot ? slot : held ? static_cast<const std::byte*>(held) : buffer.data();
     }
   };
+  // In slots that were gone when it came.
+  static bool is_late(const Arrival& arrival) { return is_in_slot(arrival.kind) && !arrival.slot; }
   struct Receive {
     UcxExchange* owner;
     PeerId peer;
@@ -132,6 +150,7 @@ class UcxExchange final : public Exchange {
     uint64_t next_out = 0, next_in = 0;
     size_t num_in_flight = 0;
     Send* acquired = nullptr;
+    std::optional<Arrival> head;              // whose tail is the next message
     std::vector<Arrival> early;               // by sequence
     bool offer_due = true;                    // once it is heard of
     std::shared_ptr<InboundSlots> inbound;    // shared with the frames in it, which may outlive the link
@@ -174,7 +193,8 @@ class UcxExchange final : public Exchange {
   void offer_due_slots();
   void offer_slots(Peer& peer, PeerId id);
   bool put(Peer& peer, Send* send, size_t bytes);  // true: a fence is due before its tag
-  void send_tag(Peer& peer, Send* send, size_t bytes);
+  void send_tag(Peer& peer, Send* send, std::span<const std::byte> data);
+  Send* take_tail(const Posting& head);
   void track(Send* send, void* request);
   void finish_one(Send* send, ucs_status_t status);
   void recycle(Send* send);
@@ -186,10 +206,13 @@ class UcxExchange final : public Exchange {
   bool accept(PeerId id, Arrival& arrival);  // false: refused, and still the caller's
   void start_order(PeerId id);
   bool find_in_slot(PeerId id, const FrameTag& tag, Arrival& arrival);
+  std::byte* make_room(Arrival& arrival);
   bool start_receive(PeerId id, Arrival& arrival);
   void received(Receive* receive, ucs_status_t status);
   void arrived(PeerId id, Arrival arrival);
   void deliver(PeerId id, Peer& peer, Arrival arrival);
+  void join_tail(PeerId id, Peer& peer, Arrival tail);
+  void hand_over(PeerId id, Arrival frame);
   void take_offer(PeerId id, Peer& peer, const Arrival& offer);
   void discard(Arrival arrival);
   void release(Arrival& arrival);
@@ -198,6 +221,7 @@ class UcxExchange final : public Exchange {
   const std::string local_address_;
   const uint64_t instance_;
   const uint64_t network_namespace_;
+  TailPool* const tails_;
 
   // Outlive the worker, which may touch them until it is destroyed.
   FramePool pool_;

@@ -16,7 +16,7 @@ ucs_status_t UcxExchange::on_active_message(void* self, const void* header, size
   if (exchange.shutting_down_) return UCS_OK;
   FrameTag tag{};
   if (header_bytes == sizeof tag) std::memcpy(&tag, header, sizeof tag);  // not aligned
-  if (tag.magic != kFrameMagic || tag.instance == 0 || tag.link == 0 || tag.kind > TagKind::slot_offer) {
+  if (tag.magic != kFrameMagic || tag.instance == 0 || tag.link == 0 || tag.kind > TagKind::tail) {
     ++exchange.counters_.malformed_dropped;
     return UCS_OK;
   }
@@ -25,11 +25,12 @@ ucs_status_t UcxExchange::on_active_message(void* self, const void* header, size
                   .sequence = tag.sequence,
                   .num_read = tag.num_read,
                   .bytes = bytes,
+                  .head_bytes = tag.kind == TagKind::tail ? tag.slot_bytes : 0,
                   .rendezvous = (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0};
   const LinkTag link{tag.instance, tag.link};
   const auto owner = exchange.links_.owner_of(link);
   if (owner && owner->starts_link) exchange.start_order(owner->peer);
-  if (tag.kind == TagKind::slot_frame) {
+  if (is_in_slot(tag.kind)) {
     if (!owner)
       ++exchange.counters_.unknown_dropped;
     else if (exchange.find_in_slot(owner->peer, tag, arrival))
@@ -79,10 +80,11 @@ bool UcxExchange::find_in_slot(PeerId id, const FrameTag& tag, Arrival& arrival)
 bool UcxExchange::accept(PeerId id, Arrival& arrival) {
   Peer* peer = find(id);
   if (!peer || peer->lost) return false;
-  if (arrival.bytes > options_.max_frame_bytes) {
+  const size_t limit = options_.max_frame_bytes;
+  if (arrival.bytes > limit || arrival.head_bytes > limit - arrival.bytes) {
     ++counters_.oversize_refused;
     fail(id, {Code::peer_lost, fmt::format("peer {}: refused a frame of {} bytes; the limit is {}",
-                                           peer->name, arrival.bytes, options_.max_frame_bytes)});
+                                           peer->name, arrival.bytes + arrival.head_bytes, limit)});
     return false;
   }
   if (arrival.sequence < peer->next_in || arrival.sequence - peer->next_in > kMaxEarlyFrames) {
@@ -91,14 +93,33 @@ bool UcxExchange::accept(PeerId id, Arrival& arrival) {
     return false;
   }
   if (arrival.rendezvous) return start_receive(id, arrival);
+  if (arrival.kind == TagKind::tail) {
+    fail(id,
+         {Code::peer_lost, fmt::format("peer {}: a tail came eagerly, which is never sent so", peer->name)});
+    return false;
+  }
   arrived(id, std::move(arrival));
   return true;
 }
 
+// Where what is still at its sender goes; nullptr where there is no memory. A tail goes to the device, or
+// behind the place of its head.
+std::byte* UcxExchange::make_room(Arrival& arrival) {
+  if (arrival.kind == TagKind::tail && tails_) {
+    Result<TailBuffer> tail = tails_->take(arrival.bytes);
+    if (tail.has_error()) return nullptr;
+    arrival.tail = std::move(*tail);
+    arrival.tail_bytes = arrival.bytes;
+    return arrival.tail.get();
+  }
+  arrival.buffer = pool_.take(arrival.head_bytes + arrival.bytes);
+  return arrival.buffer ? arrival.buffer.data() + arrival.head_bytes : nullptr;
+}
+
 // The sender keeps the bytes until we have fetched them.
 bool UcxExchange::start_receive(PeerId id, Arrival& arrival) {
-  FrameBuffer buffer = pool_.take(arrival.bytes);
-  if (!buffer) {
+  std::byte* room = make_room(arrival);
+  if (!room) {
     fail(id, {Code::resource_exhausted,
               fmt::format("peer {}: no memory for its frame of {} bytes", find(id)->name, arrival.bytes)});
     return false;
@@ -110,17 +131,18 @@ bool UcxExchange::start_receive(PeerId id, Arrival& arrival) {
   Receive* receive = idle_receives_.back();
   idle_receives_.pop_back();
   void* descriptor = std::exchange(arrival.held, nullptr);
-  arrival.buffer = std::move(buffer);
   *receive = {.owner = this, .peer = id, .arrival = std::move(arrival)};
 
   ucp_request_param_t param{};
-  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
-                       UCP_OP_ATTR_FIELD_MEMORY_TYPE | UCP_OP_ATTR_FLAG_NO_IMM_CMPL;
+  param.op_attr_mask =
+      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FLAG_NO_IMM_CMPL;
   param.cb.recv_am = on_received;
   param.user_data = receive;
-  param.memory_type = UCS_MEMORY_TYPE_HOST;
-  void* request = ucp_am_recv_data_nbx(worker_.get(), descriptor, receive->arrival.buffer.data(),
-                                       receive->arrival.bytes, &param);
+  if (!receive->arrival.tail) {  // UCX finds out by itself what a device's is
+    param.op_attr_mask |= UCP_OP_ATTR_FIELD_MEMORY_TYPE;
+    param.memory_type = UCS_MEMORY_TYPE_HOST;
+  }
+  void* request = ucp_am_recv_data_nbx(worker_.get(), descriptor, room, receive->arrival.bytes, &param);
   if (!UCS_PTR_IS_PTR(request)) received(receive, UCS_PTR_STATUS(request));
   return true;
 }
@@ -174,9 +196,45 @@ void UcxExchange::deliver(PeerId id, Peer& peer, Arrival arrival) {
     take_offer(id, peer, arrival);
     return discard(std::move(arrival));
   }
-  if (arrival.kind == TagKind::slot_frame && !arrival.slot) return;
+  if (peer.head.has_value() != (arrival.kind == TagKind::tail)) {
+    fail(id,
+         {Code::peer_lost, fmt::format("peer {}: {}", peer.name,
+                                       peer.head ? "a frame where a tail was due" : "a tail of no frame")});
+    return discard(std::move(arrival));
+  }
+  if (is_head(arrival.kind)) {
+    peer.head = std::move(arrival);
+    return;
+  }
+  if (arrival.kind == TagKind::tail) return join_tail(id, peer, std::move(arrival));
+  hand_over(id, std::move(arrival));
+}
+
+void UcxExchange::join_tail(PeerId id, Peer& peer, Arrival tail) {
+  Arrival head = *std::exchange(peer.head, std::nullopt);
+  if (is_late(head)) return discard(std::move(tail));
+  if (head.bytes != tail.head_bytes) {
+    fail(id, {Code::peer_lost, fmt::format("peer {}: a tail of a frame of {} bytes behind {}", peer.name,
+                                           tail.head_bytes, head.bytes)});
+    discard(std::move(head));
+    return discard(std::move(tail));
+  }
+  if (tail.tail) {
+    head.tail = std::move(tail.tail);
+    head.tail_bytes = tail.tail_bytes;
+    ++counters_.received_into_tails;
+    return hand_over(id, std::move(head));
+  }
+  if (head.bytes > 0) std::memcpy(tail.buffer.data(), head.data(), head.bytes);
+  tail.bytes += head.bytes;
+  discard(std::move(head));
+  hand_over(id, std::move(tail));
+}
+
+void UcxExchange::hand_over(PeerId id, Arrival frame) {
+  if (is_late(frame)) return;
   ++counters_.received;
-  ready_.push_back({.peer = id, .lost = false, .arrival = std::move(arrival)});
+  ready_.push_back({.peer = id, .lost = false, .arrival = std::move(frame)});
 }
 
 void UcxExchange::take_offer(PeerId id, Peer& peer, const Arrival& offer) {
@@ -197,6 +255,7 @@ void UcxExchange::discard(Arrival arrival) {
 void UcxExchange::release(Arrival& arrival) {
   if (arrival.held) ucp_am_data_release(worker_.get(), std::exchange(arrival.held, nullptr));
   pool_.give(std::move(arrival.buffer));
+  arrival.tail.reset();
   if (auto slots = std::exchange(arrival.slots, nullptr)) slots->set_read(arrival.slot_idx);
 }
 

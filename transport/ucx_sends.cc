@@ -36,6 +36,22 @@ Result<std::span<std::byte>> UcxExchange::acquire(PeerId id, size_t bytes) {
   return std::span(in_place ? slots->mapped(slots->next()) : send->buffer.data(), bytes);
 }
 
+Result<std::byte*> UcxExchange::acquire_tail(PeerId id, size_t bytes) {
+  Peer* peer = find(id);
+  if (!peer || peer->lost)
+    return Status{Code::peer_lost, fmt::format("peer {} is lost or disconnected",
+                                               peer ? peer->name : fmt::format("id {}", id))};
+  Send* send = peer->acquired;
+  GH_CHECK(tails_ && send && !send->tail && bytes > 0);
+  if (bytes > options_.max_frame_bytes - send->capacity)
+    return Status{Code::invalid_argument,
+                  fmt::format("peer {}: a frame of {} bytes exceeds the limit of {}", peer->name,
+                              send->capacity + bytes, options_.max_frame_bytes)};
+  GH_ASSIGN(send->tail, tails_->take(bytes));
+  send->tail_bytes = bytes;
+  return send->tail.get();
+}
+
 UcxExchange::Send* UcxExchange::take_send(PeerId id) {
   if (idle_sends_.empty()) {
     sends_.push_back(std::make_unique<Send>());
@@ -47,7 +63,7 @@ UcxExchange::Send* UcxExchange::take_send(PeerId id) {
   return send;
 }
 
-// All payloads first, then one fence, then the tags.
+// All payloads first, then one fence, then the tags, each with its frame's tail behind it.
 void UcxExchange::post(std::span<const Outgoing> frames) {
   bool fence_due = false;
   for (const Outgoing& frame : frames) {
@@ -69,24 +85,29 @@ void UcxExchange::post(std::span<const Outgoing> frames) {
       finish_one(posting.send, UCS_ERR_CANCELED);
       continue;
     }
-    const bool in_slot = posting.send->tag.kind == TagKind::slot_frame;
+    const bool in_slot = is_in_slot(posting.send->tag.kind);
+    Send* tail = posting.send->tail ? take_tail(posting) : nullptr;
     peer->has_sent_frames = true;
     ++counters_.sent;
     counters_.sent_to_slots += in_slot;
-    send_tag(*peer, posting.send, in_slot ? 0 : posting.bytes);
+    counters_.sent_with_tails += tail != nullptr;
+    std::span<const std::byte> message;
+    if (!in_slot) message = {posting.send->buffer.data(), posting.bytes};
+    send_tag(*peer, posting.send, message);
+    if (tail) send_tag(*peer, tail, {tail->tail.get(), tail->tail_bytes});
   }
   posting_.clear();
 }
 
 bool UcxExchange::put(Peer& peer, Send* send, size_t bytes) {
   OutboundSlots* slots = peer.outbound.get();
-  send->tag = {.kind = TagKind::frame};
+  send->tag = {.kind = send->tail ? TagKind::head : TagKind::frame};
   send->num_unfinished = 1;
   ++peer.num_in_flight;
   if (!send->in_place && (!slots || slots->is_mapped() || !slots->fits(bytes))) return false;
   const uint32_t slot = slots->next();
   slots->take();
-  send->tag = {.kind = TagKind::slot_frame,
+  send->tag = {.kind = send->tail ? TagKind::slot_head : TagKind::slot_frame,
                .slot = static_cast<uint16_t>(slot),
                .slot_link = slots->link(),
                .slot_bytes = bytes};
@@ -106,21 +127,37 @@ bool UcxExchange::put(Peer& peer, Send* send, size_t bytes) {
   return true;
 }
 
-// `bytes` of its buffer go along.
-void UcxExchange::send_tag(Peer& peer, Send* send, size_t bytes) {
+// The tail of a frame as a message of its own. Its head's send may be over, and used again, when this ends.
+UcxExchange::Send* UcxExchange::take_tail(const Posting& head) {
+  Send* send = take_send(head.send->peer);
+  send->tail = std::move(head.send->tail);
+  send->tail_bytes = head.send->tail_bytes;
+  send->tag = {.kind = TagKind::tail, .slot_bytes = head.bytes};
+  send->num_unfinished = 1;
+  ++find(send->peer)->num_in_flight;
+  return send;
+}
+
+// `data` goes along. A tail by rendezvous, so that its receiver says where to.
+void UcxExchange::send_tag(Peer& peer, Send* send, std::span<const std::byte> data) {
   send->tag.instance = instance_;
   send->tag.sequence = peer.next_out++;
   send->tag.num_read = peer.inbound ? peer.inbound->num_read() : 0;
   send->tag.link = peer.link;
   send->tag.magic = kFrameMagic;
   ucp_request_param_t param{};
-  param.op_attr_mask =
-      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
+  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
   param.cb.send = on_sent;
   param.user_data = send;
-  param.memory_type = UCS_MEMORY_TYPE_HOST;
+  if (send->tag.kind == TagKind::tail) {  // whose memory it is UCX finds out
+    param.op_attr_mask |= UCP_OP_ATTR_FIELD_FLAGS;
+    param.flags = UCP_AM_SEND_FLAG_RNDV;
+  } else {
+    param.op_attr_mask |= UCP_OP_ATTR_FIELD_MEMORY_TYPE;
+    param.memory_type = UCS_MEMORY_TYPE_HOST;
+  }
   track(send, ucp_am_send_nbx(peer.endpoint, kFrameAmId, &send->tag, sizeof send->tag,
-                              bytes > 0 ? send->buffer.data() : nullptr, bytes, &param));
+                              data.empty() ? nullptr : data.data(), data.size(), &param));
 }
 
 // Only to peers that were heard of: UCX 1.13 aborts when an endpoint that is still finding its peer is closed
@@ -149,7 +186,7 @@ void UcxExchange::offer_slots(Peer& peer, PeerId id) {
   send->tag = {.kind = TagKind::slot_offer};
   send->num_unfinished = 1;
   ++peer.num_in_flight;
-  send_tag(peer, send, offer.size());
+  send_tag(peer, send, {send->buffer.data(), offer.size()});
 }
 
 void UcxExchange::track(Send* send, void* request) {
@@ -178,6 +215,7 @@ void UcxExchange::finish_one(Send* send, ucs_status_t status) {
 
 void UcxExchange::recycle(Send* send) {
   pool_.give(std::move(send->buffer));
+  send->tail.reset();
   send->peer = 0;
   idle_sends_.push_back(send);
 }

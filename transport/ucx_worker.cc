@@ -111,17 +111,20 @@ Result<Config> make_config(const UcxOptions& options) {
   return config;
 }
 
-// Whether this UCX moves bytes in a GPU's memory by itself, or frames of a GPU go through pinned host memory.
 void report_memory(ucp_context_h context) {
-  ucp_context_attr_t attributes{};
-  attributes.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES;
-  if (ucp_context_query(context, &attributes) != UCS_OK) return;
-  const bool cuda = (attributes.memory_types & UCS_BIT(UCS_MEMORY_TYPE_CUDA)) != 0;
-  log_info("ucx_memory", "ucx={} cuda_memory={} frames_of_a_gpu=\"{}\"", ucp_get_version_string(), cuda,
-           cuda ? "may lie in its memory" : "staged through pinned host memory");
+  const bool knows = knows_gpu_memory(context);
+  log_info("ucx_memory", "ucx={} gpu_memory={} rows_of_a_gpu=\"{}\"", ucp_get_version_string(), knows,
+           knows ? "cross from its memory" : "staged through pinned host memory");
 }
 
 }  // namespace
+
+bool knows_gpu_memory(ucp_context_h context) {
+  ucp_context_attr_t attributes{};
+  attributes.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES;
+  return ucp_context_query(context, &attributes) == UCS_OK &&
+         (attributes.memory_types & UCS_BIT(UCS_MEMORY_TYPE_CUDA)) != 0;
+}
 
 Result<UcxWorker> open_ucx_worker(const UcxOptions& options) {
   static std::once_flag log_once;

@@ -29,6 +29,9 @@ struct UcxWorker {
 // A worker for one thread, with active messages, puts and wakeup.
 Result<UcxWorker> open_ucx_worker(const UcxOptions& options);
 
+// Whether this UCX moves bytes in a GPU's memory by itself.
+bool knows_gpu_memory(ucp_context_h context);
+
 Result<std::string> ucx_worker_address(ucp_worker_h worker);
 
 // The transports an endpoint uses, in lane order: "posix+cma", "tcp/eth0".

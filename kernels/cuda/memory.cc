@@ -44,16 +44,30 @@ Result<MemoryBlock> CudaMemory::allocate(int64_t bytes) {
   void* data = nullptr;
   cudaError_t error = cudaMallocAsync(&data, static_cast<size_t>(bytes), device_->memory());
   if (error == cudaSuccess) error = cudaStreamSynchronize(device_->memory());  // it is there for all streams
-  if (error == cudaErrorMemoryAllocation) {
-    cudaGetLastError();  // told here; it is not the next call's
-    const MemoryFigures has = figures();
-    return Status{Code::resource_exhausted,
-                  fmt::format("{} has {} free of {}, {} are needed", name(), format_bytes(has.free_bytes),
-                              format_bytes(has.total_bytes), format_bytes(bytes))};
-  }
-  if (error != cudaSuccess) return cuda_error(error, "cudaMallocAsync");
+  if (error != cudaSuccess) return refusal(error, "cudaMallocAsync", bytes);
   return MemoryBlock(static_cast<std::byte*>(data),
                      [device = device_](std::byte* p) { release(*device, p); });
+}
+
+Result<MemoryBlock> CudaMemory::allocate_for_transfers(int64_t bytes) {
+  if (bytes == 0) return MemoryBlock{};
+  device_->make_current();
+  void* data = nullptr;
+  const cudaError_t error = cudaMalloc(&data, static_cast<size_t>(bytes));
+  if (error != cudaSuccess) return refusal(error, "cudaMalloc", bytes);
+  return MemoryBlock(static_cast<std::byte*>(data), [device = device_](std::byte* p) {
+    device->make_current();
+    cuda_must(cudaFree(p), "cudaFree");
+  });
+}
+
+Status CudaMemory::refusal(cudaError_t error, const char* call, int64_t bytes) const {
+  if (error != cudaErrorMemoryAllocation) return cuda_error(error, call);
+  cudaGetLastError();  // told here; it is not the next call's
+  const MemoryFigures has = figures();
+  return {Code::resource_exhausted,
+          fmt::format("{} has {} free of {}, {} are needed", name(), format_bytes(has.free_bytes),
+                      format_bytes(has.total_bytes), format_bytes(bytes))};
 }
 
 Result<MemoryBlock> CudaMemory::allocate_pinned(int64_t bytes) {

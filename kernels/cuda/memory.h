@@ -17,6 +17,8 @@ class CudaMemory final : public DeviceMemory {
   std::string name() const override { return device_->name(); }
   bool is_host() const override { return false; }
   Result<MemoryBlock> allocate(int64_t bytes) override;
+  // Not of the pool, whose memory network cards cannot register: by cudaMalloc, which may wait for the device.
+  Result<MemoryBlock> allocate_for_transfers(int64_t bytes) override;
   Result<MemoryBlock> allocate_pinned(int64_t bytes) override;
   Result<void> upload(std::span<const std::byte> host, std::byte* device) override;
   MemoryFigures figures() const override;
@@ -28,6 +30,7 @@ class CudaMemory final : public DeviceMemory {
     std::unique_ptr<CudaEvent> sent;
   };
   Result<void> make_chunks();
+  Status refusal(cudaError_t error, const char* call, int64_t bytes) const;
 
   std::shared_ptr<CudaDevice> device_;
   std::mutex upload_mutex_;  // guards chunk_i_

@@ -197,6 +197,59 @@ TEST(Codec, SealedFrameIsVerified) {
   EXPECT_THAT(view.error().message, HasSubstr("payload_crc32c"));
 }
 
+// The same frame with its rows apart.
+struct Parted {
+  Buffer head;
+  std::vector<std::byte> rows;
+};
+
+Parted part(const Buffer& frame, size_t rows_offset) {
+  Parted parted{Buffer(rows_offset), {}};
+  std::copy_n(frame.view().begin(), rows_offset, parted.head.span().begin());
+  parted.rows.assign(frame.view().begin() + static_cast<ptrdiff_t>(rows_offset), frame.view().end());
+  return parted;
+}
+
+TEST(Codec, AFramesRowsMayLieApart) {
+  const Buffer whole = make_dispatch();
+  const Parted parted = part(whole, 128);
+  const auto dispatch = decode_dispatch({parted.head.view(), parted.rows});
+  ASSERT_TRUE(dispatch) << to_string(dispatch.error());
+  EXPECT_TRUE(dispatch->rows_on_device);
+  EXPECT_EQ(dispatch->rows.data(), parted.rows.data());
+  EXPECT_EQ(dispatch->rows.size(), 30u);
+  EXPECT_EQ(dispatch->pairs.size(), 5u);
+  EXPECT_FALSE(decode_dispatch(whole.view())->rows_on_device);
+}
+
+TEST(Codec, WritingRowsApartLeavesTheSameFrame) {
+  const FrameShape shape{.num_rows = 3, .hidden = 5, .codec = Codec::bf16};
+  std::vector<std::byte> rows(frame_layout(shape).tail_bytes());
+  Buffer head(64);
+  const FrameSections sections = begin_combine(kFields, shape, head.span(), rows.data());
+  EXPECT_EQ(sections.total_bytes, 64u);
+  EXPECT_EQ(sections.rows.data(), rows.data());
+  for (size_t i = 0; i < sections.rows.size(); ++i) sections.rows[i] = static_cast<std::byte>(i);
+  const auto combine = decode_combine({head.view(), rows});
+  ASSERT_TRUE(combine) << to_string(combine.error());
+  EXPECT_EQ(combine->row(2), rows.data() + 20);
+}
+
+TEST(Codec, RowsApartOfAnyOtherLengthOrPlaceAreRefused) {
+  Buffer whole = make_dispatch();
+  const Parted parted = part(whole, 128);
+  for (size_t bytes = 1; bytes < parted.rows.size(); ++bytes)
+    EXPECT_FALSE(decode_dispatch({parted.head.view(), std::span(parted.rows).first(bytes)}));
+  for (const size_t at : {64u, 120u, 136u}) {
+    const Parted elsewhere = part(whole, at);
+    EXPECT_THAT(decode_dispatch({elsewhere.head.view(), elsewhere.rows}).error().message,
+                HasSubstr("not at its rows"));
+  }
+  seal_frame(whole.span());
+  const Parted sealed = part(whole, 128);
+  EXPECT_THAT(decode_dispatch({sealed.head.view(), sealed.rows}).error().message, HasSubstr("checksum"));
+}
+
 TEST(Codec, AnotherKindIsRefused) {
   const Buffer buffer = make_dispatch();
   EXPECT_TRUE(decode_header(buffer.view()));
@@ -276,7 +329,7 @@ TEST(Codec, EveryTruncationAndEveryExcessIsRefused) {
   Buffer longer = make_dispatch();
   longer.resize(longer.view().size() + 8);
   EXPECT_FALSE(decode_dispatch(longer.view()));
-  EXPECT_FALSE(decode_header({}));
+  EXPECT_FALSE(decode_header(std::span<const std::byte>{}));
 }
 
 TEST(Codec, MisalignedFrameIsRefusedNotRead) {

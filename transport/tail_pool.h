@@ -1,0 +1,37 @@
+// tail_pool.h: device memory for frames' tails (exchange.h), reusable, so that steady state allocates nothing
+// and a network card registers each buffer once. Any thread; buffers may outlive the pool.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+
+#include "base/status.h"
+
+namespace guildhall {
+
+// Goes back to its pool with the last of its owners.
+using TailBuffer = std::shared_ptr<std::byte>;
+
+struct TailMemory {
+  // Memory of the device that network cards and other processes may read and write; at least 256-byte
+  // aligned. Any thread.
+  std::function<Result<TailBuffer>(size_t bytes)> allocate;
+  bool is_host = false;  // the host's, for tests: every UCX knows it
+};
+
+class TailPool {
+ public:
+  explicit TailPool(TailMemory memory);
+
+  // At least `bytes` long, rounded up to a power of two. Contents are undefined.
+  Result<TailBuffer> take(size_t bytes);
+  bool is_host() const { return memory_.is_host; }
+
+ private:
+  struct Idle;
+  const TailMemory memory_;
+  const std::shared_ptr<Idle> idle_;
+};
+
+}  // namespace guildhall
