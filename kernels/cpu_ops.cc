@@ -86,6 +86,10 @@ class CpuOps final : public Ops {
     });
   }
 
+  void edit_logits(std::span<const EditedRow> row_i, std::span<const LogitEdit> edit_e,
+                   View2<const uint32_t> allowed_mw, View2<float> logits_rv) override {
+    edit_logits_cpu(team(), row_i, edit_e, allowed_mw, logits_rv);
+  }
   void sample(View2<const float> logits_rv, std::span<const SampleDraw> draw_i,
               std::span<int32_t> token_i) override {
     const auto one = [&](int64_t i) {
@@ -94,6 +98,10 @@ class CpuOps final : public Ops {
           sample_cpu({logits_rv.row(draw.row), static_cast<size_t>(logits_rv.cols)}, draw.rule, draw.u);
     };
     team().parallel_for(static_cast<int64_t>(draw_i.size()), std::ref(one));
+  }
+  void token_scores(View2<const float> logits_rv, std::span<const ScoredRow> row_i,
+                    std::span<TokenScores> scores_i) override {
+    token_scores_cpu(team(), logits_rv, row_i, scores_i);
   }
 };
 

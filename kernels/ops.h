@@ -16,10 +16,12 @@
 #include "kernels/expert_ffn.h"
 #include "kernels/gate_topk.h"
 #include "kernels/linear.h"
+#include "kernels/logit_edits.h"
 #include "kernels/paged_attention.h"
 #include "kernels/rope.h"
 #include "kernels/sampling.h"
 #include "kernels/team.h"
+#include "kernels/token_scores.h"
 #include "kernels/view.h"
 
 namespace guildhall {
@@ -89,10 +91,15 @@ class Ops {
   virtual void combine(View2<const float> rows_ph, View2<const int32_t> index_tk,
                        View2<const float> weight_tk, View2<float> y_th) = 0;
 
-  // ---- sampling ----
-  // Draws and tokens are the host's: token_i[i] is drawn from row draw_i[i].row. Returns when they are there.
+  // ---- sampling: all but the logits is the host's ----
+  virtual void edit_logits(std::span<const EditedRow> row_i, std::span<const LogitEdit> edit_e,
+                           View2<const uint32_t> allowed_mw, View2<float> logits_rv) = 0;
+  // token_i[i] is drawn from row draw_i[i].row. Returns when they are there.
   virtual void sample(View2<const float> logits_rv, std::span<const SampleDraw> draw_i,
                       std::span<int32_t> token_i) = 0;
+  // Returns when the scores are there.
+  virtual void token_scores(View2<const float> logits_rv, std::span<const ScoredRow> row_i,
+                            std::span<TokenScores> scores_i) = 0;
 
  private:
   Team team_;

@@ -18,8 +18,8 @@ namespace guildhall {
 
 GH_PER_ISA(float max_logit(const float* logits, int64_t n);
            void sampling_probabilities(const float* logits, int64_t n, float top, float inverse_temperature,
-                                       float bucket_scale, int32_t num_buckets, float* probability_v,
-                                       int32_t* bucket_v);
+                                       float bucket_scale, int32_t num_buckets, float least,
+                                       float* probability_v, int32_t* bucket_v);
            int64_t ids_in_bucket(const int32_t* bucket_v, int64_t n, int32_t bucket, int32_t* ids);
            double sum_exp(const float* logits, int64_t n, float top);)
 
@@ -52,7 +52,7 @@ uint64_t order_key(float logit, int32_t id) {
 class Cumulative {
  public:
   // The logits are borrowed until the next prepare.
-  void prepare(std::span<const float> logits_v, float max, float inverse_temperature) {
+  void prepare(std::span<const float> logits_v, float max, float inverse_temperature, float least) {
     logits_v_ = logits_v;
     if (probability_v_.size() < logits_v.size()) {
       probability_v_.resize(logits_v.size());
@@ -62,7 +62,7 @@ class Cumulative {
     }
     GH_PICK(sampling_probabilities)
     (logits_v.data(), static_cast<int64_t>(logits_v.size()), max, inverse_temperature,
-     inverse_temperature * (kNumBuckets / kBucketRange), kNumBuckets, probability_v_.data(),
+     inverse_temperature * (kNumBuckets / kBucketRange), kNumBuckets, least, probability_v_.data(),
      bucket_v_.data());
     buckets_.fill({});
     for (size_t v = 0; v < logits_v.size(); ++v) {
@@ -139,7 +139,7 @@ class Cumulative {
   std::vector<int32_t> bucket_v_;
   std::vector<int32_t> ids_;                     // of one bucket
   std::vector<uint64_t> members_;                // order keys of one bucket
-  std::array<Bucket, kNumBuckets + 1> buckets_;  // the last: tokens without weight
+  std::array<Bucket, kNumBuckets + 1> buckets_;  // the last: dropped tokens
 };
 
 int32_t first_with(std::span<const float> logits_v, float value) {
@@ -150,12 +150,13 @@ int32_t first_with(std::span<const float> logits_v, float value) {
 }  // namespace
 
 int32_t sample_cpu(std::span<const float> logits_v, const SamplingRule& rule, double u) {
-  GH_CHECK(!logits_v.empty() && rule.temperature >= 0 && rule.top_p > 0 && u >= 0 && u < 1);
+  GH_CHECK(!logits_v.empty() && rule.temperature >= 0 && rule.top_p > 0 && rule.min_p >= 0 &&
+           rule.min_p <= 1 && u >= 0 && u < 1);
   const float max = GH_PICK(max_logit)(logits_v.data(), static_cast<int64_t>(logits_v.size()));
   if (rule.temperature == 0 || rule.top_k == 1 || !(max > kNever)) return first_with(logits_v, max);
 
   thread_local Cumulative cumulative;
-  cumulative.prepare(logits_v, max, 1 / rule.temperature);
+  cumulative.prepare(logits_v, max, 1 / rule.temperature, least_probability(rule.min_p));
   uint64_t mass = rule.top_k > 0 ? cumulative.mass_of_first(rule.top_k) : cumulative.total();
   if (rule.top_p < 1) {
     const Place last = cumulative.at_mass(nucleus_mass(rule.top_p, mass) - 1);

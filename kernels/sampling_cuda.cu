@@ -3,19 +3,15 @@
 // nucleus, the draw) is found from histograms that hold each bin's count and mass: first over the logits'
 // range, then over the bits of those logits that fall into the point's bin, until one value is left. Masses
 // are integers, so the order in which threads add them does not matter.
-#include <cmath>
-
 #include "base/check.h"
-#include "kernels/cuda/choice.cuh"
-#include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/warp.cuh"
+#include "kernels/cuda/logits.cuh"
 #include "kernels/sampling.h"
 #include "kernels/sampling_weight.h"
 
 namespace guildhall {
 namespace {
 
-constexpr int kThreads = 1024, kNumWarps = kThreads / kWarp;
+constexpr int kThreads = kLogitThreads, kNumWarps = kThreads / kWarp;
 constexpr int kNumBuckets = 1024;   // over the logits' range
 constexpr float kBucketRange = 30;  // in units of the temperature; what is further down has no weight
 constexpr int kNumDigits = 2048;    // 11 of a logit's 32 bits at a time
@@ -99,16 +95,18 @@ static_assert(kNumBuckets % kThreads == 0 && kNumDigits % kThreads == 0);
 struct Row {
   const float* logits_v;
   int64_t size;
-  float max, inverse_temperature;
+  float max, inverse_temperature, least;
 
-  __device__ Mass weight(float logit) const {
-    return sampling_weight(sampling_probability(logit, max, inverse_temperature));
+  __device__ float probability(float logit) const {
+    return sampling_probability(logit, max, inverse_temperature);
   }
-  // Monotone in the logit: subtraction, multiplication and truncation are. kNumBuckets: no weight, or NaN.
+  __device__ Mass weight(float logit) const { return sampling_weight(probability(logit)); }
+  // Monotone in the logit: subtraction, multiplication and truncation are. kNumBuckets: dropped, or NaN.
   __device__ int bucket(float logit) const {
     if (logit == max) return 0;
+    if (!(probability(logit) >= least)) return kNumBuckets;
     const float position = (max - logit) * (inverse_temperature * (kNumBuckets / kBucketRange));
-    return position < kNumBuckets ? static_cast<int>(position) : kNumBuckets;
+    return min(static_cast<int>(position), kNumBuckets - 1);
   }
 };
 
@@ -116,20 +114,6 @@ struct Row {
 struct Digit {
   int shift, bits;
 };
-
-constexpr int kAtOnce = 8;  // logits that a thread loads together: their latencies overlap
-
-// body(logit, v) for this thread's share of a row, in ascending v.
-template <class Body>
-__device__ void for_logits(const float* logits_v, int64_t size, Body body) {
-  for (int64_t first = threadIdx.x; first < size; first += kAtOnce * kThreads) {
-    float logit[kAtOnce];
-    for (int i = 0; i < kAtOnce; ++i)
-      if (first + i * kThreads < size) logit[i] = logits_v[first + i * kThreads];
-    for (int i = 0; i < kAtOnce; ++i)
-      if (first + i * kThreads < size) body(logit[i], first + i * kThreads);
-  }
-}
 
 // The ties at a point, which lies in the bucket `place`. For the whole block.
 __device__ Ties find_ties(const Row& row, Point point, Place place, Histogram<kNumDigits>& digits) {
@@ -158,13 +142,13 @@ __device__ Ties find_ties(const Row& row, Point point, Place place, Histogram<kN
 template <class Body>
 __device__ void for_ties(const float* logits_v, int64_t begin, int64_t end, uint32_t order, Body body) {
   const auto lane = static_cast<int64_t>(threadIdx.x % kWarp);
-  for (int64_t first = begin; first < end; first += kAtOnce * kWarp) {
-    bool tied[kAtOnce];
-    for (int i = 0; i < kAtOnce; ++i) {
+  for (int64_t first = begin; first < end; first += kLogitsAtOnce * kWarp) {
+    bool tied[kLogitsAtOnce];
+    for (int i = 0; i < kLogitsAtOnce; ++i) {
       const int64_t v = first + i * kWarp + lane;
       tied[i] = v < end && order_of(logits_v[v]) == order;
     }
-    for (int i = 0; i < kAtOnce; ++i) body(first + i * kWarp, __ballot_sync(kFullWarp, tied[i]));
+    for (int i = 0; i < kLogitsAtOnce; ++i) body(first + i * kWarp, __ballot_sync(kFullWarp, tied[i]));
   }
 }
 
@@ -188,23 +172,14 @@ __device__ void write_tie(const Row& row, uint32_t order, Mass rank, int32_t* to
   });
 }
 
-// The best token, a NaN counting as -inf.
-__device__ Choice best_token(const float* logits_v, int64_t size) {
-  Choice best = kNoChoice;
-  for_logits(logits_v, size, [&](float logit, int64_t v) {
-    best = max(best, make_choice(logit == logit ? logit : -INFINITY, v));
-  });
-  return block_reduce(best, kNoChoice, [](Choice a, Choice b) { return max(a, b); });
-}
-
 __global__ void sample_kernel(View2<const float> logits_rv, const SampleDraw* draw_i, int32_t* token_i) {
   GH_SHARED(Histogram<kNumBuckets>, buckets, [1]);
   GH_SHARED(Histogram<kNumDigits>, digits, [1]);
   const SampleDraw sample = draw_i[blockIdx.x];
   const SamplingRule rule = sample.rule;
   int32_t* token = &token_i[blockIdx.x];
-  Row row{logits_rv.row(sample.row), logits_rv.cols, 0, 1 / rule.temperature};
-  const Choice best = best_token(row.logits_v, row.size);
+  Row row{logits_rv.row(sample.row), logits_rv.cols, 0, 1 / rule.temperature, least_probability(rule.min_p)};
+  const Choice best = block_best(best_of_share(row.logits_v, row.size));
   row.max = value_of(best);
   if (rule.temperature == 0 || rule.top_k == 1 || row.max == -INFINITY) {
     if (threadIdx.x == 0) *token = static_cast<int32_t>(index_of(best));
@@ -239,17 +214,6 @@ __global__ void sample_kernel(View2<const float> logits_rv, const SampleDraw* dr
   write_tie(row, ties.order, (draw.beyond - ties.behind.mass) / ties.weight, token);
 }
 
-__global__ void log_sum_exp_kernel(View2<const float> logits_tv, float* log_sum_t) {
-  const float* logits_v = logits_tv.row(blockIdx.x);
-  const float best = value_of(best_token(logits_v, logits_tv.cols));
-  double sum = 0;
-  if (!std::isinf(best))
-    for_logits(logits_v, logits_tv.cols,
-               [&](float logit, int64_t) { sum += exp(static_cast<double>(logit) - best); });
-  sum = block_reduce(sum, 0.0, [](double a, double b) { return a + b; });
-  if (threadIdx.x == 0) log_sum_t[blockIdx.x] = std::isinf(best) ? best : static_cast<float>(best + log(sum));
-}
-
 }  // namespace
 
 void sample_cuda(CudaStream stream, View2<const float> logits_rv, std::span<const SampleDraw> draw_i,
@@ -259,13 +223,6 @@ void sample_cuda(CudaStream stream, View2<const float> logits_rv, std::span<cons
   GH_CHECK(logits_rv.cols > 0 && logits_rv.cols <= int64_t{1} << 23);  // sampling_weight.h
   launch(sample_kernel, static_cast<unsigned>(draw_i.size()), kThreads, 0, stream, logits_rv, draw_i.data(),
          token_i.data());
-}
-
-void log_sum_exp_cuda(CudaStream stream, View2<const float> logits_tv, std::span<float> log_sum_t) {
-  GH_CHECK(logits_tv.cols > 0 && static_cast<int64_t>(log_sum_t.size()) == logits_tv.rows);
-  if (log_sum_t.empty()) return;
-  launch(log_sum_exp_kernel, static_cast<unsigned>(logits_tv.rows), kThreads, 0, stream, logits_tv,
-         log_sum_t.data());
 }
 
 }  // namespace guildhall

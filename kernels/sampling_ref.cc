@@ -36,13 +36,15 @@ int32_t sample_ref(std::span<const float> logits_v, const SamplingRule& rule, do
   std::vector<int32_t> ids = ids_in_order(logits_v);
   const float max = logits_v[ids[0]];
   if (rule.temperature == 0 || !(max > kNever)) return ids[0];
+  const auto probability = [&](int32_t id) {
+    return sampling_probability(logits_v[id], max, 1 / rule.temperature);
+  };
+  std::erase_if(ids, [&](int32_t id) { return !(probability(id) >= least_probability(rule.min_p)); });
   if (rule.top_k > 0) ids.resize(std::min(ids.size(), static_cast<size_t>(rule.top_k)));
 
   std::vector<uint64_t> cumulative;
   uint64_t sum = 0;
-  for (int32_t id : ids)
-    cumulative.push_back(sum +=
-                         sampling_weight(sampling_probability(logits_v[id], max, 1 / rule.temperature)));
+  for (int32_t id : ids) cumulative.push_back(sum += sampling_weight(probability(id)));
   const auto nucleus_end =
       std::lower_bound(cumulative.begin(), cumulative.end(), nucleus_mass(rule.top_p, sum));
   const uint64_t target = target_mass(u, *nucleus_end);

@@ -39,16 +39,16 @@ GH_INLINE Vf probability(Vf logit, Vf top, Vf inverse_temperature) {
 }
 
 void sampling_probabilities(const float* logits, int64_t n, float top, float inverse_temperature,
-                            float bucket_scale, int32_t num_buckets, float* probability_v,
+                            float bucket_scale, int32_t num_buckets, float least, float* probability_v,
                             int32_t* bucket_v) {
   const Vf top_v = splat(top), inverse_v = splat(inverse_temperature), scale_v = splat(bucket_scale);
-  const Vf last_v = splat(static_cast<float>(num_buckets - 1)), least_v = splat(0x1p-40f);
+  const Vf last_v = splat(static_cast<float>(num_buckets - 1)), least_v = splat(least);
   for (int64_t i = 0; i < n; i += kLanes) {
     const int64_t m = n - i < kLanes ? n - i : kLanes;
     const Vf logit = m == kLanes ? load(logits + i) : load_n(logits + i, m);
     const Vf p = probability(logit, top_v, inverse_v);
-    // Monotone in the logit: subtraction, multiplication and truncation are. Weightless tokens go to a bucket
-    // past the last.
+    // Monotone in the logit: subtraction, multiplication and truncation are. Tokens less likely than `least`
+    // go to a bucket past the last.
     const Vf position = logit == top_v ? zero() : min((top_v - logit) * scale_v, last_v);
     const Vi bucket = p < least_v ? num_buckets + Vi{} : __builtin_convertvector(position, Vi);
     if (m == kLanes) {

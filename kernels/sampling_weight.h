@@ -3,7 +3,7 @@
 // A weight is exp((logit - max) / temperature) in units of 2^-40, truncated. Sums of integers do not depend
 // on their order, so the three agree on every cumulative sum although only sample_ref sorts the
 // vocabulary. 2^23 tokens of the largest weight still fit 63 bits; a token less likely than 2^-40 times the
-// best is dropped.
+// best, or than min_p times the best, is dropped.
 #pragma once
 
 #include <algorithm>
@@ -48,6 +48,9 @@ GH_HOST_DEVICE inline float sampling_probability(float logit, float max, float i
 GH_HOST_DEVICE inline uint64_t sampling_weight(float probability) {
   return static_cast<uint64_t>(static_cast<int64_t>(probability * kSamplingUnit));
 }
+
+// A token must be this likely, relative to the best, or it is dropped.
+GH_HOST_DEVICE inline float least_probability(float min_p) { return std::max(min_p, 1 / kSamplingUnit); }
 
 // How many units of the total the nucleus must reach: the least integer >= top_p * total, within [1, total].
 GH_HOST_DEVICE inline uint64_t nucleus_mass(float top_p, uint64_t total) {

@@ -32,8 +32,8 @@ Engine::Engine(EngineOptions options, const ModelSpec& spec, const DenseWeights&
       forward_(ranks_ ? ranks_->shard(0).spec : spec, weights, *cache_, &dispatcher_, ops, clock_,
                options_.scheduler.max_batched_tokens, options_.max_model_len,
                ranks_ ? ranks_->first() : ForwardRank{}),
-      policy_(micro_batches()),
-      host_logits_(ops) {
+      sampler_(ops),
+      policy_(micro_batches()) {
   if (ranks_) ranks_->start(options_.scheduler.max_batched_tokens, options_.max_model_len);
 }
 
@@ -63,6 +63,8 @@ Result<RequestId> Engine::submit(EngineRequest request, EventSink sink) {
   sequence->request = std::move(request);
   sequence->sink = std::move(sink);
   sequence->tokens = sequence->request.prompt_ids;
+  if (const EngineRequest& r = sequence->request; r.logit_rules.any())
+    sequence->edits.emplace(r.logit_rules, r.prompt_ids, r.max_tokens, spec_.vocab_size);
   sequence->times.submitted_ns = now_ns();
   const RequestId id = sequence->id;
   {
@@ -94,7 +96,7 @@ Result<void> Engine::check(const EngineRequest& request) const {
     if (id < 0 || id >= spec_.vocab_size)
       return Status{Code::invalid_argument,
                     fmt::format("token id {} is outside [0, {})", id, spec_.vocab_size)};
-  return {};
+  return check_logit_rules(request.logit_rules, spec_.vocab_size);
 }
 
 void Engine::cancel(RequestId id) {
@@ -303,7 +305,7 @@ void Engine::list_rows(const std::vector<ScheduledChunk>& chunks) {
     for (int64_t i = 0; i < chunk.num_logits; ++i) {
       const auto row = static_cast<size_t>(chunk.first_logit + i);
       const bool sampled = samples && i + 1 == chunk.num_logits;
-      rows_.push_back({&chunk, batch_.position_t[static_cast<size_t>(batch_.logit_rows[row])], sampled});
+      rows_.push_back({&s, batch_.position_t[static_cast<size_t>(batch_.logit_rows[row])], sampled});
     }
   }
 }
@@ -317,55 +319,10 @@ Result<void> Engine::evaluate(View2<const float> hidden_rh) {
               ranks_ ? ranks_->logits(forward_, tile_rh) : Result<View2<float>>(forward_.logits(tile_rh)));
     StepClock::Scope scope(clock_, StepPart::sample, {.tokens = n});
     const auto first = static_cast<size_t>(begin), count = static_cast<size_t>(n);
-    sample(logits_rv, std::span(rows_).subspan(first, count), std::span(results_).subspan(first, count));
-    score(logits_rv, std::span(rows_).subspan(first, count), std::span(results_).subspan(first, count));
+    sampler_.run(logits_rv, std::span(rows_).subspan(first, count),
+                 std::span(results_).subspan(first, count));
   }
   return {};
-}
-
-// The token each row stands for: drawn, or, of a prompt, the one that follows.
-void Engine::sample(View2<const float> logits_rv, std::span<const LogitRow> row_r,
-                    std::span<RowResult> result_r) {
-  draws_.clear();
-  for (size_t r = 0; r < row_r.size(); ++r) {
-    const Sequence& s = *row_r[r].chunk->sequence;
-    const auto next = static_cast<size_t>(row_r[r].position + 1);
-    result_r[r] = {};
-    if (row_r[r].sampled)
-      draws_.push_back({.row = static_cast<int64_t>(r),
-                        .rule = s.request.sampling,
-                        .u = sampling_uniform(s.request.seed, next)});
-    else
-      result_r[r].token = s.tokens[next];
-  }
-  if (draws_.empty()) return;
-  tokens_.resize(draws_.size());
-  ops_.sample(logits_rv, draws_, tokens_);
-  for (size_t i = 0; i < draws_.size(); ++i) result_r[static_cast<size_t>(draws_[i].row)].token = tokens_[i];
-}
-
-// Log-probabilities, of the rows where they were asked for. The host computes them.
-void Engine::score(View2<float> logits_rv, std::span<const LogitRow> row_r, std::span<RowResult> result_r) {
-  const auto num_top = [](const LogitRow& row) -> const std::optional<int>& {
-    const EngineRequest& request = row.chunk->sequence->request;
-    return row.sampled ? request.num_logprobs : request.num_prompt_logprobs;
-  };
-  if (std::ranges::none_of(row_r, [&](const LogitRow& row) { return num_top(row).has_value(); })) return;
-  const View2<const float> host_rv = host_logits_.download(logits_rv);
-  host_logits_.wait();
-  const auto one = [&](int64_t i) {
-    const auto r = static_cast<size_t>(i);
-    if (!num_top(row_r[r])) return;
-    const std::span<const float> logits_v{host_rv.row(i), static_cast<size_t>(host_rv.cols)};
-    const float norm = log_sum_exp_cpu(logits_v);
-    const auto logprob = [&](int32_t id) {
-      return TokenLogprob{id, logits_v[static_cast<size_t>(id)] - norm};
-    };
-    PositionLogprobs& logprobs = result_r[r].logprobs;
-    logprobs.chosen = logprob(result_r[r].token);
-    for (const int32_t id : top_n(logits_v, *num_top(row_r[r]))) logprobs.top.push_back(logprob(id));
-  };
-  ops_.team().parallel_for(logits_rv.rows, std::ref(one));
 }
 
 // Moves a sequence past its chunk and reports what came of it.
@@ -386,6 +343,7 @@ void Engine::advance(const ScheduledChunk& chunk) {
       continue;
     }
     s.tokens.push_back(result.token);
+    if (s.edits) s.edits->add(result.token);
     event.tokens.push_back(result.token);
     if (s.request.num_logprobs) event.logprobs.push_back(std::move(result.logprobs));
     reason = finished(s, result.token);

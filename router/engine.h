@@ -17,6 +17,7 @@
 #include "router/engine_client.h"
 #include "router/forward.h"
 #include "router/micro_batch_policy.h"
+#include "router/sampler.h"
 #include "router/scheduler.h"
 #include "router/tensor_ranks.h"
 
@@ -65,16 +66,6 @@ class Engine final : public EngineClient {
   bool serving() const { return serving_.load(std::memory_order_acquire); }
 
  private:
-  struct RowResult {  // what one logits row came to
-    int32_t token = 0;
-    PositionLogprobs logprobs;
-  };
-  struct LogitRow {  // what one logits row is for
-    const ScheduledChunk* chunk;
-    int64_t position;  // of the token it stands on
-    bool sampled;
-  };
-
   DispatcherOptions dispatcher_options();
   MicroBatches micro_batches() const;
   void post(std::function<void()> command);
@@ -93,8 +84,6 @@ class Engine final : public EngineClient {
   Result<void> check(const EngineRequest& request) const;
   void list_rows(const std::vector<ScheduledChunk>& chunks);
   Result<void> evaluate(View2<const float> hidden_rh);
-  void sample(View2<const float> logits_rv, std::span<const LogitRow> row_r, std::span<RowResult> result_r);
-  void score(View2<float> logits_rv, std::span<const LogitRow> row_r, std::span<RowResult> result_r);
   void advance(const ScheduledChunk& chunk);
   std::optional<FinishReason> finished(const Sequence& sequence, int32_t token) const;
   void finish(RequestId id, FinishReason reason, std::optional<Status> error);
@@ -110,13 +99,11 @@ class Engine final : public EngineClient {
   Dispatcher dispatcher_;
   std::unique_ptr<TensorRanks> ranks_;  // null: alone
   Forward forward_;
+  Sampler sampler_;
   MicroBatchPolicy policy_;
   StepBatch batch_;
   std::vector<LogitRow> rows_;
   std::vector<RowResult> results_;
-  std::vector<SampleDraw> draws_;                  // of a tile of logits
-  std::vector<int32_t> tokens_;                    // what they came to
-  HostMatrix<float> host_logits_;                  // of rows whose log-probabilities are wanted
   std::optional<Clock::time_point> paused_since_;  // no step has succeeded since
   ServingStats stats_;
 

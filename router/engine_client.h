@@ -12,6 +12,7 @@
 
 #include "base/status.h"
 #include "kernels/sampling.h"
+#include "router/logit_rules.h"
 #include "router/serving_stats.h"
 #include "router/step_clock.h"
 
@@ -24,9 +25,11 @@ struct TokenLogprob {
   float logprob = 0;
 };
 
-// What the model said about one token: its own log-probability and the most likely alternatives, best first.
+// What the model said about one token, before the request's own rules and temperature: its log-probability
+// and the most likely alternatives, best first.
 struct PositionLogprobs {
   TokenLogprob chosen;
+  int32_t rank = 1;  // of it: 1 + how many tokens were more likely
   std::vector<TokenLogprob> top;
 };
 
@@ -34,6 +37,7 @@ struct PositionLogprobs {
 struct EngineRequest {
   std::vector<int32_t> prompt_ids;  // 1 .. max_model_len-1 tokens
   SamplingRule sampling;
+  LogitRules logit_rules;
   uint64_t seed = 0;
   int32_t max_tokens = 16;              // 0: score the prompt only
   std::vector<int32_t> stop_token_ids;  // eos ids unless ignored; the stop token is reported, then the end

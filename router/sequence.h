@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "router/engine_client.h"
@@ -16,10 +17,11 @@ struct Sequence {
   EventSink sink;
   RequestTimes times;
 
-  std::vector<int32_t> tokens;    // prompt, then generated
-  int64_t num_computed = 0;       // leading tokens whose keys and values are in the cache
-  int64_t num_prompt_scored = 0;  // prompt positions whose log-probabilities were reported
-  std::vector<int32_t> pages;     // the block table
+  std::vector<int32_t> tokens;      // prompt, then generated
+  std::optional<LogitEdits> edits;  // for the next token, where the request asks for any
+  int64_t num_computed = 0;         // leading tokens whose keys and values are in the cache
+  int64_t num_prompt_scored = 0;    // prompt positions whose log-probabilities were reported
+  std::vector<int32_t> pages;       // the block table
 
   // Prefix caching: the keys of leading full blocks, as far as they were needed. Of the pages, the first
   // num_published can be found by others; the keys from there to num_announced are announced.

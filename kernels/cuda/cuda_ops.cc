@@ -123,14 +123,40 @@ class CudaOps final : public Ops {
                View2<float> y_th) override {
     combine_cuda(stream(), rows_ph, index_tk, weight_tk, y_th);
   }
+  void edit_logits(std::span<const EditedRow> row_i, std::span<const LogitEdit> edit_e,
+                   View2<const uint32_t> allowed_mw, View2<float> logits_rv) override;
   void sample(View2<const float> logits_rv, std::span<const SampleDraw> draw_i,
               std::span<int32_t> token_i) override;
+  void token_scores(View2<const float> logits_rv, std::span<const ScoredRow> row_i,
+                    std::span<TokenScores> scores_i) override;
 
  private:
   using Workspaces = std::array<const std::byte*, 2>;
   struct RopeCopy {
     MemoryBlock data;  // cos, then sin
     RopeTableView view;
+  };
+
+  // A list of the host's on its way to the device and back.
+  template <class T>
+  struct Carried {
+    explicit Carried(Ops& ops) : device(ops), host(ops) {}
+    // The device's copy of `items`.
+    std::span<const T> send(std::span<const T> items) {
+      const View2<T> mirror = host.view(1, static_cast<int64_t>(items.size()));
+      std::ranges::copy(items, mirror.data);
+      return {host.upload(mirror, device).data, items.size()};
+    }
+    std::span<T> room(size_t size) { return {device.view(1, static_cast<int64_t>(size)).data, size}; }
+    // Returns when they are there.
+    void fetch(std::span<T> items) {
+      const auto size = static_cast<int64_t>(items.size());
+      const View2<T> mirror = host.download(device.view(1, size));
+      host.wait();
+      std::copy_n(mirror.data, size, items.data());
+    }
+    DeviceMatrix<T> device;
+    HostMatrix<T> host;
   };
 
   CudaStream stream() const {
@@ -151,10 +177,13 @@ class CudaOps final : public Ops {
   Mark last_mark_ = 0, passed_ = 0;
   std::map<const RopeTable*, RopeCopy> rope_;
   DeviceMatrix<std::byte> attention_workspace_{*this};
-  DeviceMatrix<SampleDraw> draws_{*this};
-  HostMatrix<SampleDraw> host_draws_{*this};
-  DeviceMatrix<int32_t> tokens_{*this};
-  HostMatrix<int32_t> host_tokens_{*this};
+  Carried<EditedRow> edited_rows_{*this};
+  Carried<LogitEdit> edits_{*this};
+  Carried<uint32_t> allowed_{*this};
+  Carried<SampleDraw> draws_{*this};
+  Carried<int32_t> tokens_{*this};
+  Carried<ScoredRow> scored_rows_{*this};
+  Carried<TokenScores> scores_{*this};
 };
 
 // A transfer begins when the kernels before it are done.
@@ -196,17 +225,28 @@ void CudaOps::fill_zero(View2<float> x_th) {
       "cudaMemsetAsync");
 }
 
+void CudaOps::edit_logits(std::span<const EditedRow> row_i, std::span<const LogitEdit> edit_e,
+                          View2<const uint32_t> allowed_mw, View2<float> logits_rv) {
+  GH_CHECK(allowed_mw.stride == allowed_mw.cols);
+  const auto rows = edited_rows_.send(row_i);
+  const auto edits = edits_.send(edit_e);
+  const auto allowed =
+      allowed_.send({allowed_mw.data, static_cast<size_t>(allowed_mw.rows * allowed_mw.cols)});
+  edit_logits_cuda(stream(), rows, edits, {allowed.data(), allowed_mw.rows, allowed_mw.cols}, logits_rv);
+}
+
 void CudaOps::sample(View2<const float> logits_rv, std::span<const SampleDraw> draw_i,
                      std::span<int32_t> token_i) {
-  const auto n = static_cast<int64_t>(draw_i.size());
-  const View2<SampleDraw> host = host_draws_.view(1, n);
-  std::ranges::copy(draw_i, host.data);
-  const View2<SampleDraw> draws = host_draws_.upload(host, draws_);
-  const View2<int32_t> tokens = tokens_.view(1, n);
-  sample_cuda(stream(), logits_rv, {draws.data, draw_i.size()}, {tokens.data, token_i.size()});
-  const View2<int32_t> drawn = host_tokens_.download(tokens);
-  host_tokens_.wait();
-  std::copy_n(drawn.data, n, token_i.data());
+  const auto draws = draws_.send(draw_i);
+  sample_cuda(stream(), logits_rv, draws, tokens_.room(token_i.size()));
+  tokens_.fetch(token_i);
+}
+
+void CudaOps::token_scores(View2<const float> logits_rv, std::span<const ScoredRow> row_i,
+                           std::span<TokenScores> scores_i) {
+  const auto rows = scored_rows_.send(row_i);
+  token_scores_cuda(stream(), logits_rv, rows, scores_.room(scores_i.size()));
+  scores_.fetch(scores_i);
 }
 
 }  // namespace

@@ -3,21 +3,21 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <boost/json/serialize.hpp>
-#include <random>
 
 #include "router/http/json_fields.h"
+#include "router/http/sampling_fields.h"
 
 namespace guildhall {
 namespace {
 
 namespace json = boost::json;
 
-constexpr std::array<std::string_view, 21> kFields = {
-    "model", "prompt", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "n", "best_of",
-    "stream", "stream_options", "echo", "logprobs", "stop_token_ids", "ignore_eos", "user", "cache_salt",
-    "priority",
+constexpr std::string_view kFields[] = {
+    "model", "prompt", "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty",
+    "frequency_penalty", "repetition_penalty", "logit_bias", "allowed_token_ids", "min_tokens", "stop",
+    "stop_token_ids", "ignore_eos", "n", "best_of", "stream", "stream_options", "echo", "logprobs", "user",
+    "cache_salt", "priority",
     // Labels for OpenAI's own dashboards: nothing to do with them, nothing to warn about.
     "metadata", "store"};
 
@@ -33,7 +33,6 @@ bool is_empty(const json::value& v) {
   return (v.is_object() && v.get_object().empty()) || (v.is_array() && v.get_array().empty()) ||
          (v.is_string() && v.get_string().empty());
 }
-bool is_zero(const json::value& v) { return v.is_number() && v.to_number<double>() == 0; }
 bool is_one(const json::value& v) { return v.is_number() && v.to_number<double>() == 1; }
 bool is_false(const json::value& v) { return v.is_bool() && !v.get_bool(); }
 bool is_true(const json::value& v) { return v.is_bool() && v.get_bool(); }
@@ -46,12 +45,6 @@ bool never(const json::value&) { return false; }
 
 constexpr UnsupportedField kUnsupported[] = {
     {"suffix", is_empty, "leave it out, or put the text into the prompt"},
-    {"logit_bias", is_empty, "leave it out"},
-    {"presence_penalty", is_zero, "leave it out or send 0"},
-    {"frequency_penalty", is_zero, "leave it out or send 0"},
-    {"repetition_penalty", is_one, "leave it out or send 1"},
-    {"min_p", is_zero, "leave it out or send 0, and use top_p or top_k"},
-    {"min_tokens", is_zero, "leave it out or send 0; ignore_eos goes on to max_tokens"},
     {"length_penalty", is_one, "leave it out"},
     {"use_beam_search", is_false, "leave it out, and use n"},
     {"response_format", is_plain_text, "leave it out or send {\"type\": \"text\"}"},
@@ -63,7 +56,6 @@ constexpr UnsupportedField kUnsupported[] = {
     {"guided_choice", never, "leave it out"},
     {"guided_grammar", never, "leave it out"},
     {"grammar", is_empty, "leave it out"},
-    {"allowed_token_ids", never, "leave it out"},
     {"bad_words", is_empty, "leave it out"},
     {"prompt_logprobs", never, "use echo with logprobs"},
     {"return_token_ids", is_false, "leave it out, and use /tokenize"},
@@ -122,64 +114,6 @@ ApiResult<std::vector<Prompt>> parse_prompts(const json::object& body, const Com
   return prompts;
 }
 
-ApiResult<void> add_stop(const json::value& value, std::vector<std::string>& stops) {
-  if (!value.is_string()) return bad_field("stop", "must be a string or a list of strings");
-  std::string_view text = value.get_string();
-  if (text.empty()) return bad_field("stop", "must not hold an empty string; leave it out to stop nowhere");
-  if (text.size() > kMaxStopBytes)
-    return bad_field("stop", fmt::format("has a string of {} bytes; each may have at most {}", text.size(),
-                                         kMaxStopBytes));
-  stops.emplace_back(text);
-  return {};
-}
-
-ApiResult<void> parse_stops(const json::object& body, const CompletionRules& rules, CompletionCall& call) {
-  if (const json::value* value = find_field(body, "stop")) {
-    const json::array* array = value->if_array();
-    if (array && array->size() > kMaxStops)
-      return bad_field("stop", fmt::format("has {} strings; give at most {}", array->size(), kMaxStops));
-    if (array) {
-      for (const json::value& item : *array) GH_TRY(add_stop(item, call.stops));
-    } else {
-      GH_TRY(add_stop(*value, call.stops));
-    }
-  }
-  GH_ASSIGN(bool ignore_eos, read_bool(body, "ignore_eos", false));
-  if (!ignore_eos) call.stop_token_ids = rules.eos_token_ids;
-  if (const json::value* value = find_field(body, "stop_token_ids")) {
-    GH_ASSIGN(std::vector<int32_t> ids, read_token_ids(*value, "stop_token_ids", rules.vocab_size()));
-    if (ids.size() > kMaxStopTokenIds)
-      return bad_field("stop_token_ids",
-                       fmt::format("has {} ids; give at most {}", ids.size(), kMaxStopTokenIds));
-    call.stop_token_ids.insert(call.stop_token_ids.end(), ids.begin(), ids.end());
-  }
-  return {};
-}
-
-ApiResult<void> parse_sampling(const json::object& body, CompletionCall& call) {
-  GH_ASSIGN(auto temperature, read_number(body, "temperature", {0, 2}));
-  GH_ASSIGN(auto top_p, read_number(body, "top_p", {0, 1, /*min_excluded=*/true}));
-  GH_ASSIGN(auto top_k, read_int(body, "top_k", {-1, INT32_MAX}));
-  call.sampling.temperature = static_cast<float>(temperature.value_or(1));
-  call.sampling.top_p = static_cast<float>(top_p.value_or(1));
-  // A float can lose a tiny top_p to zero, which the sampler does not take.
-  if (call.sampling.top_p <= 0) call.sampling.top_p = std::numeric_limits<float>::min();
-  call.sampling.top_k = static_cast<int32_t>(std::max<int64_t>(0, top_k.value_or(0)));  // -1 is "off" as well
-
-  const json::value* seed = find_field(body, "seed");
-  if (!seed) {
-    thread_local std::mt19937_64 generator{std::random_device{}()};
-    call.seed = generator();
-  } else if (seed->is_uint64()) {
-    call.seed = seed->get_uint64();
-  } else if (auto number = whole_number(*seed)) {
-    call.seed = static_cast<uint64_t>(*number);
-  } else {
-    return bad_field("seed", "must be a whole number of at most 64 bits");
-  }
-  return {};
-}
-
 ApiResult<void> parse_output(const json::object& body, CompletionCall& call) {
   GH_ASSIGN(auto n, read_int(body, "n", {1, kMaxChoices}));
   GH_ASSIGN(auto best_of, read_int(body, "best_of", {1, kMaxChoices}));
@@ -218,6 +152,7 @@ ApiResult<void> parse_text_output(const json::object& body, CompletionCall& call
 
 // The engine needs room for at least one generated token (engine_client.h), also when none is asked for.
 ApiResult<void> check_lengths(const CompletionCall& call, const CompletionRules& rules) {
+  GH_TRY(check_min_tokens(call));
   for (size_t i = 0; i < call.prompts.size(); ++i) {
     auto length = static_cast<int64_t>(call.prompts[i].ids.size());
     std::string which = call.prompts.size() == 1 ? "the prompt" : fmt::format("prompt {}", i);
@@ -250,7 +185,7 @@ ApiResult<void> check_model(const json::object& body, const std::string& model_n
 ApiResult<CompletionCall> parse_common(const json::object& body, const CompletionRules& rules) {
   GH_TRY(refuse_unsupported(body));
   CompletionCall call;
-  GH_TRY(parse_sampling(body, call));
+  GH_TRY(parse_sampling(body, rules, call));
   GH_TRY(parse_output(body, call));
   GH_TRY(parse_stops(body, rules, call));
   return call;
@@ -274,7 +209,7 @@ std::vector<std::string> unknown_completion_fields(const json::object& body) {
   std::vector<std::string> names;
   for (const auto& item : body) {
     std::string_view name = item.key();
-    bool known = std::find(kFields.begin(), kFields.end(), name) != kFields.end() ||
+    bool known = std::ranges::find(kFields, name) != std::end(kFields) ||
                  std::any_of(std::begin(kUnsupported), std::end(kUnsupported),
                              [&](const UnsupportedField& field) { return field.name == name; });
     if (!known) names.push_back(printable(name, 64));

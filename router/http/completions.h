@@ -13,16 +13,14 @@
 #include "model/chat_template/chat_template.h"
 #include "model/tokenizer/tokenizer.h"
 #include "router/http/errors.h"
+#include "router/logit_rules.h"
 
 namespace guildhall {
 
 // What one call may ask for at most. The body limit bounds the rest.
 inline constexpr int64_t kMaxChoices = 128;  // n: OpenAI's bound
 inline constexpr int64_t kMaxSequences =
-    1024;  // prompts x n: the engine's queue is shared with other callers
-inline constexpr size_t kMaxStops = 16;
-inline constexpr size_t kMaxStopBytes = 256;  // each token's text is compared with every prefix of every stop
-inline constexpr size_t kMaxStopTokenIds = 256;
+    1024;                                    // prompts x n: the engine's queue is shared with other callers
 inline constexpr int64_t kMaxLogprobs = 20;  // the engine's bound
 
 struct Prompt {
@@ -35,6 +33,7 @@ struct CompletionCall {
   int num_choices = 1;  // per prompt
   int32_t max_tokens = 16;
   SamplingRule sampling;
+  LogitRules logit_rules;
   uint64_t seed = 0;  // random when the caller gave none
   std::vector<std::string> stops;
   std::vector<int32_t> stop_token_ids;  // with eos, unless ignored
@@ -64,7 +63,7 @@ ApiResult<CompletionCall> parse_completion(const boost::json::object& body, cons
 // What calls of both kinds share: sampling, stops, how many answers, streaming, priority. Fields that are
 // known but not done are refused.
 ApiResult<CompletionCall> parse_common(const boost::json::object& body, const CompletionRules& rules);
-// Whether prompts and max_tokens fit the context.
+// Whether prompts, min_tokens and max_tokens fit each other and the context.
 ApiResult<void> check_lengths(const CompletionCall& call, const CompletionRules& rules);
 
 // Names in the body that mean nothing here, for one line in the log.

@@ -67,6 +67,7 @@ EngineRequest Generation::engine_request(size_t prompt_idx, int choice_idx) cons
   EngineRequest request;
   request.prompt_ids = call_.prompts[prompt_idx].ids;
   request.sampling = call_.sampling;
+  request.logit_rules = call_.logit_rules;
   request.seed = choice_seed(call_.seed, choice_idx);
   request.max_tokens = call_.max_tokens;
   request.stop_token_ids = call_.stop_token_ids;

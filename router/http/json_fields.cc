@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <boost/json/serializer.hpp>
 #include <boost/json/stream_parser.hpp>
 #include <cmath>
 
@@ -48,6 +49,14 @@ const json::value* find_field(const json::object& body, std::string_view name) {
   return value && !value->is_null() ? value : nullptr;
 }
 
+std::string shown(const json::value& value) {
+  constexpr size_t kMostChars = 40;
+  char text[kMostChars + 1];  // one more, so that printable() sees that it was cut
+  json::serializer serializer;
+  serializer.reset(&value);
+  return printable({text, serializer.read(text, sizeof text).size()}, kMostChars);
+}
+
 std::optional<int64_t> whole_number(const json::value& value) {
   if (const int64_t* number = value.if_int64()) return *number;
   if (const double* number = value.if_double()) {
@@ -62,7 +71,8 @@ ApiResult<std::optional<int64_t>> read_int(const json::object& body, std::string
   if (!value) return std::optional<int64_t>();
   std::optional<int64_t> number = whole_number(*value);
   if (!number || *number < range.min || *number > range.max)
-    return bad_field(name, fmt::format("must be a whole number from {} to {}", range.min, range.max));
+    return bad_field(name, fmt::format("must be a whole number from {} to {}, not {}", range.min, range.max,
+                                       shown(*value)));
   return number;
 }
 
@@ -74,22 +84,22 @@ ApiResult<std::optional<double>> read_number(const json::object& body, std::stri
   double number = value->to_number<double>(not_a_number);
   bool above = range.min_excluded ? number > range.min : number >= range.min;
   if (!value->is_number() || not_a_number || !above || !(number <= range.max))
-    return bad_field(name, fmt::format("must be a number from {}{} to {}", range.min,
-                                       range.min_excluded ? " (not itself)" : "", range.max));
+    return bad_field(name, fmt::format("must be a number from {}{} to {}, not {}", range.min,
+                                       range.min_excluded ? " (not itself)" : "", range.max, shown(*value)));
   return std::optional<double>(number);
 }
 
 ApiResult<bool> read_bool(const json::object& body, std::string_view name, bool absent) {
   const json::value* value = find_field(body, name);
   if (!value) return ApiResult<bool>(boost::system::in_place_value, absent);
-  if (!value->is_bool()) return bad_field(name, "must be true or false");
+  if (!value->is_bool()) return bad_field(name, fmt::format("must be true or false, not {}", shown(*value)));
   return ApiResult<bool>(boost::system::in_place_value, value->get_bool());
 }
 
 ApiResult<std::optional<std::string_view>> read_string(const json::object& body, std::string_view name) {
   const json::value* value = find_field(body, name);
   if (!value) return std::optional<std::string_view>();
-  if (!value->is_string()) return bad_field(name, "must be a string");
+  if (!value->is_string()) return bad_field(name, fmt::format("must be a string, not {}", shown(*value)));
   return std::optional<std::string_view>(value->get_string());
 }
 

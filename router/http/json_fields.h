@@ -38,6 +38,9 @@ ApiResult<bool> read_bool(const boost::json::object& body, std::string_view name
 ApiResult<std::optional<std::string_view>> read_string(const boost::json::object& body,
                                                        std::string_view name);
 
+// A value as errors show it: its JSON, cut short.
+std::string shown(const boost::json::value& value);
+
 // A whole number, however written (7, 7.0); nothing when it is not one or does not fit.
 std::optional<int64_t> whole_number(const boost::json::value& value);
 

@@ -7,8 +7,10 @@
 #include <vector>
 
 #include "kernels/gate_topk.h"
+#include "kernels/logit_edits.h"
 #include "kernels/paged_attention.h"
 #include "kernels/sampling.h"
+#include "kernels/token_scores.h"
 
 namespace guildhall {
 namespace {
@@ -100,6 +102,33 @@ void log_sum_exp(benchmark::State& state) {
   for (auto _ : state) benchmark::DoNotOptimize(log_sum_exp_cpu(logits));
 }
 BENCHMARK(log_sum_exp)->Unit(benchmark::kMicrosecond);
+
+// Penalties for a conversation's tokens; a mask that allows one in 64.
+void edit_logits(benchmark::State& state, int64_t num_edits, bool masked) {
+  std::vector<float> logits = random_row(128 * 1024, 3);
+  const auto size = static_cast<int64_t>(logits.size());
+  std::vector<LogitEdit> edits;
+  for (int32_t i = 0; i < num_edits; ++i) edits.push_back({.id = 61 * i, .repetition = 1.1f});
+  std::vector<uint32_t> allowed(static_cast<size_t>(mask_words(size)));
+  for (size_t w = 0; w < allowed.size(); w += 2) allowed[w] = 1;
+  Team team({.num_threads = 1});
+  const EditedRow row{.num_edits = num_edits, .mask = masked ? 0 : -1};
+  for (auto _ : state)
+    edit_logits_cpu(team, {&row, 1}, edits, {allowed.data(), 1, mask_words(size)}, {logits.data(), 1, size});
+}
+BENCHMARK_CAPTURE(edit_logits, of_2000_tokens_128k, 2000, false)->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(edit_logits, masked_128k, 0, true)->Unit(benchmark::kMicrosecond);
+
+void token_scores(benchmark::State& state) {
+  const std::vector<float> logits = random_row(128 * 1024, 3);
+  Team team({.num_threads = 1});
+  const ScoredRow wanted{.row = 0, .token = 5, .num_top = kMaxTopScores};
+  TokenScores scores;
+  for (auto _ : state)
+    token_scores_cpu(team, {logits.data(), 1, static_cast<int64_t>(logits.size())}, {&wanted, 1},
+                     {&scores, 1});
+}
+BENCHMARK(token_scores)->Unit(benchmark::kMicrosecond);
 
 void gate_deepseek_v3(benchmark::State& state) {
   const int64_t tokens = state.range(0);

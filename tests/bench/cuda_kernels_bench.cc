@@ -16,12 +16,14 @@
 #include "kernels/fp8.h"
 #include "kernels/fp8_weight.h"
 #include "kernels/gate_topk.h"
+#include "kernels/logit_edits.h"
 #include "kernels/paged_attention.h"
 #include "kernels/permute.h"
 #include "kernels/rmsnorm.h"
 #include "kernels/rope.h"
 #include "kernels/sampling.h"
 #include "kernels/swiglu.h"
+#include "kernels/token_scores.h"
 
 namespace guildhall {
 namespace {
@@ -169,6 +171,31 @@ void BM_sample(benchmark::State& state) {
   measure(state, rows * kVocabulary * 4, [&] { sample_cuda(nullptr, logits.rows(rows), draw, token); });
 }
 
+// Penalties for a conversation's tokens.
+void BM_edit_logits(benchmark::State& state) {
+  const int64_t rows = state.range(0), edits = 2000;
+  const DeviceArray<float> logits(random_floats(rows * kVocabulary));
+  std::vector<EditedRow> edited;
+  std::vector<LogitEdit> edit_e;
+  for (int64_t r = 0; r < rows; ++r) {
+    edited.push_back({.row = r, .first_edit = r * edits, .num_edits = edits});
+    for (int32_t i = 0; i < edits; ++i) edit_e.push_back({.id = 7 * i, .repetition = 1.1f});
+  }
+  const DeviceArray<EditedRow> row(edited);
+  const DeviceArray<LogitEdit> edit(edit_e);
+  measure(state, rows * edits * 24, [&] { edit_logits_cuda(nullptr, row, edit, {}, logits.rows(rows)); });
+}
+
+void BM_token_scores(benchmark::State& state) {
+  const int64_t rows = state.range(0);
+  const DeviceArray<float> logits(random_floats(rows * kVocabulary));
+  std::vector<ScoredRow> wanted;
+  for (int64_t r = 0; r < rows; ++r) wanted.push_back({r, 5, kMaxTopScores});
+  const DeviceArray<ScoredRow> row(wanted);
+  const DeviceArray<TokenScores> scores(std::vector<TokenScores>(wanted.size()));
+  measure(state, rows * kVocabulary * 4, [&] { token_scores_cuda(nullptr, logits.rows(rows), row, scores); });
+}
+
 // One token, a small batch, a prefill chunk.
 void register_all() {
   const auto add = [](const char* name, void (*body)(benchmark::State&), std::vector<int64_t> sizes) {
@@ -189,7 +216,9 @@ void register_all() {
   add("group_by_expert", BM_group_by_expert, tokens);
   add("permute", BM_permute, tokens);
   add("combine", BM_combine, tokens);
+  add("edit_logits", BM_edit_logits, {1, 8, 64});
   add("sample", BM_sample, {1, 8, 128});
+  add("token_scores", BM_token_scores, {1, 8, 64});
 }
 
 }  // namespace

@@ -87,6 +87,28 @@ TEST_P(ForwardCuda, RecordedStepsHaveTheBitsOfThoseToldAnew) {
   EXPECT_EQ(run(recorded), run(anew));
 }
 
+// Beside a request without rules in the same steps.
+TEST(SamplingCuda, RulesHoldAndScoresAreTheModelsOwn) {
+  const GoldenCase golden = read_golden_case(std::string("qwen3_moe_f32"));
+  LocalEngine engine(golden.path,
+                     {.num_workers = 1, .num_threads = 1, .kv_tokens = 256, .make_ops = make_device});
+  const EngineRequest plain = greedy(std::span(golden.prompts.back().ids).first(4), 3);
+  const Completion free = engine.run(plain);
+  const TokenLogprob second = free.logprobs.at(0).top.at(1), third = free.logprobs.at(0).top.at(2);
+  EngineRequest ruled = plain;
+  ruled.logit_rules = {.repetition_penalty = 1.5f,
+                       .presence_penalty = 1000,
+                       .bias = {{second.token, 50}},
+                       .allowed_token_ids = {second.token, third.token, 5}};
+  auto beside = engine.submit(plain), pending = engine.submit(ruled);
+  const Completion got = pending.get();
+  EXPECT_EQ(bits(beside.get()), bits(free));
+  EXPECT_EQ(got.logprobs.at(0).chosen.token, second.token);
+  EXPECT_EQ(got.logprobs.at(0).chosen.logprob, second.logprob);
+  EXPECT_EQ(got.logprobs.at(0).rank, 2);
+  EXPECT_THAT(got.tokens, ::testing::UnorderedElementsAre(second.token, third.token, 5));
+}
+
 INSTANTIATE_TEST_SUITE_P(Checkpoints, ForwardCuda, ::testing::ValuesIn(golden_case_names()),
                          [](const auto& info) { return info.param; });
 

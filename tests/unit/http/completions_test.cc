@@ -69,6 +69,37 @@ TEST(Completions, EveryFieldIsRead) {
   EXPECT_THAT(call.stop_token_ids, ElementsAre(kEos, 5));
 }
 
+TEST(Completions, FieldsOfEditsAreRead) {
+  const CompletionCall call =
+      parsed(R"({"prompt": "a", "min_p": 0.25, "repetition_penalty": 1.25, "presence_penalty": -2,
+    "frequency_penalty": 0.5, "logit_bias": {"5": -100, "259": 0.5}, "allowed_token_ids": [5, 6], "min_tokens": 3,
+    "stop_token_ids": [7], "ignore_eos": true})");
+  EXPECT_EQ(call.sampling.min_p, 0.25f);
+  EXPECT_EQ(call.logit_rules.repetition_penalty, 1.25f);
+  EXPECT_EQ(call.logit_rules.presence_penalty, -2);
+  EXPECT_EQ(call.logit_rules.frequency_penalty, 0.5f);
+  ASSERT_EQ(call.logit_rules.bias.size(), 2u);
+  EXPECT_EQ(call.logit_rules.bias[1].id, 259);
+  EXPECT_EQ(call.logit_rules.bias[1].bias, 0.5f);
+  EXPECT_THAT(call.logit_rules.allowed_token_ids, ElementsAre(5, 6));
+  EXPECT_EQ(call.logit_rules.min_tokens, 3);
+  // What the first three may not be, although eos ends nothing here.
+  EXPECT_THAT(call.logit_rules.held_token_ids, ElementsAre(kEos, 7));
+  EXPECT_THAT(call.stop_token_ids, ElementsAre(7));
+}
+
+TEST(Completions, ListsHaveALargestLength) {
+  std::string biases, ids;
+  for (int i = 0; i < 65; ++i) ids += (i > 0 ? "," : "") + std::to_string(i);
+  const auto stops = parse(R"({"prompt": "a", "stop_token_ids": [)" + ids + "]}");
+  ASSERT_FALSE(stops.has_value());
+  EXPECT_THAT(stops.error().message, HasSubstr("has 65 ids; give at most 64"));
+  for (int i = 0; i < 1025; ++i) biases += (i > 0 ? ",\"" : "\"") + std::to_string(i) + "\":1";
+  const auto bias = parse(R"({"prompt": "a", "logit_bias": {)" + biases + "}}");
+  ASSERT_FALSE(bias.has_value());
+  EXPECT_THAT(bias.error().message, HasSubstr("has 1025 tokens; give at most 1024"));
+}
+
 TEST(Completions, ValuesAtTheEdgesAreTaken) {
   EXPECT_EQ(parsed(R"({"prompt": "a", "max_tokens": 99})").max_tokens, 99);
   EXPECT_EQ(parsed(R"({"prompt": "a", "max_tokens": 0, "echo": true})").max_tokens, 0);
@@ -176,9 +207,28 @@ const Bad kBad[] = {
     {R"({"prompt": "a", "stream_options": {}})", "stream_options", "invalid_value", "needs stream"},
     {R"({"prompt": "a", "stream": true, "stream_options": 1})", "stream_options", "invalid_value", "object"},
     {R"({"prompt": "a", "suffix": "b"})", "suffix", "unsupported_parameter", "not supported"},
-    {R"({"prompt": "a", "logit_bias": {"5": 1}})", "logit_bias", "unsupported_parameter", "not supported"},
-    {R"({"prompt": "a", "presence_penalty": 0.5})", "presence_penalty", "unsupported_parameter", "send 0"},
-    {R"({"prompt": "a", "frequency_penalty": -1})", "frequency_penalty", "unsupported_parameter", "send 0"},
+    {R"({"prompt": "a", "min_p": 1.5})", "min_p", "invalid_value", "must be a number from 0 to 1, not 1.5E0"},
+    {R"({"prompt": "a", "presence_penalty": 2.5})", "presence_penalty", "invalid_value",
+     "from -2 to 2, not 2.5E0"},
+    {R"({"prompt": "a", "frequency_penalty": -3})", "frequency_penalty", "invalid_value",
+     "from -2 to 2, not -3"},
+    {R"({"prompt": "a", "repetition_penalty": 0})", "repetition_penalty", "invalid_value",
+     "from 0 (not itself) to 100, not 0"},
+    {R"({"prompt": "a", "logit_bias": [5]})", "logit_bias", "invalid_value", "must be an object"},
+    {R"({"prompt": "a", "logit_bias": {"x5": 1}})", "logit_bias", "invalid_value",
+     "has the key \"x5\"; keys are token ids from 0 to 259"},
+    {R"({"prompt": "a", "logit_bias": {"05": 1}})", "logit_bias", "invalid_value", "has the key \"05\""},
+    {R"({"prompt": "a", "logit_bias": {"260": 1}})", "logit_bias", "invalid_value", "from 0 to 259"},
+    {R"({"prompt": "a", "logit_bias": {"5": 101}})", "logit_bias", "invalid_value",
+     "of token 5 must be a number from -100 to 100, not 101"},
+    {R"({"prompt": "a", "logit_bias": {"5": "1"}})", "logit_bias", "invalid_value", "of token 5 must be"},
+    {R"({"prompt": "a", "allowed_token_ids": []})", "allowed_token_ids", "invalid_value",
+     "has 0 ids; give from 1 to 260"},
+    {R"({"prompt": "a", "allowed_token_ids": [260]})", "allowed_token_ids", "invalid_value",
+     "outside the vocabulary"},
+    {R"({"prompt": "a", "min_tokens": -1})", "min_tokens", "invalid_value", "not -1"},
+    {R"({"prompt": "a", "min_tokens": 6, "max_tokens": 5})", "min_tokens", "invalid_value",
+     "from 0 to max_tokens (5), not 6"},
     {R"({"prompt": "a", "response_format": {"type": "json_object"}})", "response_format",
      "unsupported_parameter", "text"},
     {R"({"prompt": "a", "tools": [{}]})", "tools", "unsupported_parameter", "not supported"},

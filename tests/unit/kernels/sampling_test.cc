@@ -114,6 +114,18 @@ TEST_P(Sampling, TopPKeepsTheSmallestSetThatReachesTheMass) {
   EXPECT_EQ(shares(logits, {.top_p = 0.5f, .top_k = 2}).size(), 1u);
 }
 
+TEST_P(Sampling, MinPKeepsWhatIsLikelyBesideTheBest) {
+  const std::vector<float> logits = logs({0.1, 0.2, 0.4, 0.3});
+  EXPECT_EQ(shares(logits, {.min_p = 0.45f}).size(), 3u);
+  EXPECT_EQ(shares(logits, {.min_p = 0.55f}).size(), 2u);
+  EXPECT_NEAR(shares(logits, {.min_p = 0.55f}).at(2), 4.0 / 7, 0.002);
+  EXPECT_EQ(shares(logits, {.min_p = 1}).size(), 1u);
+  EXPECT_EQ(shares({2, 2, 1}, {.min_p = 1}).size(), 2u);  // ties with the best are as likely
+  // After the temperature, before the top p: 0.4 of 0.7 reaches 0.55.
+  EXPECT_EQ(shares(logits, {.temperature = 2, .min_p = 0.55f}).size(), 3u);
+  EXPECT_EQ(shares(logits, {.top_p = 0.55f, .min_p = 0.55f}).size(), 1u);
+}
+
 TEST_P(Sampling, InfinitiesAndNans) {
   for (const auto& [id, share] : shares({-kInf, 1, kNan, -kInf, 1}, {})) {
     EXPECT_TRUE(id == 1 || id == 4) << id;
@@ -145,11 +157,12 @@ TEST_P(Sampling, CpuEqualsRefOnThousandsOfRandomRows) {
     }
     const SamplingRule rule{one_of(std::vector<float>{0, 0.01f, 0.7f, 1, 1, 3, 100}),
                             one_of(std::vector<float>{1e-6f, 0.1f, 0.5f, 0.9f, 0.99f, 1, 1}),
-                            one_of(std::vector<int32_t>{0, 0, 1, 2, 5, 40, 5000})};
+                            one_of(std::vector<int32_t>{0, 0, 1, 2, 5, 40, 5000}),
+                            one_of(std::vector<float>{0, 0, 0, 1e-9f, 0.05f, 0.5f, 1})};
     for (double u : {0.0, uniform(generator), uniform(generator), 1 - 0x1p-53})
       ASSERT_EQ(sample_cpu(logits, rule, u), sample_ref(logits, rule, u))
           << "trial " << trial << " V " << vocabulary << " temperature " << rule.temperature << " top_p "
-          << rule.top_p << " top_k " << rule.top_k << " u " << u;
+          << rule.top_p << " top_k " << rule.top_k << " min_p " << rule.min_p << " u " << u;
   }
 }
 
