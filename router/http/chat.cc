@@ -105,6 +105,11 @@ ApiResult<ChatPrompt> read_prompt(const json::object& body) {
 }
 
 ApiResult<void> parse_chat_output(const json::object& body, CompletionCall& call) {
+  GH_ASSIGN(const bool echo, read_bool(body, "echo", false));
+  if (echo) return unsupported_field("echo", "leave it out; /apply-template shows the prompt");
+  GH_ASSIGN(const auto best_of, read_int(body, "best_of", {1, kMaxChoices}));
+  if (best_of && *best_of != call.num_choices)
+    return unsupported_field("best_of", fmt::format("leave it out, or send n ({})", call.num_choices));
   GH_ASSIGN(const bool logprobs, read_bool(body, "logprobs", false));
   GH_ASSIGN(const auto top_logprobs, read_int(body, "top_logprobs", {0, kMaxLogprobs}));
   if (top_logprobs && !logprobs) return bad_field("top_logprobs", "needs logprobs: true");

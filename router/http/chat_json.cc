@@ -45,8 +45,8 @@ json::value ChatJson::logprobs(const std::vector<ScoredToken>& tokens) const {
   return object;
 }
 
-std::string ChatJson::chunk(int index, json::object delta, json::value logprobs,
-                            std::optional<std::string_view> finish_reason) const {
+json::object ChatJson::chunk(int index, json::object delta, json::value logprobs,
+                             std::optional<std::string_view> finish_reason) const {
   json::object choice;
   choice["index"] = index;
   choice["delta"] = std::move(delta);
@@ -57,24 +57,31 @@ std::string ChatJson::chunk(int index, json::object delta, json::value logprobs,
   choices.push_back(std::move(choice));
   object["choices"] = std::move(choices);
   if (with_usage_) object["usage"] = nullptr;
-  return json::serialize(object);
+  return object;
 }
 
 std::vector<std::string> ChatJson::chunks(const ChoiceDelta& delta) {
   std::vector<std::string> events;
-  if (begun_.insert(delta.index).second) {
+  if (begins(delta.index)) {
     json::object role;
     role["role"] = "assistant";
     role["content"] = "";
     role["refusal"] = nullptr;
-    events.push_back(chunk(delta.index, std::move(role), nullptr, std::nullopt));
+    json::object event = chunk(delta.index, std::move(role), nullptr, std::nullopt);
+    if (call_.return_token_ids) event["prompt_token_ids"] = prompt_ids(delta.index);
+    events.push_back(json::serialize(event));
   }
-  if (!delta.text.empty() || !delta.tokens.empty()) {
+  if (!delta.text.empty() || !delta.tokens.empty() || !delta.token_ids.empty()) {
     json::object content;
     content["content"] = delta.text;
-    events.push_back(chunk(delta.index, std::move(content), logprobs(delta.tokens), std::nullopt));
+    json::object event = chunk(delta.index, std::move(content), logprobs(delta.tokens), std::nullopt);
+    if (call_.return_token_ids)
+      event["choices"].at(0).as_object()["token_ids"] =
+          json::array(delta.token_ids.begin(), delta.token_ids.end());
+    events.push_back(json::serialize(event));
   }
-  if (delta.finish_reason) events.push_back(chunk(delta.index, {}, nullptr, delta.finish_reason));
+  if (delta.finish_reason)
+    events.push_back(json::serialize(chunk(delta.index, {}, nullptr, delta.finish_reason)));
   return events;
 }
 
@@ -90,11 +97,16 @@ std::string ChatJson::whole(const std::vector<ChoiceDelta>& deltas, const TokenU
     choice["message"] = std::move(message);
     choice["logprobs"] = logprobs(delta.tokens);
     choice["finish_reason"] = text_or_null(delta.finish_reason);
+    if (call_.return_token_ids)
+      choice["token_ids"] = json::array(delta.token_ids.begin(), delta.token_ids.end());
     choices.push_back(std::move(choice));
   }
   json::object object = head(/*streamed=*/false);
   object["choices"] = std::move(choices);
   object["usage"] = usage_object(usage);
+  // A conversation is one prompt.
+  if (call_.num_prompt_logprobs) object["prompt_logprobs"] = prompt_logprobs(deltas.front().prompt_logprobs);
+  if (call_.return_token_ids) object["prompt_token_ids"] = prompt_ids(0);
   return json::serialize(object);
 }
 

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <boost/json/array.hpp>
-#include <set>
 
 #include "router/http/completion_json.h"
 
@@ -18,12 +17,10 @@ class ChatJson final : public AnswerJson {
   std::string whole(const std::vector<ChoiceDelta>& choices, const TokenUsage& usage) const override;
 
  private:
-  std::string chunk(int index, boost::json::object delta, boost::json::value logprobs,
-                    std::optional<std::string_view> finish_reason) const;
+  boost::json::object chunk(int index, boost::json::object delta, boost::json::value logprobs,
+                            std::optional<std::string_view> finish_reason) const;
   boost::json::value logprobs(const std::vector<ScoredToken>& tokens) const;
   boost::json::object scored(const TokenLogprob& token) const;
-
-  std::set<int> begun_;  // choices whose role was sent
 };
 
 }  // namespace guildhall

@@ -39,10 +39,11 @@ std::string random_hex(int num_digits) {
 AnswerJson::AnswerJson(const Tokenizer& tokenizer, std::string model_name, const CompletionCall& call,
                        Kind kind)
     : tokenizer_(tokenizer),
+      call_(call),
       with_logprobs_(call.num_logprobs.has_value()),
       with_usage_(call.include_usage),
       model_name_(std::move(model_name)),
-      id_(std::string(kind.id_prefix) + random_hex(32)),
+      id_(std::string(kind.id_prefix) + (call.request_id.empty() ? random_hex(32) : call.request_id)),
       kind_(kind),
       created_(std::chrono::duration_cast<std::chrono::seconds>(
                    std::chrono::system_clock::now().time_since_epoch())
@@ -59,6 +60,28 @@ json::object AnswerJson::usage_object(const TokenUsage& usage) {
   object["total_tokens"] = usage.prompt_tokens + usage.completion_tokens;
   object["prompt_tokens_details"] = {{"cached_tokens", usage.cached_tokens}};
   return object;
+}
+
+json::array AnswerJson::prompt_logprobs(const std::vector<PositionLogprobs>& positions) const {
+  json::array list;
+  list.push_back(nullptr);  // nothing predicts the first token
+  for (const PositionLogprobs& position : positions) {
+    json::object tokens;
+    const auto add = [&](const TokenLogprob& token, int64_t rank) {
+      tokens[std::to_string(token.token)] = {
+          {"logprob", finite(token.logprob)}, {"rank", rank}, {"decoded_token", token_key(token.token)}};
+    };
+    add(position.chosen, position.rank);
+    for (size_t k = 0; k < position.top.size(); ++k)
+      if (position.top[k].token != position.chosen.token) add(position.top[k], static_cast<int64_t>(k) + 1);
+    list.push_back(std::move(tokens));
+  }
+  return list;
+}
+
+json::array AnswerJson::prompt_ids(int index) const {
+  const auto& ids = call_.prompts[static_cast<size_t>(index / call_.num_choices)].ids;
+  return json::array(ids.begin(), ids.end());
 }
 
 std::string AnswerJson::token_key(int32_t id) const {
@@ -119,13 +142,17 @@ json::object CompletionJson::choice(const ChoiceDelta& delta) const {
     object["finish_reason"] = *delta.finish_reason;
   else
     object["finish_reason"] = nullptr;
+  if (call_.return_token_ids)
+    object["token_ids"] = json::array(delta.token_ids.begin(), delta.token_ids.end());
   return object;
 }
 
 std::vector<std::string> CompletionJson::chunks(const ChoiceDelta& delta) {
   json::object object = head(/*streamed=*/true);
+  json::object one = choice(delta);
+  if (call_.return_token_ids && begins(delta.index)) one["prompt_token_ids"] = prompt_ids(delta.index);
   json::array choices;
-  choices.push_back(choice(delta));
+  choices.push_back(std::move(one));
   object["choices"] = std::move(choices);
   if (with_usage_) object["usage"] = nullptr;
   return {json::serialize(object)};
@@ -141,7 +168,12 @@ std::string AnswerJson::usage_chunk(const TokenUsage& usage) const {
 std::string CompletionJson::whole(const std::vector<ChoiceDelta>& deltas, const TokenUsage& usage) const {
   json::object object = head(/*streamed=*/false);
   json::array choices;
-  for (const ChoiceDelta& delta : deltas) choices.push_back(choice(delta));
+  for (const ChoiceDelta& delta : deltas) {
+    json::object one = choice(delta);
+    if (call_.return_token_ids) one["prompt_token_ids"] = prompt_ids(delta.index);
+    if (call_.num_prompt_logprobs) one["prompt_logprobs"] = prompt_logprobs(delta.prompt_logprobs);
+    choices.push_back(std::move(one));
+  }
   object["choices"] = std::move(choices);
   object["usage"] = usage_object(usage);
   return json::serialize(object);

@@ -2,7 +2,9 @@
 // kinds of answers, and `text_completion`.
 #pragma once
 
+#include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -32,11 +34,18 @@ class AnswerJson {
   // JSON has no infinity; OpenAI's API says -9999 for a token that cannot happen.
   static double finite(float logprob);
   static boost::json::object usage_object(const TokenUsage& usage);
+  // null, then per position of the prompt an object of the token there and its alternatives, by id.
+  boost::json::array prompt_logprobs(const std::vector<PositionLogprobs>& positions) const;
+  // The prompt of a choice, as ids.
+  boost::json::array prompt_ids(int index) const;
+  bool begins(int index) { return begun_.insert(index).second; }  // once per choice
 
   const Tokenizer& tokenizer_;
+  const CompletionCall& call_;  // outlives this
   const bool with_logprobs_, with_usage_;
 
  private:
+  std::set<int> begun_;
   std::string model_name_, id_;
   Kind kind_;
   int64_t created_;  // seconds since 1970

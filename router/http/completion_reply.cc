@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <mutex>
+#include <set>
+
 #include "base/log.h"
 #include "router/http/chat.h"
 #include "router/http/chat_json.h"
@@ -11,8 +14,17 @@
 namespace guildhall {
 namespace {
 
+// Unknown fields are told once each, and no more of them than this, so that no client can fill the log.
+bool is_new_name(const std::string& name) {
+  constexpr size_t kMostNames = 256;
+  static std::mutex mutex;
+  static std::set<std::string> told;
+  std::lock_guard lock(mutex);
+  return told.size() < kMostNames && told.insert(name).second;
+}
+
 ApiResult<std::unique_ptr<Generation>> begin(ClientSocket& client, const HttpService& service,
-                                             const HttpRequest& request) {
+                                             HttpRequest& request) {
   const ModelBackend* backend = service.backend();
   if (!backend) return service.not_ready();
   GH_ASSIGN(boost::json::object body, parse_json_body(request.body));
@@ -20,12 +32,11 @@ ApiResult<std::unique_ptr<Generation>> begin(ClientSocket& client, const HttpSer
   GH_ASSIGN(CompletionCall call,
             chat ? parse_chat(body, backend->rules) : parse_completion(body, backend->rules));
   std::vector<std::string> unknown = chat ? unknown_chat_fields(body) : unknown_completion_fields(body);
-  if (!unknown.empty()) {
-    size_t num_unknown = unknown.size();
-    unknown.resize(std::min<size_t>(num_unknown, 8));
-    log_warn("completion_fields_ignored", "request_id={} count={} fields={}", request.request_id, num_unknown,
+  std::erase_if(unknown, [](const std::string& name) { return !is_new_name(name); });
+  if (!call.request_id.empty()) request.request_id = call.request_id;
+  if (!unknown.empty())
+    log_warn("completion_fields_ignored", "request_id={} fields={}", request.request_id,
              fmt::join(unknown, ","));
-  }
   call.tenant = request.tenant.name;
   call.priority = std::max(call.priority, request.tenant.best_priority);
   return Generation::start(backend->engine, *backend->rules.tokenizer, std::move(call), client.waker());
@@ -45,8 +56,7 @@ std::string event(std::string_view data) { return fmt::format("data: {}\n\n", da
 // Like answer_stream(), returns the status of the answer.
 Task<int> answer_whole(ClientSocket& client, const HttpRequest& request, Generation& generation,
                        const AnswerJson& format) {
-  const CompletionCall& call = generation.call();
-  std::vector<ChoiceDelta> choices(call.prompts.size() * static_cast<size_t>(call.num_choices));
+  std::vector<ChoiceDelta> choices(generation.num_sequences());
   for (size_t i = 0; i < choices.size(); ++i) choices[i].index = static_cast<int>(i);
   while (!generation.done()) {
     co_await client.wait(std::chrono::hours(1));
@@ -55,6 +65,7 @@ Task<int> answer_whole(ClientSocket& client, const HttpRequest& request, Generat
       ChoiceDelta& choice = choices[static_cast<size_t>(delta.index)];
       choice.text += delta.text;
       std::move(delta.tokens.begin(), delta.tokens.end(), std::back_inserter(choice.tokens));
+      choice.token_ids.insert(choice.token_ids.end(), delta.token_ids.begin(), delta.token_ids.end());
       choice.finish_reason = delta.finish_reason;
     }
   }
@@ -62,7 +73,7 @@ Task<int> answer_whole(ClientSocket& client, const HttpRequest& request, Generat
   if (generation.error())
     reply = error_reply(*generation.error());
   else
-    reply.body = format.whole(choices, generation.usage());
+    reply.body = format.whole(generation.choices(std::move(choices)), generation.usage());
   std::string bytes = to_bytes(reply, request);
   co_await client.write_all(bytes);
   co_return reply.status;
@@ -113,7 +124,7 @@ Task<int> answer_stream(ClientSocket& client, const HttpRequest& request, Genera
 
 }  // namespace
 
-Task<int> answer_completion(ClientSocket& client, const HttpService& service, const HttpRequest& request,
+Task<int> answer_completion(ClientSocket& client, const HttpService& service, HttpRequest& request,
                             size_t max_early_bytes) {
   ApiResult<std::unique_ptr<Generation>> started = begin(client, service, request);
   if (!started) {

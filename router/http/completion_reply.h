@@ -10,8 +10,8 @@ namespace guildhall {
 
 // Returns once the answer is written, with its status, or the client is gone (whose sequences are cancelled
 // in the engine then), with 499. `max_early_bytes` of pipelined requests may wait in the socket (take_early).
-// Parameters outlive the task. Runs on the socket's strand.
-Task<int> answer_completion(ClientSocket& client, const HttpService& service, const HttpRequest& request,
+// Parameters outlive the task; a request_id in the body becomes the request's. Runs on the socket's strand.
+Task<int> answer_completion(ClientSocket& client, const HttpService& service, HttpRequest& request,
                             size_t max_early_bytes);
 
 }  // namespace guildhall

@@ -6,6 +6,7 @@
 #include <boost/json/serialize.hpp>
 
 #include "router/http/json_fields.h"
+#include "router/http/message.h"
 #include "router/http/sampling_fields.h"
 
 namespace guildhall {
@@ -17,9 +18,10 @@ constexpr std::string_view kFields[] = {
     "model", "prompt", "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty",
     "frequency_penalty", "repetition_penalty", "logit_bias", "allowed_token_ids", "min_tokens", "stop",
     "stop_token_ids", "ignore_eos", "n", "best_of", "stream", "stream_options", "echo", "logprobs", "user",
-    "cache_salt", "priority",
+    "cache_salt", "priority", "prompt_logprobs", "return_token_ids", "include_stop_str_in_output",
+    "request_id",
     // Labels for OpenAI's own dashboards: nothing to do with them, nothing to warn about.
-    "metadata", "store"};
+    "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"};
 
 // Fields of OpenAI's and other servers' APIs that would change the answer. Each is accepted at the value that
 // changes nothing.
@@ -44,7 +46,8 @@ bool is_none(const json::value& v) { return v.is_string() && v.get_string() == "
 bool never(const json::value&) { return false; }
 
 constexpr UnsupportedField kUnsupported[] = {
-    {"suffix", is_empty, "leave it out, or put the text into the prompt"},
+    {"suffix", is_empty,
+     "this model only goes on where a prompt ends: leave it out, or put the text into the prompt"},
     {"length_penalty", is_one, "leave it out"},
     {"use_beam_search", is_false, "leave it out, and use n"},
     {"response_format", is_plain_text, "leave it out or send {\"type\": \"text\"}"},
@@ -56,14 +59,13 @@ constexpr UnsupportedField kUnsupported[] = {
     {"guided_choice", never, "leave it out"},
     {"guided_grammar", never, "leave it out"},
     {"grammar", is_empty, "leave it out"},
+    {"structured_outputs", is_empty, "leave it out"},
     {"bad_words", is_empty, "leave it out"},
-    {"prompt_logprobs", never, "use echo with logprobs"},
-    {"return_token_ids", is_false, "leave it out, and use /tokenize"},
-    {"return_tokens_as_token_ids", is_false, "leave it out"},
+    {"return_tokens_as_token_ids", is_false, "use return_token_ids"},
     {"truncate_prompt_tokens", never, "leave it out, and shorten the prompt"},
     {"add_special_tokens", is_true, "leave it out, or send the prompt as token ids"},
     {"skip_special_tokens", is_true, "leave it out"},
-    {"include_stop_str_in_output", is_false, "leave it out"},
+    {"spaces_between_special_tokens", is_true, "leave it out"},
     {"prompt_embeds", never, "send prompt"},
     {"routed_experts", is_false, "leave it out"},
 };
@@ -114,30 +116,54 @@ ApiResult<std::vector<Prompt>> parse_prompts(const json::object& body, const Com
   return prompts;
 }
 
+ApiResult<void> parse_stream(const json::object& body, CompletionCall& call) {
+  GH_ASSIGN(call.stream, read_bool(body, "stream", false));
+  const json::value* options = find_field(body, "stream_options");
+  if (!options) return {};
+  if (!call.stream) return bad_field("stream_options", "needs stream: true");
+  if (!options->is_object())
+    return bad_field("stream_options", "must be an object, like {\"include_usage\": true}");
+  GH_ASSIGN(call.include_usage, read_bool(options->get_object(), "include_usage", false));
+  return {};
+}
+
 ApiResult<void> parse_output(const json::object& body, CompletionCall& call) {
   GH_ASSIGN(auto n, read_int(body, "n", {1, kMaxChoices}));
-  GH_ASSIGN(auto best_of, read_int(body, "best_of", {1, kMaxChoices}));
-  call.num_choices = static_cast<int>(n.value_or(1));
-  if (best_of && *best_of != call.num_choices)
-    return unsupported_field("best_of",
-                             fmt::format("leave it out, or send the value of n ({})", call.num_choices));
-
+  call.best_of = call.num_choices = static_cast<int>(n.value_or(1));
   GH_ASSIGN(auto priority, read_int(body, "priority", {-1000, 1000}));
   call.priority = static_cast<int32_t>(priority.value_or(0));
   GH_ASSIGN(auto cache_salt, read_string(body, "cache_salt"));
   call.cache_salt = cache_salt.value_or("");
-  GH_ASSIGN(call.stream, read_bool(body, "stream", false));
-  if (const json::value* options = find_field(body, "stream_options")) {
-    if (!call.stream) return bad_field("stream_options", "needs stream: true");
-    if (!options->is_object())
-      return bad_field("stream_options", "must be an object, like {\"include_usage\": true}");
-    GH_ASSIGN(call.include_usage, read_bool(options->get_object(), "include_usage", false));
-  }
+  GH_TRY(parse_stream(body, call));
+
+  GH_ASSIGN(auto prompt_logprobs, read_int(body, "prompt_logprobs", {0, kMaxLogprobs}));
+  if (prompt_logprobs && call.stream)
+    return bad_field("prompt_logprobs", "comes with whole answers only; leave it out or send stream: false");
+  if (prompt_logprobs) call.num_prompt_logprobs = static_cast<int>(*prompt_logprobs);
+  GH_ASSIGN(call.return_token_ids, read_bool(body, "return_token_ids", false));
+  GH_ASSIGN(call.include_stop, read_bool(body, "include_stop_str_in_output", false));
+  GH_ASSIGN(auto request_id, read_string(body, "request_id"));
+  call.request_id = request_id.value_or("");
+  if (request_id && !is_request_id(*request_id))
+    return bad_field("request_id", "must be 1 to 128 printable characters without spaces");
+  return {};
+}
+
+// The likeliest are known when all have ended, which is too late for a stream.
+ApiResult<void> parse_best_of(const json::object& body, CompletionCall& call) {
+  GH_ASSIGN(auto best_of, read_int(body, "best_of", {1, kMaxChoices}));
+  call.best_of = static_cast<int>(best_of.value_or(call.num_choices));
+  if (call.best_of < call.num_choices)
+    return bad_field("best_of", fmt::format("must be a whole number from n ({}) to {}, not {}",
+                                            call.num_choices, kMaxChoices, call.best_of));
+  if (call.stream && call.best_of > call.num_choices)
+    return bad_field("best_of", fmt::format("must be n ({}) with stream: true", call.num_choices));
   return {};
 }
 
 // What /v1/chat/completions has otherwise or not at all.
 ApiResult<void> parse_text_output(const json::object& body, CompletionCall& call) {
+  GH_TRY(parse_best_of(body, call));
   GH_ASSIGN(call.echo, read_bool(body, "echo", false));
   GH_ASSIGN(auto logprobs, read_int(body, "logprobs", {0, kMaxLogprobs}));
   if (logprobs) call.num_logprobs = static_cast<int>(*logprobs);
@@ -198,10 +224,11 @@ ApiResult<CompletionCall> parse_completion(const json::object& body, const Compl
   GH_TRY(parse_text_output(body, call));
   GH_ASSIGN(call.prompts, parse_prompts(body, rules));
   GH_TRY(check_lengths(call, rules));
-  int64_t num_sequences = static_cast<int64_t>(call.prompts.size()) * call.num_choices;
+  int64_t num_sequences = static_cast<int64_t>(call.prompts.size()) * call.best_of;
   if (num_sequences > kMaxSequences)
-    return bad_field("n", fmt::format("times {} prompts makes {} sequences; at most {} fit in one request",
-                                      call.prompts.size(), num_sequences, kMaxSequences));
+    return bad_field(call.best_of > call.num_choices ? "best_of" : "n",
+                     fmt::format("times {} prompts makes {} sequences; at most {} fit in one request",
+                                 call.prompts.size(), num_sequences, kMaxSequences));
   return call;
 }
 

@@ -31,17 +31,22 @@ struct Prompt {
 struct CompletionCall {
   std::vector<Prompt> prompts;
   int num_choices = 1;  // per prompt
+  int best_of =
+      1;  // drawn per prompt, of which the num_choices likeliest per token are answered; >= num_choices
   int32_t max_tokens = 16;
   SamplingRule sampling;
   LogitRules logit_rules;
   uint64_t seed = 0;  // random when the caller gave none
   std::vector<std::string> stops;
   std::vector<int32_t> stop_token_ids;  // with eos, unless ignored
-  std::optional<int> num_logprobs;
-  int32_t priority = 0;    // lower goes first
-  std::string tenant;      // of the API key
-  std::string cache_salt;  // only calls of the same salt share what is in the KV cache
-  bool chat = false;       // answered with messages
+  std::optional<int> num_logprobs, num_prompt_logprobs;
+  int32_t priority = 0;           // lower goes first
+  std::string tenant;             // of the API key
+  std::string cache_salt;         // only calls of the same salt share what is in the KV cache
+  std::string request_id;         // the caller's; empty: none
+  bool chat = false;              // answered with messages
+  bool include_stop = false;      // stop strings and tokens are part of the text
+  bool return_token_ids = false;  // of prompt and answer
   bool echo = false, stream = false, include_usage = false;
 };
 

@@ -3,6 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <span>
 
 namespace guildhall {
 namespace {
@@ -43,7 +47,7 @@ ApiResult<void> Generation::submit_all() {
   for (size_t prompt_idx = 0; prompt_idx < call_.prompts.size(); ++prompt_idx) {
     usage_.prompt_tokens += static_cast<int64_t>(call_.prompts[prompt_idx].ids.size());
     if (call_.echo) echoes_.push_back(echo_of(call_.prompts[prompt_idx]));
-    for (int choice_idx = 0; choice_idx < call_.num_choices; ++choice_idx) {
+    for (int choice_idx = 0; choice_idx < call_.best_of; ++choice_idx) {
       size_t sequence_idx = sequences_.size();
       auto sink = [mailbox = mailbox_, sequence_idx](EngineEvent&& event) {
         mailbox->put(sequence_idx, std::move(event));
@@ -52,6 +56,8 @@ ApiResult<void> Generation::submit_all() {
       if (!id) return to_api_error(id.error());
       TextAccumulator::Options options;
       options.stops = call_.stops;
+      options.include_stop = call_.include_stop;
+      options.min_tokens = call_.logit_rules.min_tokens;
       options.keep_tokens = call_.num_logprobs.has_value();
       if (call_.echo) options.first_offset = count_chars(echoes_[prompt_idx].text);
       sequences_.push_back(
@@ -72,11 +78,19 @@ EngineRequest Generation::engine_request(size_t prompt_idx, int choice_idx) cons
   request.max_tokens = call_.max_tokens;
   request.stop_token_ids = call_.stop_token_ids;
   request.num_logprobs = call_.num_logprobs;
-  if (call_.echo) request.num_prompt_logprobs = call_.num_logprobs;
+  if (ranks() && !request.num_logprobs) request.num_logprobs = 0;
+  if (scores_prompt(choice_idx == 0))
+    request.num_prompt_logprobs =
+        std::max(call_.num_prompt_logprobs.value_or(0), call_.echo ? call_.num_logprobs.value_or(0) : 0);
   request.priority = call_.priority;
   request.tenant = call_.tenant;
   request.cache_salt = call_.tenant + '\0' + call_.cache_salt;
   return request;
+}
+
+// Each echo has its scores; `prompt_logprobs` are a prompt's, once.
+bool Generation::scores_prompt(bool first_choice) const {
+  return (call_.echo && call_.num_logprobs) || (call_.num_prompt_logprobs && first_choice);
 }
 
 // A text prompt is echoed as it came. Its tokens' offsets follow from the tokens' own text, where a
@@ -152,11 +166,16 @@ void Generation::apply_tokens(Sequence& sequence, EngineEvent& event) {
   for (size_t i = 0; i < event.tokens.size() && !sequence.text.stopped(); ++i) {
     int32_t id = event.tokens[i];
     ++usage_.completion_tokens;
+    ++sequence.num_tokens;
+    if (call_.return_token_ids) sequence.token_ids.push_back(id);
     std::optional<PositionLogprobs> logprobs;
-    if (i < event.logprobs.size()) logprobs = std::move(event.logprobs[i]);
+    if (i < event.logprobs.size()) {
+      sequence.sum_logprob += event.logprobs[i].chosen.logprob;
+      logprobs = std::move(event.logprobs[i]);
+    }
     bool is_stop_token = event.finish == FinishReason::stop && i + 1 == event.tokens.size() &&
                          std::count(call_.stop_token_ids.begin(), call_.stop_token_ids.end(), id) > 0;
-    if (is_stop_token)
+    if (is_stop_token && !call_.include_stop)
       sequence.text.push_hidden(id, std::move(logprobs));
     else
       sequence.text.push(id, std::move(logprobs));
@@ -169,7 +188,9 @@ void Generation::end(Sequence& sequence, std::string_view finish_reason) {
   sequence.finish_reason = finish_reason;
   --num_running_;
   size_t num_scored = call_.prompts[sequence.prompt_idx].ids.size() - 1;
-  if (sequence.echo_due && call_.num_logprobs && sequence.prompt_logprobs.size() != num_scored)
+  const bool due = sequence.echo_due ? call_.num_logprobs.has_value()
+                                     : !call_.echo && scores_prompt(sequence.first_choice);
+  if (due && sequence.prompt_logprobs.size() != num_scored)
     error_ = ApiError{
         500,
         fmt::format("the engine scored {} of {} prompt tokens", sequence.prompt_logprobs.size(), num_scored),
@@ -188,9 +209,11 @@ std::optional<ChoiceDelta> Generation::delta_of(Sequence& sequence, int index) {
   TextDelta more = sequence.text.take();
   delta.text += more.text;
   std::move(more.tokens.begin(), more.tokens.end(), std::back_inserter(delta.tokens));
+  delta.token_ids = std::exchange(sequence.token_ids, {});
   delta.finish_reason = sequence.finish_reason;
   sequence.closed = delta.finish_reason.has_value();
-  if (delta.text.empty() && delta.tokens.empty() && !delta.finish_reason) return std::nullopt;
+  if (delta.text.empty() && delta.tokens.empty() && delta.token_ids.empty() && !delta.finish_reason)
+    return std::nullopt;
   return delta;
 }
 
@@ -202,10 +225,38 @@ void Generation::add_echo(Sequence& sequence, ChoiceDelta& delta) {
   const std::vector<int32_t>& ids = call_.prompts[sequence.prompt_idx].ids;
   for (size_t i = 0; i < ids.size(); ++i) {
     ScoredToken token{ids[i], std::nullopt, echo.offsets[i]};
-    if (i > 0) token.logprobs = std::move(sequence.prompt_logprobs[i - 1]);
+    if (i > 0) {
+      PositionLogprobs logprobs = sequence.prompt_logprobs[i - 1];
+      logprobs.top.resize(std::min(logprobs.top.size(), static_cast<size_t>(*call_.num_logprobs)));
+      token.logprobs = std::move(logprobs);
+    }
     delta.tokens.push_back(std::move(token));
   }
-  sequence.prompt_logprobs.clear();
+  if (!call_.num_prompt_logprobs) sequence.prompt_logprobs.clear();
+}
+
+std::vector<ChoiceDelta> Generation::choices(std::vector<ChoiceDelta> sequences) {
+  const auto likelihood = [&](const ChoiceDelta& choice) {
+    const Sequence& s = sequences_[static_cast<size_t>(choice.index)];
+    const double mean = s.num_tokens > 0 ? s.sum_logprob / static_cast<double>(s.num_tokens) : 0;
+    return std::isnan(mean) ? -std::numeric_limits<double>::infinity() : mean;
+  };
+  const auto drawn = static_cast<size_t>(call_.best_of);
+  std::vector<ChoiceDelta> choices;
+  for (size_t first = 0; first < sequences.size(); first += drawn) {
+    const std::span<ChoiceDelta> of_prompt = std::span(sequences).subspan(first, drawn);
+    if (ranks()) std::ranges::stable_sort(of_prompt, std::greater<>(), likelihood);
+    for (ChoiceDelta& choice : of_prompt.first(static_cast<size_t>(call_.num_choices))) {
+      choice.index = static_cast<int>(choices.size());
+      if (call_.num_prompt_logprobs) {
+        choice.prompt_logprobs = sequences_[first].prompt_logprobs;
+        for (PositionLogprobs& one : choice.prompt_logprobs)
+          one.top.resize(std::min(one.top.size(), static_cast<size_t>(*call_.num_prompt_logprobs)));
+      }
+      choices.push_back(std::move(choice));
+    }
+  }
+  return choices;
 }
 
 }  // namespace guildhall

@@ -22,6 +22,8 @@ struct ChoiceDelta {
   int index = 0;
   std::string text;
   std::vector<ScoredToken> tokens;                // when logprobs were asked for
+  std::vector<int32_t> token_ids;                 // when they were asked for
+  std::vector<PositionLogprobs> prompt_logprobs;  // of positions 1.. of a whole answer, when asked for
   std::optional<std::string_view> finish_reason;  // "stop" or "length", on the choice's last delta
 };
 
@@ -40,8 +42,12 @@ class Generation {
   Generation(const Generation&) = delete;
   Generation& operator=(const Generation&) = delete;
 
-  // Applies the events that came. At most one delta per choice, however many events.
+  // Applies the events that came. At most one delta per sequence, however many events; its index is the
+  // sequence's, prompt by prompt. Those are the choices, unless more are drawn (best_of).
   std::vector<ChoiceDelta> pump();
+  size_t num_sequences() const { return sequences_.size(); }
+  // Of whole sequences, the choices: each prompt's likeliest per token, best first where some are left out.
+  std::vector<ChoiceDelta> choices(std::vector<ChoiceDelta> sequences);
   bool done() const { return num_running_ == 0 || error_; }
   const std::optional<ApiError>& error() const { return error_; }
   TokenUsage usage() const { return usage_; }
@@ -59,6 +65,9 @@ class Generation {
     TextAccumulator text;
     int64_t num_cached_tokens = 0;
     std::vector<PositionLogprobs> prompt_logprobs;
+    std::vector<int32_t> token_ids;  // since the last delta, when asked for
+    double sum_logprob = 0;
+    int64_t num_tokens = 0;
     bool echo_due = false;
     bool touched = false;  // since the last pump
     bool running = true;   // in the engine
@@ -76,13 +85,15 @@ class Generation {
   void end(Sequence& sequence, std::string_view finish_reason);
   std::optional<ChoiceDelta> delta_of(Sequence& sequence, int index);
   void add_echo(Sequence& sequence, ChoiceDelta& delta);
+  bool scores_prompt(bool first_choice) const;
+  bool ranks() const { return call_.best_of > call_.num_choices; }
 
   EngineClient& engine_;
   const Tokenizer& tokenizer_;
   const CompletionCall call_;
   std::shared_ptr<EventMailbox> mailbox_;
   std::vector<Echo> echoes_;         // per prompt, when echo is on
-  std::vector<Sequence> sequences_;  // by choice index: prompt_idx * n + choice_idx
+  std::vector<Sequence> sequences_;  // prompt_idx * best_of + choice_idx
   size_t num_running_ = 0;
   TokenUsage usage_;
   std::optional<ApiError> error_;

@@ -85,10 +85,13 @@ std::string stream_piece(const HttpRequest& request, std::string_view bytes) {
 
 std::string stream_end(const HttpRequest& request) { return request.http_1_0 ? "" : "0\r\n\r\n"; }
 
+bool is_request_id(std::string_view given) {
+  return !given.empty() && given.size() <= 128 &&
+         std::ranges::all_of(given, [](char c) { return c > 0x20 && c < 0x7f; });
+}
+
 std::string request_id_from(std::string_view given) {
-  bool fit = !given.empty() && given.size() <= 128 &&
-             std::all_of(given.begin(), given.end(), [](char c) { return c > 0x20 && c < 0x7f; });
-  return fit ? std::string(given) : "req-" + random_hex(24);
+  return is_request_id(given) ? std::string(given) : "req-" + random_hex(24);
 }
 
 }  // namespace guildhall

@@ -40,7 +40,9 @@ std::string stream_head(const HttpRequest& request);
 std::string stream_piece(const HttpRequest& request, std::string_view bytes);
 std::string stream_end(const HttpRequest& request);
 
-// A caller's x-request-id when it is fit to be echoed (1..128 printable characters), else a new one.
+// Whether a caller's id is fit to be echoed: 1..128 printable characters.
+bool is_request_id(std::string_view given);
+// A caller's x-request-id when it is fit, else a new one.
 std::string request_id_from(std::string_view given);
 
 }  // namespace guildhall

@@ -17,6 +17,7 @@ TextAccumulator::TextAccumulator(const Tokenizer& tokenizer, Options options)
 void TextAccumulator::push(int32_t id, std::optional<PositionLogprobs> logprobs) {
   if (stopped_ || finished_) return;
   keep_token(id, std::move(logprobs));
+  ++num_tokens_;
   append(decoder_.push(id));
 }
 
@@ -43,6 +44,7 @@ void TextAccumulator::append(const std::string& text) {
   size_t old_size = pending_.size();
   pending_ += text;
   num_chars_ += count_chars(text);
+  if (num_tokens_ <= options_.min_tokens) return;
 
   size_t best_end = std::string::npos, cut = 0;
   for (const std::string& stop : options_.stops) {
@@ -53,6 +55,7 @@ void TextAccumulator::append(const std::string& text) {
     if (end < best_end || (end == best_end && at < cut)) best_end = end, cut = at;
   }
   if (best_end == std::string::npos) return;
+  if (options_.include_stop) cut = best_end;
   stopped_ = true;
   pending_.resize(cut);
   while (!tokens_.empty() && tokens_.back().start >= static_cast<int64_t>(cut)) tokens_.pop_back();

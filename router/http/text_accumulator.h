@@ -32,6 +32,8 @@ class TextAccumulator {
     std::vector<std::string> stops;  // valid UTF-8, not empty
     bool keep_tokens = false;        // collect ScoredTokens as well
     int64_t first_offset = 0;        // code points of echoed prompt before this text
+    bool include_stop = false;       // the text ends behind the stop string, not before it
+    int64_t min_tokens = 0;          // a stop string that ends within as many tokens is none
   };
   TextAccumulator(const Tokenizer& tokenizer, Options options);
 
@@ -42,7 +44,7 @@ class TextAccumulator {
   // No more tokens: what was held back becomes text.
   void finish();
 
-  bool stopped() const { return stopped_; }  // a stop string was completed; the text ends before it
+  bool stopped() const { return stopped_; }  // a stop string was completed; the text ends at it
   TextDelta take();                          // what became safe to show since the last take
 
  private:
@@ -58,7 +60,8 @@ class TextAccumulator {
   Options options_;
   std::string pending_;  // decoded, not yet taken
   std::vector<PendingToken> tokens_;
-  int64_t num_chars_;  // code points decoded so far, with first_offset
+  int64_t num_chars_;       // code points decoded so far, with first_offset
+  int64_t num_tokens_ = 0;  // pushed
   bool stopped_ = false;
   bool finished_ = false;
 };

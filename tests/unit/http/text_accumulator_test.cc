@@ -62,6 +62,45 @@ TEST(TextAccumulator, StopInsideATokenKeepsTheTextBefore) {
   EXPECT_EQ(text.take().text, "h");
 }
 
+TEST(TextAccumulator, OfOverlappingStopsTheFirstThatIsCompleteEndsTheText) {
+  // Both begin in the same place; one begins within the other; one is the end of the other.
+  for (const auto& [stops, all, want] : {std::tuple{std::vector<std::string>{"abcd", "ab"}, "xabcdz", "x"},
+                                         std::tuple{std::vector<std::string>{"abcd", "bc"}, "xabcdz", "xa"},
+                                         std::tuple{std::vector<std::string>{"cd", "abcd"}, "xabcdz", "x"},
+                                         std::tuple{std::vector<std::string>{"aab"}, "xaaabz", "xa"},
+                                         std::tuple{std::vector<std::string>{"é€", "€😀"}, "xé😀€😀z", "xé😀"}}) {
+    TextAccumulator text = make(stops);
+    std::string shown;
+    for (const int32_t id : byte_ids(all)) {
+      text.push(id, std::nullopt);
+      shown += text.take().text;
+      EXPECT_TRUE(std::string_view(want).starts_with(shown)) << shown;
+    }
+    EXPECT_TRUE(text.stopped());
+    EXPECT_EQ(shown, want);
+  }
+}
+
+TEST(TextAccumulator, AStopMayBeIncludedAndNothingBehindIt) {
+  TextAccumulator text(tiny_tokenizer(), {.stops = {"ab"}, .keep_tokens = true, .include_stop = true});
+  push_bytes(text, "xa");
+  EXPECT_EQ(text.take().text, "x");
+  text.push('b', std::nullopt);
+  text.push('c', std::nullopt);
+  const TextDelta rest = text.take();
+  EXPECT_EQ(rest.text, "ab");
+  EXPECT_THAT(offsets(rest), ElementsAre(1, 2));
+}
+
+TEST(TextAccumulator, AStopWithinMinTokensIsNone) {
+  TextAccumulator text(tiny_tokenizer(), {.stops = {"ab"}, .min_tokens = 3});
+  push_bytes(text, "aba");  // the last may yet begin one
+  EXPECT_EQ(text.take().text, "ab");
+  text.push('b', std::nullopt);
+  EXPECT_TRUE(text.stopped());
+  EXPECT_EQ(text.take().text, "");
+}
+
 TEST(TextAccumulator, StopSplitOverManyTokensNeverLeaks) {
   TextAccumulator text = make({"\n\nUser:"});
   std::string shown;
