@@ -1,5 +1,5 @@
-// logit_edits.h: what a request asks of its own logits, put into their row before a token is drawn: tokens that
-// cannot be drawn, biases, penalties for tokens that occurred. Only what is listed is touched; in place.
+// logit_edits.h: what a request asks of its own logits, put into their row before a token is drawn: tokens
+// that cannot be drawn, biases, penalties for tokens that occurred. Only what is listed is touched; in place.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,7 @@ struct LogitEdit {
 struct EditedRow {
   int64_t row = 0;
   int64_t first_edit = 0, num_edits = 0;
-  int64_t mask = -1;  // row of allowed_mw: what is not allowed there becomes -inf, whatever its edits; -1: none
+  int64_t mask = -1;  // row of allowed_mw: what is not allowed there becomes -inf after all edits; -1: none
 };
 
 // Words of a mask of V tokens: token v is bit v % 32 of word v / 32.

@@ -32,8 +32,8 @@ void edit_logits_cpu(Team& team, std::span<const EditedRow> row_i, std::span<con
     const EditedRow& edited = row_i[static_cast<size_t>(i)];
     GH_CHECK(edited.row >= 0 && edited.row < logits_rv.rows && edited.mask < allowed_mw.rows);
     float* logits_v = logits_rv.row(edited.row);
-    for (const LogitEdit& edit : edit_e.subspan(static_cast<size_t>(edited.first_edit),
-                                                static_cast<size_t>(edited.num_edits))) {
+    for (const LogitEdit& edit :
+         edit_e.subspan(static_cast<size_t>(edited.first_edit), static_cast<size_t>(edited.num_edits))) {
       GH_CHECK(edit.id >= 0 && edit.id < logits_rv.cols);
       logits_v[edit.id] = edited_logit(logits_v[edit.id], edit);
     }

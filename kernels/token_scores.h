@@ -1,5 +1,5 @@
-// token_scores.h: what a row of logits says about one token: its log-probability, its rank, and the most likely
-// tokens beside it. So that of a vocabulary's logits only these few numbers leave the device.
+// token_scores.h: what a row of logits says about one token: its log-probability, its rank, and the most
+// likely tokens beside it. So that of a vocabulary's logits only these few numbers leave the device.
 #pragma once
 
 #include <cstdint>
@@ -32,8 +32,8 @@ void token_scores_ref(View2<const float> logits_rv, std::span<const ScoredRow> r
                       std::span<TokenScores> scores_i);
 void token_scores_cpu(Team& team, View2<const float> logits_rv, std::span<const ScoredRow> row_i,
                       std::span<TokenScores> scores_i);
-// Sums are in double, in an order that V alone decides: log-probabilities within 1e-6 of ref; ids and ranks are
-// ref's. V < 2^31.
+// Sums are in double, in an order that V alone decides: log-probabilities within 1e-6 of ref; ids and ranks
+// are ref's. V < 2^31.
 void token_scores_cuda(CudaStream stream, View2<const float> logits_rv, std::span<const ScoredRow> row_i,
                        std::span<TokenScores> scores_i);
 

@@ -43,7 +43,8 @@ __global__ void token_scores_kernel(View2<const float> logits_rv, const ScoredRo
 
   for (int k = 0; k < wanted.num_top && best != kNoChoice; ++k) {
     const int64_t v = index_of(best);
-    if (threadIdx.x == 0) scores.top_id[k] = static_cast<int32_t>(v), scores.top_logprob[k] = logits_v[v] - norm;
+    if (threadIdx.x == 0)
+      scores.top_id[k] = static_cast<int32_t>(v), scores.top_logprob[k] = logits_v[v] - norm;
     const int64_t taken_from = v % kLogitThreads;
     if (taken_from / kWarp == threadIdx.x / kWarp) {
       const Choice next = best_behind(logits_v, size, taken_from, best);
