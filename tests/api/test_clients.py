@@ -99,6 +99,42 @@ class Clients(unittest.TestCase):
         self.assertEqual(stopped["finish_reason"], "stop")
         self.assertEqual(stopped["text"], free[: free.index(word)])
 
+    def test_fields_of_other_servers_go_through_the_openai_package(self):
+        more = dict(min_p=0.05, repetition_penalty=1.1, top_k=40, ignore_eos=True, min_tokens=3, return_token_ids=True,
+                    prompt_logprobs=1)
+        common = dict(model="test-model", max_tokens=12, seed=4, presence_penalty=0.5, frequency_penalty=0.25,
+                      logit_bias={"5": -100}, stop=["\u1234"], user="me", extra_body=more)
+        text = self.client.completions.create(prompt=PROMPT, best_of=2, **common).choices[0]
+        self.assertEqual(len(text.token_ids), 12)
+        self.assertEqual(len(text.prompt_logprobs), len(text.prompt_token_ids))
+        self.assertNotIn(5, text.token_ids)
+        talk = self.client.chat.completions.create(messages=[{"role": "user", "content": "Speak"}], **common)
+        self.assertEqual(len(talk.choices[0].token_ids), 12)
+        self.assertEqual(len(talk.prompt_logprobs), talk.usage.prompt_tokens)
+
+    def test_allowed_tokens_are_all_that_comes(self):
+        allowed = self.cluster.post("/tokenize", {"prompt": " and the", "add_special_tokens": False})[1]["tokens"]
+        choice = self.client.completions.create(
+            model="test-model", prompt=PROMPT, max_tokens=20,
+            extra_body=dict(allowed_token_ids=allowed, return_token_ids=True)).choices[0]
+        self.assertEqual(len(choice.token_ids), 20)
+        self.assertLessEqual(set(choice.token_ids), set(allowed))
+
+    def test_the_best_of_several_is_the_likeliest_per_token(self):
+        options = dict(model="test-model", prompt=PROMPT, max_tokens=8, temperature=1, seed=6, logprobs=0,
+                       extra_body={"ignore_eos": True})
+        mean = lambda choice: sum(choice.logprobs.token_logprobs) / len(choice.logprobs.token_logprobs)
+        drawn = self.client.completions.create(n=4, **options).choices
+        best = self.client.completions.create(n=1, best_of=4, **options).choices
+        self.assertEqual(best[0].text, max(drawn, key=mean).text)
+
+    def test_out_of_range_values_are_refused_by_name(self):
+        for fields in [dict(min_p=2), dict(repetition_penalty=0), dict(logit_bias={"5": 101}), dict(min_tokens=99),
+                       dict(allowed_token_ids=[]), dict(prompt_logprobs=-1), dict(stop_token_ids=list(range(65)))]:
+            with self.subTest(fields=str(fields)), self.assertRaises(openai.BadRequestError) as refused:
+                self.client.completions.create(model="test-model", prompt=PROMPT, max_tokens=4, extra_body=fields)
+            self.assertEqual(refused.exception.param, list(fields)[0])
+
     def test_32_streams_of_200_tokens_end_without_an_error(self):
         async def one(client, seed):
             stream = await client.completions.create(model="test-model", prompt=PROMPT, max_tokens=200, seed=seed,
@@ -114,7 +150,8 @@ class Clients(unittest.TestCase):
         self.assertEqual(asyncio.run(all_of_them()), ["length"] * 32)
 
     def test_the_crowd_changes_no_bit(self):
-        body = dict(prompt=PROMPT, max_tokens=40, temperature=0.9, seed=11, logprobs=2)
+        body = dict(prompt=PROMPT, max_tokens=40, temperature=0.9, seed=11, logprobs=2, min_p=0.02, repetition_penalty=1.2,
+                    frequency_penalty=0.3, logit_bias={"9": 2})
         alone = self.cluster.complete(**body)["choices"][0]
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
             others = [pool.submit(self.cluster.complete, prompt=f"{PROMPT} {i}", max_tokens=60, seed=i) for i in range(15)]
