@@ -146,9 +146,20 @@ ApiResult<void> parse_stops(const json::object& body, const CompletionRules& rul
 }
 
 ApiResult<void> check_min_tokens(const CompletionCall& call) {
-  if (call.logit_rules.min_tokens <= call.max_tokens) return {};
+  const LogitRules& logits = call.logit_rules;
+  const auto held = [&](int32_t id) {
+    return std::ranges::find(logits.held_token_ids, id) != logits.held_token_ids.end();
+  };
+  if (logits.min_tokens > 0 && !logits.allowed_token_ids.empty() &&
+      std::ranges::all_of(logits.allowed_token_ids, held))
+    return bad_field(
+        "allowed_token_ids",
+        fmt::format("holds tokens that end the answer only, of which min_tokens ({}) allows none; "
+                    "allow another, or send min_tokens 0",
+                    logits.min_tokens));
+  if (logits.min_tokens <= call.max_tokens) return {};
   return bad_field("min_tokens", fmt::format("must be a whole number from 0 to max_tokens ({}), not {}",
-                                             call.max_tokens, call.logit_rules.min_tokens));
+                                             call.max_tokens, logits.min_tokens));
 }
 
 }  // namespace guildhall

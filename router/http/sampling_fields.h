@@ -19,7 +19,7 @@ ApiResult<void> parse_sampling(const boost::json::object& body, const Completion
 // stop, stop_token_ids, ignore_eos, min_tokens.
 ApiResult<void> parse_stops(const boost::json::object& body, const CompletionRules& rules,
                             CompletionCall& call);
-// Whether min_tokens fits max_tokens, once that is known.
+// Whether min_tokens fits max_tokens, once that is known, and leaves a token that is allowed.
 ApiResult<void> check_min_tokens(const CompletionCall& call);
 
 }  // namespace guildhall

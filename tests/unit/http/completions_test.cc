@@ -239,6 +239,8 @@ const Bad kBad[] = {
     {R"({"prompt": "a", "min_tokens": -1})", "min_tokens", "invalid_value", "not -1"},
     {R"({"prompt": "a", "min_tokens": 6, "max_tokens": 5})", "min_tokens", "invalid_value",
      "from 0 to max_tokens (5), not 6"},
+    {R"({"prompt": "a", "min_tokens": 2, "stop_token_ids": [7], "allowed_token_ids": [7, 259]})",
+     "allowed_token_ids", "invalid_value", "min_tokens (2) allows none"},
     {R"({"prompt": "a", "response_format": {"type": "json_object"}})", "response_format",
      "unsupported_parameter", "text"},
     {R"({"prompt": "a", "tools": [{}]})", "tools", "unsupported_parameter", "not supported"},
