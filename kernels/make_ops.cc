@@ -34,6 +34,16 @@ Result<std::unique_ptr<Ops>> make_best_ops(TeamOptions team) {
 
 }  // namespace
 
+std::vector<std::string> rank_devices(std::string_view device, int num_ranks, bool gpus_meet) {
+  if (num_ranks == 1) return {std::string(device)};
+  int first = cuda_index(device);
+  if (device == "auto" && gpus_meet && num_cuda_devices() >= num_ranks) first = 0;
+  std::vector<std::string> devices;
+  for (int r = 0; r < num_ranks; ++r)
+    devices.push_back(first < 0 ? "cpu" : fmt::format("{}:{}", kCuda, first + r));
+  return devices;
+}
+
 Result<std::unique_ptr<Ops>> make_ops(std::string_view device, TeamOptions team) {
   if (device == "cpu") return make_cpu_ops(team);
   if (device == "auto") return make_best_ops(team);

@@ -12,6 +12,7 @@
 #include <span>
 #include <string>
 
+#include "kernels/cuda/stream.h"
 #include "kernels/device_memory.h"
 #include "kernels/expert_ffn.h"
 #include "kernels/gate_topk.h"
@@ -36,6 +37,10 @@ class Ops {
   virtual DeviceMemory& memory() = 0;
   // Host threads: of the CPU's kernels, and of what the host does beside a device (packing, summing).
   Team& team() { return team_; }
+
+  // What kernels are enqueued on, for libraries that enqueue there too; the device becomes the calling
+  // thread's. Null: the CPU.
+  virtual CudaStream stream() { return nullptr; }
 
   // ---- between host and device ----
   // Host memory must be pinned and stay as it is until a mark made after the call was waited for. On the CPU

@@ -76,9 +76,21 @@ constexpr std::array kRules = std::to_array<KeyRule>({
     {"router.dense.device", "auto",
      "Where attention and the other dense layers run: `auto` (a GPU where this build and this machine have "
      "one, else the CPU), `cpu`, `cuda` (the first GPU) or `cuda:N`."},
+    {"router.dense.tensor_parallel",
+     "1",
+     "Ranks that share each dense layer: its attention heads, MLP columns and vocabulary are divided among "
+     "them. "
+     "On GPUs each has its own, from `device` on (`cuda:2` and 2 ranks: `cuda:2`, `cuda:3`); on the CPU each "
+     "has "
+     "threads of its own. Logits move by rounding with their number (README, Numbers that don't move).",
+     {},
+     1,
+     64},
     {"router.dense.threads",
      "0",
-     "Compute threads. 0: one per core this process may use.",
+     "Compute threads; of each rank, with `tensor_parallel`. 0: one per core this process may use; ranks "
+     "share "
+     "the cores.",
      {},
      0,
      kMaxThreads},
@@ -91,7 +103,7 @@ constexpr std::array kRules = std::to_array<KeyRule>({
     {"router.kv_cache.block_size", "16", "Tokens per page.", {}, 1, 4096},
     {"router.kv_cache.memory",
      "1GiB",
-     "Memory for keys and values; requests wait when it is full.",
+     "Memory for keys and values, on each rank of `dense.tensor_parallel`; requests wait when it is full.",
      {},
      1 << 16,
      1ll << 50},

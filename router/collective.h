@@ -17,8 +17,9 @@ class Collective {
   // x += the parts of the first num_parts ranks, in the order of ranks: the same bits on each. `part_th`,
   // dense, of this rank, is left alone until the rank's next operation has returned.
   virtual void add_parts(View2<float> part_th, int num_parts, View2<float> x_th) = 0;
-  // all_rv of rank 0 = the ranks' columns side by side. The others' all_rv is scratch memory.
-  virtual void gather_columns(View2<const float> mine_rc, View2<float> all_rv) = 0;
+  // all_rv of rank 0 = the ranks' columns side by side, this one's from first_column on. The others' all_rv
+  // is scratch memory.
+  virtual void gather_columns(View2<const float> mine_rc, int64_t first_column, View2<float> all_rv) = 0;
 
   virtual Result<void> state() = 0;
 };

@@ -5,7 +5,7 @@
 namespace guildhall {
 
 void Forward::reserve_parts(int64_t max_tokens) {
-  if (rank_.shard == nullptr) return;
+  if (rank_.shard == nullptr || rank_.shard->num_ranks == 1) return;
   for (Parts& parts : part_m_) {
     parts.attention.view(max_tokens, spec_.hidden);
     parts.mlp.view(max_tokens, spec_.hidden);
@@ -57,7 +57,7 @@ View2<float> Forward::logits(View2<const float> hidden_rh) {
   const View2<float> part_rc = logits_part_.view(hidden_rh.rows, spec_.vocab_size);
   const View2<float> logits_rv = logits_.view(hidden_rh.rows, rank_.shard->vocab_size);
   ops_.linear(hidden_rh, weights_.lm_head_vh, {}, part_rc);
-  rank_.collective->gather_columns(part_rc, logits_rv);
+  rank_.collective->gather_columns(part_rc, rank_.shard->vocab.begin, logits_rv);
   return logits_rv;
 }
 

@@ -21,7 +21,7 @@ class SharedMemoryGroup::Member final : public Collective {
   }
 
   // They meet once more, as columns may be written anew at once.
-  void gather_columns(View2<const float> mine_rc, View2<float> all_rv) override {
+  void gather_columns(View2<const float> mine_rc, int64_t, View2<float> all_rv) override {
     const Parts* part_r = group_.meet(rank_, mine_rc);
     if (part_r == nullptr) return;
     if (rank_ == 0) copy_columns(*part_r, all_rv);

@@ -4,6 +4,7 @@
 
 #include "base/units.h"
 #include "deploy/programs/model_files.h"
+#include "deploy/programs/other_ranks.h"
 #include "deploy/programs/settings.h"
 #include "experts/expert_loader.h"
 #include "kernels/make_ops.h"
@@ -35,8 +36,29 @@ Result<void> print_context(const config::Config& config, const ModelSpec& spec, 
                model_len);
     return {};
   }
-  GH_ASSIGN(const auto cache, KvCache::create(spec, kv_cache_options(config, model_len)));
+  GH_ASSIGN(const ModelShard widest, widest_shard(config, spec));
+  GH_ASSIGN(const auto cache, KvCache::create(widest.spec, kv_cache_options(config, model_len)));
   fmt::print("# context: {} tokens; KV cache: {} tokens\n", model_len, cache->capacity_tokens());
+  return {};
+}
+
+// What each rank of tensor parallelism holds.
+Result<void> print_ranks(const config::Config& config, const ModelSpec& spec, int64_t model_len) {
+  GH_ASSIGN(const auto ranks, OtherRanks::divide(config, spec));
+  if (ranks->num_ranks() == 1) return {};
+  GH_ASSIGN(const ModelShard widest, widest_shard(config, spec));
+  const KvCacheOptions cache = kv_cache_options(config, model_len);
+  const int64_t num_pages = cache.memory_bytes / KvCache::page_bytes(widest.spec, cache);
+  for (size_t r = 0; r < ranks->num_ranks(); ++r) {
+    const ModelShard& shard = ranks->shard(r);
+    GH_ASSIGN(const int64_t weights,
+              DenseWeights::bytes_needed(config.model().path(), spec, shard, load_mode(config)));
+    const std::string pages = kv_memory_rule(config).fraction
+                                  ? "as measured"
+                                  : format_bytes(num_pages * KvCache::page_bytes(shard.spec, cache));
+    fmt::print("# rank {}: {}; {} attention heads, weights {}, KV cache {}\n", r, ranks->device(r),
+               shard.heads.size(), format_bytes(weights), pages);
+  }
   return {};
 }
 
@@ -76,6 +98,7 @@ Result<void> check_config_file(const std::filesystem::path& file) {
   fmt::print("# model: {}, {} layers, {} experts top-{}, vocabulary {}\n", spec.model_type, spec.num_layers,
              spec.moe.num_experts, spec.moe.top_k, tokenizer->vocab_size());
   GH_TRY(print_context(config, spec, model_len));
+  GH_TRY(print_ranks(config, spec, model_len));
   print_device("router.dense.device", config.router().dense().device());
   print_device("experts.device", config.experts().device());
   for (const config::Worker& worker : config.experts().workers())

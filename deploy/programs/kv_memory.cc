@@ -35,8 +35,9 @@ Result<int64_t> kv_memory(const KvMemoryRule& rule, const std::string& device, i
                   format_bytes(std::max<int64_t>(0, usable)))};
 }
 
-Result<int64_t> measure_peak(const ModelSpec& spec, const DenseWeights& weights, Ops& ops,
+Result<int64_t> measure_peak(const ModelShard& shard, const DenseWeights& weights, Ops& ops,
                              const RehearsalOptions& options) {
+  const ModelSpec& spec = shard.spec;
   const int64_t tokens = std::max(options.max_tokens, options.block_size);
   const int64_t token_bytes =
       kv_elements_per_token_layer(spec) * spec.num_layers * dtype_bytes(options.kv_dtype);
@@ -55,7 +56,8 @@ Result<int64_t> measure_peak(const ModelSpec& spec, const DenseWeights& weights,
       *end);
   StepClock clock;
   // Its tables are those that the engine's will have: what the device keeps of them serves both.
-  Forward forward(spec, weights, *cache, &dispatcher, ops, clock, options.max_tokens, options.max_model_len);
+  Forward forward(spec, weights, *cache, &dispatcher, ops, clock, options.max_tokens, options.max_model_len,
+                  {.shard = &shard});
   forward.rehearse(options.max_sequences);
   const MemoryFigures memory = ops.memory().figures();
   const auto cache_bytes = cache->capacity_tokens() * token_bytes;

@@ -24,8 +24,9 @@ struct RehearsalOptions {
   int64_t block_size = 16;
   DType kv_dtype = DType::f32;
 };
-// Bytes in use on the device while a forward pass stands ready and the largest steps have run.
-Result<int64_t> measure_peak(const ModelSpec& spec, const DenseWeights& weights, Ops& ops,
+// Bytes in use on the device while a forward pass of `shard`, whose weights these are, stands ready and the
+// largest steps have run.
+Result<int64_t> measure_peak(const ModelShard& shard, const DenseWeights& weights, Ops& ops,
                              const RehearsalOptions& options);
 
 }  // namespace guildhall

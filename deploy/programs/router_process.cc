@@ -44,8 +44,9 @@ Result<void> RouterProcess::start() {
     chat_template_ = *std::move(chat_template);
   else  // everything but conversations works
     log_warn("chat_template_refused", "reason=\"{}\"", chat_template.error().message);
-  const config::Dense& dense = config_.router().dense();
-  GH_ASSIGN(ops_, open_device("router.dense.device", dense.device(), team_options(config_, dense.threads())));
+  GH_ASSIGN(other_ranks_, OtherRanks::divide(config_, spec_));
+  GH_ASSIGN(ops_, open_device("router.dense.device", other_ranks_->device(0), dense_team_options(config_)));
+  GH_TRY(other_ranks_->open(config_));
   // On a GPU what is left is known when the weights are there.
   if (ops_->memory().is_host()) GH_TRY(make_cache());
   GH_TRY(make_links());
@@ -59,8 +60,7 @@ Result<void> RouterProcess::start() {
   control_.start();
   GH_TRY(load());
   if (!cache_) GH_TRY(make_cache());
-  start_engine();
-  return {};
+  return start_engine();
 }
 
 Result<void> RouterProcess::make_cache() {
@@ -72,17 +72,9 @@ Result<void> RouterProcess::make_cache() {
                     "router.kv_cache.memory_fraction: it is for GPUs, and the dense "
                     "layers run on the CPU; give router.kv_cache.memory instead"};
   } else {
-    GH_ASSIGN(const int64_t used_bytes,
-              measure_peak(spec_, *weights_, *ops_,
-                           {.max_tokens = config_.router().batching().max_batched_tokens(),
-                            .max_sequences = config_.router().batching().max_sequences(),
-                            .max_model_len = max_model_len_,
-                            .block_size = options.block_size,
-                            .kv_dtype = options.dtype}));
-    GH_ASSIGN(options.memory_bytes,
-              kv_memory(rule, ops_->memory().name(), ops_->memory().figures().total_bytes, used_bytes));
+    GH_ASSIGN(options.memory_bytes, other_ranks_->measure(config_, options, {*ops_, *weights_}));
   }
-  GH_ASSIGN(cache_, KvCache::create(spec_, options, ops_->memory()));
+  GH_ASSIGN(cache_, other_ranks_->make_caches(options, *ops_));
   kv_capacity_tokens_ = cache_->capacity_tokens();
   return {};
 }
@@ -144,15 +136,16 @@ void RouterProcess::with_engine(std::function<void(Engine&)> action) {
 
 Result<void> RouterProcess::load() {
   const auto begin = Clock::now();
-  GH_ASSIGN(weights_,
-            DenseWeights::load(config_.model().path(), spec_, load_mode(config_), progress_, ops_->memory()));
+  GH_ASSIGN(weights_, DenseWeights::load(config_.model().path(), spec_, other_ranks_->shard(0),
+                                         load_mode(config_), progress_, ops_->memory()));
+  GH_TRY(other_ranks_->load(config_, spec_, progress_));
   if (local_workers_) GH_TRY(local_workers_->load(placement_));
   log_info("weights_loaded", "size=\"{}\" time=\"{}\"", format_bytes(weights_->bytes()),
            format_duration(Clock::now() - begin));
   return {};
 }
 
-void RouterProcess::start_engine() {
+Result<void> RouterProcess::start_engine() {
   EngineOptions options = engine_options(config_, spec_, max_model_len_);
   options.on_worker_attached = [this](int32_t worker, const std::string& transport) {
     if (cluster_) cluster_->set_transport(worker, transport);
@@ -164,8 +157,9 @@ void RouterProcess::start_engine() {
       shutdown_.request(lost.why);  // a worker in this process cannot come back
   };
   if (local_workers_) options.dispatcher.pump_local_workers = [this] { return local_workers_->pump(); };
-  engine_ =
-      std::make_unique<Engine>(std::move(options), spec_, *weights_, *exchange_, std::move(cache_), *ops_);
+  GH_ASSIGN(auto ranks, other_ranks_->join(config_, *ops_));
+  engine_ = std::make_unique<Engine>(std::move(options), spec_, *weights_, *exchange_, std::move(cache_),
+                                     *ops_, std::move(ranks));
   engine_->set_placement(placement_);
   if (local_workers_) local_workers_->attach(*engine_, exchange_->local_address());
   {
@@ -176,6 +170,7 @@ void RouterProcess::start_engine() {
   }
   engine_thread_ = std::thread([this] { engine_->run(); });
   http_->attach(*engine_, *tokenizer_, spec_.eos_token_ids, chat_template_.get());
+  return {};
 }
 
 void RouterProcess::on_signal() {

@@ -9,6 +9,7 @@
 
 #include "deploy/programs/control_thread.h"
 #include "deploy/programs/local_workers.h"
+#include "deploy/programs/other_ranks.h"
 #include "deploy/programs/shutdown.h"
 #include "model/tokenizer/tokenizer.h"
 #include "model/weights.h"
@@ -35,7 +36,7 @@ class RouterProcess final : public StatusSource {
   Result<void> make_links();
   Result<void> load();
   Result<void> make_cache();
-  void start_engine();
+  Result<void> start_engine();
   void stop();
   void report_service() const;
   void on_signal();
@@ -56,7 +57,8 @@ class RouterProcess final : public StatusSource {
   std::unique_ptr<LoopbackFabric> fabric_;
   std::unique_ptr<Exchange> exchange_;
   std::unique_ptr<LocalWorkers> local_workers_;
-  std::unique_ptr<Ops> ops_;
+  std::unique_ptr<Ops> ops_;  // the first rank's; so weights_ and cache_
+  std::unique_ptr<OtherRanks> other_ranks_;
   std::unique_ptr<KvCache> cache_;  // until the engine takes it
   std::unique_ptr<DenseWeights> weights_;
   std::unique_ptr<Engine> engine_;

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/units.h"
+#include "deploy/programs/other_ranks.h"
 #include "kernels/isa.h"
 #include "kernels/make_ops.h"
 #include "proto/codec.h"
@@ -95,6 +96,13 @@ TeamOptions team_options(const config::Config& config, int threads) {
   return options;
 }
 
+TeamOptions dense_team_options(const config::Config& config) {
+  const config::Dense& dense = config.router().dense();
+  TeamOptions options = team_options(config, dense.threads());
+  if (dense.threads() == 0) options.num_threads = std::max(1, options.num_threads / dense.tensor_parallel());
+  return options;
+}
+
 Result<std::unique_ptr<Ops>> open_device(std::string_view key, const std::string& device, TeamOptions team) {
   Result<std::unique_ptr<Ops>> ops = make_ops(device, team);
   if (ops.has_error()) return Status{ops.error().code, fmt::format("{}: {}", key, ops.error().message)};
@@ -134,7 +142,9 @@ Result<int64_t> max_model_len(const config::Config& config, const ModelSpec& spe
   if (config.router().kv_cache().memory_fraction_millionths() > 0)
     return spec.max_position;  // measured later
   const KvCacheOptions cache = kv_cache_options(config, spec.max_position);
-  const int64_t token_bytes = kv_elements_per_token_layer(spec) * spec.num_layers * dtype_bytes(cache.dtype);
+  GH_ASSIGN(const ModelShard widest, widest_shard(config, spec));
+  const int64_t token_bytes =
+      kv_elements_per_token_layer(widest.spec) * spec.num_layers * dtype_bytes(cache.dtype);
   const int64_t fits = cache.memory_bytes / (token_bytes * cache.block_size) * cache.block_size;
   if (fits >= spec.max_position || fits == 0) return spec.max_position;
   log_warn("context_reduced", "max_model_len={} checkpoint={}: router.kv_cache.memory holds no more", fits,

@@ -18,6 +18,8 @@ SlotOptions slot_options(const config::Config& config);
 ExchangeOptions exchange_options(const config::Config& config, const std::string& name);
 TeamOptions team_options(const config::Config& config,
                          int threads);  // threads 0: the cores this process may use
+// Of the dense layers; of each rank, where there are several.
+TeamOptions dense_team_options(const config::Config& config);
 // The device that key `key` asks for, and a log line that says what it is. The error names the key.
 Result<std::unique_ptr<Ops>> open_device(std::string_view key, const std::string& device, TeamOptions team);
 // The key that decides where `worker`, one of the configuration's, runs.

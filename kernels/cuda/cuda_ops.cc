@@ -38,6 +38,10 @@ class CudaOps final : public Ops {
   }
 
   DeviceMemory& memory() override { return memory_; }
+  CudaStream stream() override {
+    device_->make_current();
+    return device_->compute();
+  }
 
   void upload(const void* host, void* device, size_t bytes) override {
     transfer(device, host, bytes, cudaMemcpyHostToDevice);
@@ -159,10 +163,6 @@ class CudaOps final : public Ops {
     HostMatrix<T> host;
   };
 
-  CudaStream stream() const {
-    device_->make_current();
-    return device_->compute();
-  }
   void transfer(void* to, const void* from, size_t bytes, cudaMemcpyKind kind);
   const RopeTableView& on_device(const RopeTable& table);
 

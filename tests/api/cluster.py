@@ -39,8 +39,9 @@ def is_free(port):
 
 
 def config_text(model, num_workers=2, kind="ucx", port=None, worker_ports=None, router_host="127.0.0.1",
-                worker_host="127.0.0.1", threads=0, transport="", extra=""):
-    """A configuration file; `transport` is more of that section's YAML, `extra` is YAML appended at top level."""
+                worker_host="127.0.0.1", threads=0, transport="", dense="", extra=""):
+    """A configuration file; `transport` and `dense` are more of those sections' YAML, `extra` is YAML appended at top
+    level."""
     ports = free_ports(num_workers + 1)
     port = port or ports[0]
     worker_ports = worker_ports or ports[1:]
@@ -51,7 +52,7 @@ def config_text(model, num_workers=2, kind="ucx", port=None, worker_ports=None, 
     return port, (f"model: {{path: {model}, name: test-model}}\n"
                   f"router:\n"
                   f'  http: {{listen: "{router_host}:{port}"}}\n'
-                  f"  dense: {{threads: {threads}}}\n"
+                  f"  dense: {{threads: {threads}{dense and ', ' + dense}}}\n"
                   f"  kv_cache: {{memory: 64MiB}}\n"
                   f"experts:\n  workers:\n{workers}"
                   f"transport: {{kind: {kind}{transport and ', ' + transport}}}\n{extra}")

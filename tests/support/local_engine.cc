@@ -92,8 +92,9 @@ std::unique_ptr<TensorRanks> LocalEngine::make_ranks() {
   if (others.empty()) return nullptr;
   for (size_t i = 0; i < others.size(); ++i) others[i].cache = std::move(caches[i + 1]);
   constexpr int64_t kSpinNs = 20'000;
-  return std::make_unique<TensorRanks>(shard_r, std::move(others),
-                                       std::make_unique<SharedMemoryGroup>(ops_r, kSpinNs), kSpinNs);
+  auto group =
+      options_.make_group ? options_.make_group(ops_r) : std::make_unique<SharedMemoryGroup>(ops_r, kSpinNs);
+  return std::make_unique<TensorRanks>(shard_r, std::move(others), std::move(group), kSpinNs);
 }
 
 EngineOptions LocalEngine::engine_options() {

@@ -40,6 +40,8 @@ struct LocalEngineOptions {
   int64_t max_waiting = 1024;
   // The engine's device and each worker's; empty: the CPU with num_threads.
   std::function<std::unique_ptr<Ops>()> make_ops;
+  // How ranks meet; empty: through shared memory.
+  std::function<std::unique_ptr<CollectiveGroup>(const std::vector<Ops*>&)> make_group;
   std::chrono::nanoseconds deadline = std::chrono::minutes(1), recovery_timeout = std::chrono::minutes(1);
 };
 

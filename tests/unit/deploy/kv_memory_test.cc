@@ -49,7 +49,7 @@ TEST_P(Rehearsal, RunsTheLargestStepsOfEveryModel) {
   const auto ops = make_cpu_ops({});
   for (const int64_t longest : {128, 40}) {
     const auto peak =
-        measure_peak(spec, *weights, *ops,
+        measure_peak(whole_model(spec), *weights, *ops,
                      {.max_tokens = 70, .max_sequences = 9, .max_model_len = longest, .block_size = 16});
     EXPECT_TRUE(peak.has_value());
   }

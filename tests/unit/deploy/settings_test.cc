@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "deploy/programs/other_ranks.h"
 #include "kernels/isa.h"
+#include "kernels/make_ops.h"
 #include "tests/unit/router/specs.h"
 
 namespace guildhall {
@@ -22,6 +24,7 @@ config::Config make_config() {
   http.set_read_timeout_us(1'500'000), http.set_write_timeout_us(2'000'000),
       http.set_idle_timeout_us(3'000'000);
   router.mutable_dense()->set_threads(2), router.mutable_dense()->set_isa("auto");
+  router.mutable_dense()->set_tensor_parallel(1);
   auto& cache = *router.mutable_kv_cache();
   cache.set_block_size(4), cache.set_memory_bytes(1 << 20), cache.set_dtype("bf16");
   auto& batching = *router.mutable_batching();
@@ -120,6 +123,32 @@ TEST(Settings, TeamsSpinLongerWhereTransportsDo) {
   EXPECT_GE(team_options(config, 0).num_threads, 1);
   config.mutable_transport()->set_wait("spin");
   EXPECT_GT(team_options(config, 4).spin_ns, adaptive.spin_ns);
+}
+
+TEST(Settings, RanksShareTheCoresAndHaveNeighbouringGpus) {
+  config::Config config = make_config();
+  config::Dense& dense = *config.mutable_router()->mutable_dense();
+  dense.set_tensor_parallel(2);
+  EXPECT_EQ(dense_team_options(config).num_threads, 2);  // as asked, each
+  dense.set_threads(0);
+  EXPECT_EQ(dense_team_options(config).num_threads, std::max(1, team_options(config, 0).num_threads / 2));
+  using ::testing::ElementsAre;
+  EXPECT_THAT(rank_devices("cuda:2", 3, true), ElementsAre("cuda:2", "cuda:3", "cuda:4"));
+  EXPECT_THAT(rank_devices("cpu", 2, true), ElementsAre("cpu", "cpu"));
+  EXPECT_THAT(rank_devices("auto", 2, false), ElementsAre("cpu", "cpu"));
+  EXPECT_THAT(rank_devices("auto", 1, false), ElementsAre("auto"));
+}
+
+TEST(Settings, TheContextIsWhatTheRankWithMostKeysHolds) {
+  config::Config config = make_config();
+  config.mutable_router()->mutable_kv_cache()->set_memory_bytes(2048 * 24);
+  const int64_t alone = max_model_len(config, tiny_gqa_spec()).value();  // two key heads
+  config.mutable_router()->mutable_dense()->set_tensor_parallel(2);      // one each
+  EXPECT_GE(max_model_len(config, tiny_gqa_spec()).value(), alone);
+  EXPECT_EQ(widest_shard(config, tiny_gqa_spec())->kv_heads.size(), 1);
+  config.mutable_router()->mutable_dense()->set_tensor_parallel(5);
+  EXPECT_THAT(max_model_len(config, tiny_gqa_spec()).error().message,
+              HasSubstr("router.dense.tensor_parallel: 5 ranks cannot share the model's 4 attention heads"));
 }
 
 TEST(Settings, ADeviceThatIsNotThereNamesTheKeyAndWhatWouldDo) {

@@ -68,13 +68,13 @@ TEST(SharedMemoryCollective, SumsInTheOrderOfRanksOnEveryRank) {
 
 TEST(SharedMemoryCollective, BringsColumnsOfUnequalWidthTogether) {
   Ranks ranks(3);
-  constexpr int64_t kRows = 9, kWidth[] = {5, 1, 1300};
+  constexpr int64_t kRows = 9, kWidth[] = {5, 1, 1300}, kFirst[] = {0, 5, 6};
   ranks.run([&](int rank, Collective& collective) {
     std::vector<float> mine, all(kRows * 1306);
     for (int64_t round = 0; round < 20; ++round) {
       mine.resize(static_cast<size_t>(kRows * kWidth[rank]));
       for (size_t i = 0; i < mine.size(); ++i) mine[i] = value(rank, round, static_cast<int64_t>(i));
-      collective.gather_columns({mine.data(), kRows, kWidth[rank]}, {all.data(), kRows, 1306});
+      collective.gather_columns({mine.data(), kRows, kWidth[rank]}, kFirst[rank], {all.data(), kRows, 1306});
       if (rank != 0) continue;
       for (int64_t row = 0, at = 0; row < kRows; ++row)
         for (int r = 0; r < 3; ++r)
@@ -103,7 +103,7 @@ TEST(SharedMemoryCollective, AFailureReleasesWhoWaitsAndIsOverAfterReset) {
         }
         EXPECT_EQ(collective.state().error().message, "w1 is gone");
         collective.add_parts(part_th, 3, x_th);  // void, and returns
-        collective.gather_columns(part_th, x_th);
+        collective.gather_columns(part_th, 0, x_th);
       });
       ranks.group().reset();
       ranks.run([&](int rank, Collective& collective) {
