@@ -56,8 +56,8 @@ Result<int64_t> measure_peak(const ModelShard& shard, const DenseWeights& weight
       *end);
   StepClock clock;
   // Its tables are those that the engine's will have: what the device keeps of them serves both.
-  Forward forward(spec, weights, *cache, &dispatcher, ops, clock, options.max_tokens, options.max_model_len,
-                  {.shard = &shard});
+  Forward forward(spec, weights, *cache, shard.rank == 0 ? &dispatcher : nullptr, ops, clock,
+                  options.max_tokens, options.max_model_len, {.shard = &shard});
   forward.rehearse(options.max_sequences);
   const MemoryFigures memory = ops.memory().figures();
   const auto cache_bytes = cache->capacity_tokens() * token_bytes;

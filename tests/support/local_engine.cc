@@ -138,7 +138,9 @@ LocalEngine::Member::~Member() {
 void LocalEngine::attach_worker(int i) {
   auto m = std::make_unique<Member>();
   m->exchange = fabric_.make_end(worker_name(i));
-  m->worker = std::make_unique<Worker>(spec_, *m->exchange, make_ops());
+  m->worker = std::make_unique<Worker>(
+      spec_, *m->exchange,
+      options_.workers_on_cpu ? make_cpu_ops({.num_threads = options_.num_threads}) : make_ops());
   m->worker->set_store(ExpertStore::load(checkpoint_, spec_, options_.load, placement_.experts_of(i),
                                          progress_, m->worker->memory())
                            .value());

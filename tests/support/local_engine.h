@@ -38,6 +38,7 @@ struct LocalEngineOptions {
   MicroBatches micro_batches = MicroBatches::automatic;
   bool attach_workers = true;  // false: the test does, and the engine is not serving until then
   int64_t max_waiting = 1024;
+  bool workers_on_cpu = false;  // whatever make_ops makes
   // The engine's device and each worker's; empty: the CPU with num_threads.
   std::function<std::unique_ptr<Ops>()> make_ops;
   // How ranks meet; empty: through shared memory.

@@ -53,6 +53,13 @@ TEST_P(Rehearsal, RunsTheLargestStepsOfEveryModel) {
                      {.max_tokens = 70, .max_sequences = 9, .max_model_len = longest, .block_size = 16});
     EXPECT_TRUE(peak.has_value());
   }
+  for (const int rank : {0, 1}) {
+    const ModelShard shard = make_shard(spec, rank, 2).value();
+    const auto part =
+        DenseWeights::load(golden.path, spec, shard, LoadMode::checkpoint, progress, ops->memory()).value();
+    EXPECT_TRUE(
+        measure_peak(shard, *part, *ops, {.max_tokens = 70, .max_sequences = 9, .max_model_len = 40}));
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, Rehearsal, ::testing::ValuesIn(golden_case_names()),
