@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/check.h"
 #include "kernels/parallel_rows.h"
@@ -16,6 +17,11 @@ template <class T>
 std::span<T> row_span(View2<T> rows, int64_t r) {
   return {rows.row(r), static_cast<size_t>(rows.cols)};
 }
+
+bool is_reduced(const ExpertJob& job) { return combine_of(job.dispatch->header) == Combine::reduced; }
+
+// Where a job's rows begin among those of others.
+int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
 }  // namespace
 
@@ -67,19 +73,14 @@ void ExpertRunner::run(std::span<const ExpertJob> jobs) {
   ops_.expert_ffn(grouped_ph, offset_e_, experts_le_[jobs.front().dispatch->header.layer],
                   hidden_.view(num_pairs, spec_.moe.expert_width), result_ph);
 
-  const auto is_reduced = [](const ExpertJob& job) {
-    return combine_of(job.dispatch->header) == Combine::reduced;
-  };
-  View2<const float> host_ph;
-  if (!std::ranges::all_of(jobs, is_reduced)) host_ph = host_result_.download(result_ph);
-  host_result_.wait();
+  if (!ops_.memory().is_host()) encode_results(jobs, result_ph);
   std::span<const int32_t> position_p = position_p_;
   for (const ExpertJob& job : jobs) {
     const auto mine_p = position_p.first(job.dispatch->pairs.size());
     if (is_reduced(job))
       answer_rows(job, result_ph, mine_p);
     else
-      answer_pairs(job, host_ph, mine_p);
+      answer_pairs(job, result_ph, mine_p);
     position_p = position_p.subspan(mine_p.size());
   }
 }
@@ -101,13 +102,61 @@ int64_t ExpertRunner::gather_pairs(std::span<const ExpertJob> jobs) {
 
 // The dispatched rows of all jobs, decoded, on the device.
 View2<float> ExpertRunner::rows(std::span<const ExpertJob> jobs, int64_t num_rows) {
-  const View2<float> x_rh = host_x_.view(num_rows, spec_.hidden);
+  const View2<float> x_rh = x_.view(num_rows, spec_.hidden);
+  if (!ops_.memory().is_host()) {
+    upload_rows(jobs, x_rh);
+    return x_rh;
+  }
   int64_t row = 0;
   for (const ExpertJob& job : jobs) {
     decode_rows(*job.dispatch, x_rh.sub_rows(row, job.dispatch->header.num_rows));
     row += job.dispatch->header.num_rows;
   }
-  return host_x_.upload(x_rh, x_);
+  return x_rh;
+}
+
+// All in one transfer, each job's decoded as it says.
+void ExpertRunner::upload_rows(std::span<const ExpertJob> jobs, View2<float> x_rh) {
+  int64_t bytes = 0;
+  for (const ExpertJob& job : jobs) bytes += aligned(static_cast<int64_t>(job.dispatch->rows.size()));
+  const View2<std::byte> host = dispatched_.host.view(1, bytes);
+  int64_t at = 0;
+  for (const ExpertJob& job : jobs) {
+    const std::span<const std::byte> rows = job.dispatch->rows;
+    std::byte* const to = host.data + at;
+    const auto whole = static_cast<int64_t>(rows.size());
+    parallel_rows(ops_.team(), whole, 1, [&](int64_t begin, int64_t end) {
+      std::memcpy(to + begin, rows.data() + begin, static_cast<size_t>(end - begin));
+    });
+    at += aligned(whole);
+  }
+  const std::byte* there = dispatched_.host.upload(host, dispatched_.there).data;
+  int64_t row = 0;
+  for (const ExpertJob& job : jobs) {
+    const FrameHeader& header = job.dispatch->header;
+    ops_.decode_rows(codec_of(header), there, x_rh.sub_rows(row, header.num_rows));
+    there += aligned(static_cast<int64_t>(job.dispatch->rows.size()));
+    row += header.num_rows;
+  }
+}
+
+// Rows of the device as they travel, on their way to the host.
+View2<const std::byte> ExpertRunner::encode(Codec codec, View2<const float> x_th, Travelling& as) {
+  const auto bytes = static_cast<int64_t>(row_bytes(codec, static_cast<uint64_t>(x_th.cols)));
+  const View2<std::byte> there = as.there.view(x_th.rows, bytes);
+  ops_.encode_rows(codec, x_th, there.data);
+  return as.host.download(there);
+}
+
+// For the exact answers, and waited for.
+void ExpertRunner::encode_results(std::span<const ExpertJob> jobs, View2<const float> result_ph) {
+  std::array<bool, kNumCodecs> is_asked_c{};
+  for (const ExpertJob& job : jobs)
+    if (!is_reduced(job)) is_asked_c[static_cast<size_t>(answer_shape(job.dispatch->header).codec)] = true;
+  for (size_t c = 0; c < kNumCodecs; ++c)
+    if (is_asked_c[c]) results_c_[c].rows = encode(static_cast<Codec>(c), result_ph, results_c_[c]);
+  for (size_t c = 0; c < kNumCodecs; ++c)
+    if (is_asked_c[c]) results_c_[c].host.wait();
 }
 
 void ExpertRunner::decode_rows(const DispatchView& dispatch, View2<float> x_rh) {
@@ -123,9 +172,16 @@ void ExpertRunner::answer_pairs(const ExpertJob& job, View2<const float> result_
   const FrameShape shape = answer_shape(job.dispatch->header);
   const size_t bytes = row_bytes(shape.codec, shape.hidden);
   GH_CHECK(job.rows_out.size() == shape.num_rows * bytes);
+  const bool is_host = ops_.memory().is_host();
+  const View2<const std::byte> encoded = results_c_[static_cast<size_t>(shape.codec)].rows;
   parallel_rows(ops_.team(), shape.num_rows, result_ph.cols, [&](int64_t begin, int64_t end) {
-    for (auto p = static_cast<size_t>(begin); p < static_cast<size_t>(end); ++p)
-      encode_row(shape.codec, row_span(result_ph, position_p[p]), job.rows_out.data() + p * bytes);
+    for (auto p = static_cast<size_t>(begin); p < static_cast<size_t>(end); ++p) {
+      std::byte* const out = job.rows_out.data() + p * bytes;
+      if (is_host)
+        encode_row(shape.codec, row_span(result_ph, position_p[p]), out);
+      else
+        std::memcpy(out, encoded.row(position_p[p]), bytes);
+    }
   });
 }
 
@@ -135,8 +191,13 @@ void ExpertRunner::answer_rows(const ExpertJob& job, View2<const float> result_p
   const FrameShape shape = answer_shape(job.dispatch->header);
   const size_t bytes = row_bytes(shape.codec, shape.hidden);
   GH_CHECK(job.rows_out.size() == shape.num_rows * bytes);
-  const View2<float> sum_rh = host_sum_.download(sum_rows(job, result_ph, position_p));
-  host_sum_.wait();
+  const View2<const float> sum_rh = sum_rows(job, result_ph, position_p);
+  if (!ops_.memory().is_host()) {
+    const View2<const std::byte> rows = encode(shape.codec, sum_rh, sums_);
+    sums_.host.wait();
+    std::copy_n(rows.data, job.rows_out.size(), job.rows_out.data());
+    return;
+  }
   parallel_rows(ops_.team(), shape.num_rows, spec_.hidden, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r)
       encode_row(shape.codec, row_span(sum_rh, r), job.rows_out.data() + static_cast<size_t>(r) * bytes);

@@ -2,9 +2,10 @@
 // grouped FFN, and answers with a row per (row, expert) pair, or, for a reduced combine, with one row per
 // dispatched row: the sum of weight * row over its pairs in gate order, in fp32. Several frames of one layer
 // run as one; a row's bits do not depend on the others. Frames are the host's; what is computed in between is
-// the device's. Owner: the serve thread.
+// the device's: rows go to a GPU and come back in the codecs of their frames. Owner: the serve thread.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -40,11 +41,22 @@ class ExpertRunner {
   void run(std::span<const ExpertJob> jobs);
 
  private:
+  // Rows as they travel, on a GPU's way in or out.
+  struct Travelling {
+    explicit Travelling(Ops& ops) : there(ops), host(ops) {}
+    DeviceMatrix<std::byte> there;
+    HostMatrix<std::byte> host;
+    View2<const std::byte> rows;  // at the host
+  };
+
   int64_t gather_pairs(std::span<const ExpertJob> jobs);
   View2<float> rows(std::span<const ExpertJob> jobs, int64_t num_rows);
   void decode_rows(const DispatchView& dispatch, View2<float> x_rh);
+  void upload_rows(std::span<const ExpertJob> jobs, View2<float> x_rh);
+  void encode_results(std::span<const ExpertJob> jobs, View2<const float> result_ph);
   void answer_pairs(const ExpertJob& job, View2<const float> result_ph, std::span<const int32_t> position_p);
   void answer_rows(const ExpertJob& job, View2<const float> result_ph, std::span<const int32_t> position_p);
+  View2<const std::byte> encode(Codec codec, View2<const float> x_th, Travelling& as);
   View2<float> sum_rows(const ExpertJob& job, View2<const float> result_ph,
                         std::span<const int32_t> position_p);
 
@@ -55,12 +67,14 @@ class ExpertRunner {
   std::vector<int32_t> expert_p_, row_p_, position_p_, offset_e_;  // over all jobs' pairs and rows
   DeviceArrays<2> pairs_;                                          // row_p_ and position_p_
   DeviceMatrix<float> x_{ops_}, grouped_{ops_}, hidden_{ops_}, result_{ops_};
-  HostMatrix<float> host_x_{ops_}, host_result_{ops_};
+  Travelling dispatched_{ops_}, sums_{ops_};  // all jobs' rows; a reduced answer's
+  // Results in each codec that exact answers have.
+  std::array<Travelling, kNumCodecs> results_c_{Travelling{ops_}, Travelling{ops_}, Travelling{ops_}};
   // Of a reduced answer: each row's number of pairs, where their results stand, and their weights.
   std::vector<uint32_t> count_r_;
   std::vector<int32_t> index_rk_;
   DeviceArrays<1> index_;
-  HostMatrix<float> host_weight_{ops_}, host_sum_{ops_};
+  HostMatrix<float> host_weight_{ops_};
   DeviceMatrix<float> weight_{ops_}, sum_{ops_};
 };
 

@@ -2,6 +2,7 @@
 // one token at a time, so that the fp32 rows never leave the cache. The same bits as decoding all rows first.
 #pragma once
 
+#include "kernels/cuda/stream.h"
 #include "kernels/team.h"
 #include "kernels/view.h"
 #include "proto/exchange.h"
@@ -16,5 +17,9 @@ struct EncodedRow {
 // y_th[t] += sum over k of weight_tk[t,k] * row_tk[t,k], k = 0..K-1, fp32.
 void combine_encoded_cpu(Team& team, View2<const EncodedRow> row_tk, View2<const float> weight_tk,
                          View2<float> y_th);
+// Rows lie one behind another, all of one codec: row_tk[t,k] is the index_tk[t,k]th of them; negative: none.
+// Without weights (no data) all are 1. The same bits.
+void combine_encoded_cuda(CudaStream stream, Codec codec, const std::byte* rows,
+                          View2<const int32_t> index_tk, View2<const float> weight_tk, View2<float> y_th);
 
 }  // namespace guildhall

@@ -1,14 +1,17 @@
 #include "kernels/cpu_ops.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "base/check.h"
 #include "kernels/combine.h"
+#include "kernels/combine_encoded.h"
 #include "kernels/copy.h"
 #include "kernels/embedding.h"
 #include "kernels/parallel_rows.h"
 #include "kernels/permute.h"
 #include "kernels/rmsnorm.h"
+#include "kernels/row_codec.h"
 #include "kernels/swiglu.h"
 
 namespace guildhall {
@@ -86,6 +89,36 @@ class CpuOps final : public Ops {
     });
   }
 
+  void encode_rows(Codec codec, View2<const float> x_th, std::byte* rows) override {
+    const auto bytes = static_cast<int64_t>(row_bytes(codec, static_cast<uint64_t>(x_th.cols)));
+    parallel_rows(team(), x_th.rows, x_th.cols, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t)
+        encode_row(codec, {x_th.row(t), static_cast<size_t>(x_th.cols)}, rows + t * bytes);
+    });
+  }
+  void decode_rows(Codec codec, const std::byte* rows, View2<float> x_th) override {
+    const auto bytes = static_cast<int64_t>(row_bytes(codec, static_cast<uint64_t>(x_th.cols)));
+    parallel_rows(team(), x_th.rows, x_th.cols, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t)
+        decode_row(codec, rows + t * bytes, {x_th.row(t), static_cast<size_t>(x_th.cols)});
+    });
+  }
+  void combine_encoded(Codec codec, const std::byte* rows, View2<const int32_t> index_tk,
+                       View2<const float> weight_tk, View2<float> y_th) override {
+    const auto bytes = static_cast<int64_t>(row_bytes(codec, static_cast<uint64_t>(y_th.cols)));
+    const auto num_k = static_cast<size_t>(index_tk.cols);
+    std::vector<EncodedRow> row_k(num_k);
+    const std::vector<float> one_k(num_k, 1.0f);
+    for (int64_t t = 0; t < y_th.rows; ++t) {
+      for (size_t k = 0; k < num_k; ++k) {
+        const int32_t index = index_tk(t, static_cast<int64_t>(k));
+        row_k[k] = {index < 0 ? nullptr : rows + index * bytes, codec};
+      }
+      combine_encoded_cpu(team(), {row_k.data(), 1, index_tk.cols},
+                          {weight_tk.data == nullptr ? one_k.data() : weight_tk.row(t), 1, index_tk.cols},
+                          y_th.sub_rows(t, 1));
+    }
+  }
   void edit_logits(std::span<const EditedRow> row_i, std::span<const LogitEdit> edit_e,
                    View2<const uint32_t> allowed_mw, View2<float> logits_rv) override {
     edit_logits_cpu(team(), row_i, edit_e, allowed_mw, logits_rv);

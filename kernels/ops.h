@@ -24,6 +24,7 @@
 #include "kernels/team.h"
 #include "kernels/token_scores.h"
 #include "kernels/view.h"
+#include "proto/exchange.h"
 
 namespace guildhall {
 
@@ -95,6 +96,14 @@ class Ops {
                           View2<float> y_rh) = 0;
   virtual void combine(View2<const float> rows_ph, View2<const int32_t> index_tk,
                        View2<const float> weight_tk, View2<float> y_th) = 0;
+
+  // ---- rows as they travel ----
+  // On the device, one behind another (row_codec.h).
+  virtual void encode_rows(Codec codec, View2<const float> x_th, std::byte* rows) = 0;
+  virtual void decode_rows(Codec codec, const std::byte* rows, View2<float> x_th) = 0;
+  // y_th[t] += sum over k of weight_tk[t,k] * row index_tk[t,k] of `rows`, as combine_encoded_cuda().
+  virtual void combine_encoded(Codec codec, const std::byte* rows, View2<const int32_t> index_tk,
+                               View2<const float> weight_tk, View2<float> y_th) = 0;
 
   // ---- sampling: all but the logits is the host's ----
   virtual void edit_logits(std::span<const EditedRow> row_i, std::span<const LogitEdit> edit_e,

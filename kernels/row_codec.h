@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <span>
 
+#include "kernels/cuda/stream.h"
+#include "kernels/view.h"
 #include "proto/exchange.h"
 
 namespace guildhall {
@@ -13,5 +15,8 @@ namespace guildhall {
 // `row` is row_bytes(codec, x_h.size()) long and 4-byte aligned (bf16: 2).
 void encode_row(Codec codec, std::span<const float> x_h, std::byte* row);
 void decode_row(Codec codec, const std::byte* row, std::span<float> x_h);
+// Rows one behind another, as they lie in a frame; 4-byte aligned. The same bytes, and the same bits back.
+void encode_rows_cuda(CudaStream stream, Codec codec, View2<const float> x_th, std::byte* rows);
+void decode_rows_cuda(CudaStream stream, Codec codec, const std::byte* rows, View2<float> x_th);
 
 }  // namespace guildhall

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/check.h"
 #include "base/clock.h"
@@ -59,10 +60,19 @@ bool Dispatcher::all_attached() const {
          std::all_of(workers_.begin(), workers_.end(), [](const Worker& w) { return w.peer.has_value(); });
 }
 
-Result<void> Dispatcher::dispatch(const DispatchKey& key, View2<const float> x_th,
+RowCodecs Dispatcher::common_codecs() const {
+  RowCodecs common = options_.codecs_w.empty() ? RowCodecs{} : options_.codecs_w.front();
+  for (const RowCodecs& codecs : options_.codecs_w) {
+    if (codecs.dispatch != common.dispatch) common.dispatch = Codec::f32;
+    if (codecs.combine != common.combine) common.combine = Codec::f32;
+  }
+  return common;
+}
+
+Result<void> Dispatcher::dispatch(const DispatchKey& key, const EncodedRows& rows,
                                   View2<const int32_t> expert_tk, View2<const float> weight_tk) {
   DispatchRound& round = round_m_[static_cast<size_t>(key.micro_batch)];
-  GH_CHECK(!round.open && x_th.rows <= options_.max_tokens);
+  GH_CHECK(!round.open && rows.num_rows <= options_.max_tokens);
   if (failure_) return abandon_step(*failure_);
   const std::vector<int32_t>& worker_e = placement_.worker_le[static_cast<size_t>(key.layer)];
   round.open = true;
@@ -72,7 +82,7 @@ Result<void> Dispatcher::dispatch(const DispatchKey& key, View2<const float> x_t
   round.combine = options_.combine;
   round.num_awaited = 0;
   round.route(expert_tk, weight_tk, worker_e);
-  const Result<void> sent = send(round, x_th);
+  const Result<void> sent = send(round, rows);
   if (sent.has_error()) return abandon_step(sent.error());
   count_experts(expert_tk, worker_e.size());
   ++counters_.dispatches;
@@ -80,11 +90,11 @@ Result<void> Dispatcher::dispatch(const DispatchKey& key, View2<const float> x_t
   return {};
 }
 
-Result<void> Dispatcher::send(DispatchRound& round, View2<const float> x_th) {
+Result<void> Dispatcher::send(DispatchRound& round, const EncodedRows& rows) {
   outgoing_.clear();
   for (size_t i = 0; i < workers_.size(); ++i) {
     const auto worker = static_cast<int32_t>(i);
-    const Result<size_t> bytes = pack(round, worker, x_th);
+    const Result<size_t> bytes = pack(round, worker, rows);
     if (bytes.has_error()) {
       exchange_.post(outgoing_);  // gives the acquired regions back; the answers will be stale
       return bytes.error();
@@ -110,7 +120,7 @@ void Dispatcher::count_experts(View2<const int32_t> expert_tk, size_t num_expert
   }
 }
 
-Result<size_t> Dispatcher::pack(const DispatchRound& round, int32_t worker_idx, View2<const float> x_th) {
+Result<size_t> Dispatcher::pack(const DispatchRound& round, int32_t worker_idx, const EncodedRows& rows) {
   const Worker& worker = workers_[static_cast<size_t>(worker_idx)];
   if (!worker.peer) return Status{Code::peer_lost, fmt::format("worker={}: not connected", worker.name)};
   const DispatchRound::Share& share = round.share_w[static_cast<size_t>(worker_idx)];
@@ -135,27 +145,39 @@ Result<size_t> Dispatcher::pack(const DispatchRound& round, int32_t worker_idx, 
   const FrameSections sections = begin_dispatch(fields, shape, *region);
   std::copy(share.pairs.begin(), share.pairs.end(), sections.pairs.begin());
   const auto hidden = static_cast<size_t>(options_.hidden);
+  const bool encoded = rows.codec != Codec::f32;
+  GH_CHECK(!encoded || rows.codec == codecs.dispatch);
   parallel_rows(*options_.team, shape.num_rows, options_.hidden, [&](int64_t begin, int64_t end) {
-    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i)
-      encode_row(codecs.dispatch, {x_th.row(share.row_token[i]), hidden}, sections.row(i));
+    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+      const std::byte* row = rows.row(share.row_token[i]);
+      if (encoded)
+        std::memcpy(sections.row(i), row, sections.row_bytes);
+      else
+        encode_row(codecs.dispatch, {reinterpret_cast<const float*>(row), hidden}, sections.row(i));
+    }
   });
   return sections.total_bytes;
 }
 
 Result<void> Dispatcher::combine(int micro_batch, View2<float> y_th) {
+  GH_ASSIGN(const Answers answers, this->answers(micro_batch));
+  GH_CHECK(y_th.rows == answers.row_tk.rows);
+  const DispatchRound& round = round_m_[static_cast<size_t>(micro_batch)];
+  const View2<const float> weight_tk =
+      answers.weighted ? View2<const float>{one_tk_.data(), y_th.rows, answers.row_tk.cols} : round.weight_tk;
+  combine_encoded_cpu(*options_.team, answers.row_tk, weight_tk, y_th);
+  close(micro_batch);
+  return {};
+}
+
+Result<Answers> Dispatcher::answers(int micro_batch) {
   DispatchRound& round = round_m_[static_cast<size_t>(micro_batch)];
-  GH_CHECK(round.open && y_th.rows == round.expert_tk.rows);
+  GH_CHECK(round.open);
   const Result<void> answered = wait_for_answers(round);
   if (answered.has_error()) return abandon_step(answered.error());
-  const int64_t num_tokens = round.expert_tk.rows, top_k = round.expert_tk.cols;
   round.list_answers(std::span(row_tk_).first(static_cast<size_t>(round.num_pairs())));
-  // The rows of a reduced combine are weighted already.
-  const View2<const float> weight_tk = round.combine == Combine::exact
-                                           ? round.weight_tk
-                                           : View2<const float>{one_tk_.data(), num_tokens, top_k};
-  combine_encoded_cpu(*options_.team, {row_tk_.data(), num_tokens, top_k}, weight_tk, y_th);
-  round.close();
-  return {};
+  return Answers{{row_tk_.data(), round.expert_tk.rows, round.expert_tk.cols},
+                 round.combine == Combine::reduced};
 }
 
 Result<void> Dispatcher::wait_for_answers(DispatchRound& round) {

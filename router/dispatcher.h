@@ -53,6 +53,28 @@ struct DispatchKey {
   int micro_batch = 0;  // < kMaxMicroBatches; its round before this must be combined
 };
 
+// Rows to be sent: fp32, or in the codec of all workers already.
+struct EncodedRows {
+  const std::byte* data = nullptr;
+  int64_t num_rows = 0;
+  Codec codec = Codec::f32;
+  size_t stride_bytes = 0;
+
+  EncodedRows() = default;
+  EncodedRows(const std::byte* data, int64_t num_rows, Codec codec, size_t stride_bytes)
+      : data(data), num_rows(num_rows), codec(codec), stride_bytes(stride_bytes) {}
+  EncodedRows(View2<const float> x_th)
+      : EncodedRows(reinterpret_cast<const std::byte*>(x_th.data), x_th.rows, Codec::f32,
+                    static_cast<size_t>(x_th.stride) * sizeof(float)) {}
+  const std::byte* row(int64_t r) const { return data + static_cast<size_t>(r) * stride_bytes; }
+};
+
+// What each token sums, in order (DispatchRound::list_answers), as it came off the wire.
+struct Answers {
+  View2<const EncodedRow> row_tk;
+  bool weighted = false;  // by the workers
+};
+
 class Dispatcher final : public ExchangeHandler {
  public:
   // `exchange` is borrowed.
@@ -63,17 +85,22 @@ class Dispatcher final : public ExchangeHandler {
   void attach(int32_t worker, std::string name, PeerId peer, uint64_t generation);
   void detach(int32_t worker);  // while its answer is awaited: combine() ends with peer_lost
   bool all_attached() const;
+  // Of all workers; a direction in which they differ, f32.
+  RowCodecs common_codecs() const;
 
-  // Posts x_th's rows; every worker gets a frame, those without rows an empty one. The views expert_tk and
+  // Posts the rows; every worker gets a frame, those without rows an empty one. The views expert_tk and
   // weight_tk must live until combine() returns. Errors: peer_lost naming the worker.
   // After an error, here or from combine(), the step is void for all its micro-batches: the next dispatch
   // starts afresh.
-  Result<void> dispatch(const DispatchKey& key, View2<const float> x_th, View2<const int32_t> expert_tk,
+  Result<void> dispatch(const DispatchKey& key, const EncodedRows& rows, View2<const int32_t> expert_tk,
                         View2<const float> weight_tk);
 
   // y_th += the experts' weighted rows of what was dispatched for this micro-batch. Errors: peer_lost or
   // deadline_exceeded naming the worker, or what a worker answered instead, be it to another micro-batch.
   Result<void> combine(int micro_batch, View2<float> y_th);
+  // combine() for who sums elsewhere: its answers, until close() ends the round or another's are asked for.
+  Result<Answers> answers(int micro_batch);
+  void close(int micro_batch) { round_m_[static_cast<size_t>(micro_batch)].close(); }
 
   // Lets frames under way move on, and takes those that have come. Call between pieces of computing while
   // rounds are open. What goes wrong shows in the next dispatch() or combine().
@@ -95,8 +122,8 @@ class Dispatcher final : public ExchangeHandler {
     uint64_t generation = 0;
   };
 
-  Result<void> send(DispatchRound& round, View2<const float> x_th);
-  Result<size_t> pack(const DispatchRound& round, int32_t worker, View2<const float> x_th);
+  Result<void> send(DispatchRound& round, const EncodedRows& rows);
+  Result<size_t> pack(const DispatchRound& round, int32_t worker, const EncodedRows& rows);
   Result<void> wait_for_answers(DispatchRound& round);
   void give_up_late_workers(const DispatchRound& round);
   void take_answer(DispatchRound& round, int32_t worker, const FrameHeader& header,

@@ -43,12 +43,12 @@ Forward::Forward(const ModelSpec& spec, const DenseWeights& weights, KvCache& ca
                     std::min(kTableRoom, max_tokens * cache.pool().pages_for(max_position))}) {
   const int64_t t = ops.records() ? decode_rows(max_tokens) : max_tokens;
   x_.view(t, spec.hidden), h_.view(t, spec.hidden), final_.view(t, spec.hidden);
-  if (!ops.memory().is_host()) answer_.view(t, spec.hidden);
   gate_up_.view(t, 2 * std::max(spec.dense_width, spec.moe.shared_width));
   act_.view(t, std::max(spec.dense_width, spec.moe.shared_width));
   gate_logits_.view(t, spec.moe.num_experts);
   expert_.view(t, spec.moe.top_k), weight_.view(t, spec.moe.top_k);
   parts_.reserve(2);
+  if (dispatcher) rows_.emplace(ops, *dispatcher, spec.hidden, spec.moe.top_k, max_tokens);
   logits_.view(kLogitTile, rank.shard ? rank.shard->vocab_size : spec.vocab_size);
   reserve_attention(t);
   reserve_parts(t);
@@ -203,11 +203,12 @@ Result<void> Forward::exchange(int64_t layer, const MicroBatch& m) {
     if (moe->shared) shared_experts(layer, m, *moe->shared);
     return {};
   }
-  const View2<float> h_th = h_.view(m.num_tokens, spec_.hidden);
-  const Departure rows = depart(m, h_th);
+  const Choices chosen = choices(m);
+  rows_->depart(m.idx, h_.view(m.num_tokens, spec_.hidden), chosen.expert_tk.first_rows(m.num_tokens),
+                chosen.weight_tk.first_rows(m.num_tokens));
   const bool told_at_once = !ops_.memory().is_host();
   if (moe->shared && told_at_once) shared_experts(layer, m, *moe->shared);
-  GH_TRY(dispatch(layer, m, rows));
+  GH_TRY(dispatch(layer, m));
   if (moe->shared && !told_at_once) shared_experts(layer, m, *moe->shared);
   return {};
 }
@@ -325,21 +326,10 @@ void Forward::gate(int64_t layer, const MicroBatch& m, const MoeWeights& w, View
   ops_.gate_topk(logits_te, w.gate_bias_e, spec_.moe.gate, chosen.expert_tk, chosen.weight_tk);
 }
 
-// Rows and choices set out for the host.
-Forward::Departure Forward::depart(const MicroBatch& m, View2<float> h_th) {
-  HostSide& host = host_m_[static_cast<size_t>(m.idx)];
-  const Choices chosen = choices(m);
-  return {host.h.download(h_th), host.expert.download(chosen.expert_tk.first_rows(m.num_tokens)),
-          host.weight.download(chosen.weight_tk.first_rows(m.num_tokens))};
-}
-
-// They have come, and go to the workers.
-Result<void> Forward::dispatch(int64_t layer, const MicroBatch& m, const Departure& rows) {
+Result<void> Forward::dispatch(int64_t layer, const MicroBatch& m) {
   StepClock::Scope scope(clock_, StepPart::dispatch,
                          {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
-  host_m_[static_cast<size_t>(m.idx)].weight.wait();  // transfers end in order: for all three
-  return dispatcher_->dispatch({.layer = layer, .micro_batch = m.idx}, rows.x_th, rows.expert_tk,
-                               rows.weight_tk);
+  return rows_->dispatch({.layer = layer, .micro_batch = m.idx});
 }
 
 // x += experts(norm(x)), once their rows are back.
@@ -347,26 +337,15 @@ Result<void> Forward::combine(int64_t layer, const MicroBatch& m) {
   if (!spec_.is_moe_layer[static_cast<size_t>(layer)]) return {};
   StepClock::Scope scope(clock_, StepPart::combine,
                          {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
-  if (rank_.collective == nullptr) return receive(m, m.x_th.first_rows(m.num_tokens));
+  if (rank_.collective == nullptr) return rows_->combine(m.idx, m.x_th.first_rows(m.num_tokens));
   const auto& moe = std::get<MoeWeights>(weights_.layers[static_cast<size_t>(layer)].mlp);
   const View2<float> part_th = part_m_[static_cast<size_t>(m.idx)].mlp.view(m.x_th.rows, m.x_th.cols);
   if (dispatcher_ != nullptr) {
     if (!moe.shared) ops_.fill_zero(part_th);
-    GH_TRY(receive(m, part_th));
+    GH_TRY(rows_->combine(m.idx, part_th.first_rows(m.num_tokens)));
   }
   rank_.collective->add_parts(part_th, moe.shared ? rank_.shard->num_ranks : 1, m.x_th);
   return together();
-}
-
-// y += the experts' rows. A device's y is added to there: the answers are summed first.
-Result<void> Forward::receive(const MicroBatch& m, View2<float> y_th) {
-  if (ops_.memory().is_host()) return dispatcher_->combine(m.idx, y_th);
-  HostMatrix<float>& host_y = host_m_[static_cast<size_t>(m.idx)].y;
-  const View2<float> sum_th = host_y.view(m.num_tokens, spec_.hidden);
-  std::fill_n(sum_th.data, sum_th.rows * sum_th.cols, 0.0f);
-  GH_TRY(dispatcher_->combine(m.idx, sum_th));
-  ops_.add(host_y.upload(sum_th, answer_), y_th);
-  return {};
 }
 
 // silu(gate h) * up h

@@ -1,8 +1,8 @@
 // forward.h: one step of the model, top-down: embed, then per layer attention and MLP or experts, then the
 // final norm. Routed experts are reached through the Dispatcher; everything else runs here. A step may run as
 // two micro-batches, so that one is in attention while the other is on the wire or in the experts; by the row
-// rule the bits are the same. Written over Ops: on a device, rows come to the host to be dispatched, and sums
-// of answers go back; that exchange is what the host waits for in a step.
+// rule the bits are the same. Written over Ops: on a device, rows come to the host to be dispatched, and
+// answers go back; that exchange is what the host waits for in a step.
 //
 // Under tensor parallelism each rank has a Forward of its shard. All run the same step: every rank has all
 // rows of x, computes its part of what is added to them (its heads after o_proj, its columns after an MLP's
@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "base/status.h"
@@ -21,6 +22,7 @@
 #include "model/weights.h"
 #include "router/collective.h"
 #include "router/dispatcher.h"
+#include "router/exchange_rows.h"
 #include "router/kv_cache.h"
 #include "router/step_batch.h"
 #include "router/step_clock.h"
@@ -70,13 +72,6 @@ class Forward {
     View2<float> weight_tk;
   };
 
-  // What of a micro-batch is on its way to the host, or on the CPU there already.
-  struct Departure {
-    View2<const float> x_th;
-    View2<const int32_t> expert_tk;
-    View2<const float> weight_tk;
-  };
-
   void reserve_attention(int64_t max_tokens);
   void rehearse_step(const StepBatch& batch, int64_t max_context);
   const StepBatch& shaped(const StepBatch& batch, int64_t split);
@@ -92,10 +87,8 @@ class Forward {
   Choices choices(const MicroBatch& m);
   void gate(int64_t layer, const MicroBatch& m, const MoeWeights& w, View2<const float> h_th);
   void shared_experts(int64_t layer, const MicroBatch& m, const MlpWeights& w);
-  Departure depart(const MicroBatch& m, View2<float> h_th);
-  Result<void> dispatch(int64_t layer, const MicroBatch& m, const Departure& rows);
+  Result<void> dispatch(int64_t layer, const MicroBatch& m);
   Result<void> combine(int64_t layer, const MicroBatch& m);
-  Result<void> receive(const MicroBatch& m, View2<float> y_th);
   View2<const float> activated(const MlpWeights& w, View2<const float> h_th);
   void mlp(const MlpWeights& w, View2<const float> h_th, View2<float> x_th);
   View2<const float> final_rows(const StepBatch& batch, View2<const float> x_th);
@@ -122,17 +115,11 @@ class Forward {
   int64_t recorded_context_ = 0;   // what it is recorded for; 0: the step under way is not of such a shape
   enum Array { kIds, kPosition, kSequence, kLogitRows, kBlockTable, kNumArrays };
   DeviceArrays<kNumArrays> arrays_;
+  std::optional<ExchangeRows> rows_;  // where there is a dispatcher
   // Of the whole step, as a micro-batch's stay in use while the other runs.
   DeviceMatrix<float> x_{ops_};         // [T,H]
   DeviceMatrix<int32_t> expert_{ops_};  // [T,K]
   DeviceMatrix<float> weight_{ops_};    // [T,K]
-  // The host's side of the exchange, per micro-batch.
-  struct HostSide {
-    explicit HostSide(Ops& ops) : h(ops), weight(ops), y(ops), expert(ops) {}
-    HostMatrix<float> h, weight, y;  // [T,H] [T,K] [T,H]
-    HostMatrix<int32_t> expert;      // [T,K]
-  };
-  std::array<HostSide, 2> host_m_{HostSide{ops_}, HostSide{ops_}};
   // A rank's parts of sums, per micro-batch [T,H], and of logits; its ids.
   struct Parts {
     explicit Parts(Ops& ops) : attention(ops), mlp(ops) {}
@@ -143,8 +130,8 @@ class Forward {
   std::vector<int32_t> ids_here_t_;
   // Of the micro-batch that runs.
   DeviceMatrix<float> h_{ops_}, q_{ops_}, q_low_{ops_}, k_{ops_}, v_{ops_}, latent_{ops_}, absorbed_{ops_},
-      context_{ops_}, attended_{ops_}, gate_up_{ops_}, act_{ops_}, gate_logits_{ops_}, answer_{ops_},
-      final_{ops_}, logits_{ops_};
+      context_{ops_}, attended_{ops_}, gate_up_{ops_}, act_{ops_}, gate_logits_{ops_}, final_{ops_},
+      logits_{ops_};
 };
 
 }  // namespace guildhall

@@ -51,9 +51,12 @@ Result<int64_t> measure_peak(const ModelShard& shard, const DenseWeights& weight
                             ops.memory()));
   LoopbackFabric nobody;
   const std::unique_ptr<Exchange> end = nobody.make_end("rehearsal");
-  Dispatcher dispatcher(
-      {.hidden = spec.hidden, .top_k = spec.moe.top_k, .max_tokens = options.max_tokens, .team = &ops.team()},
-      *end);
+  Dispatcher dispatcher({.codecs_w = options.codecs_w,
+                         .hidden = spec.hidden,
+                         .top_k = spec.moe.top_k,
+                         .max_tokens = options.max_tokens,
+                         .team = &ops.team()},
+                        *end);
   StepClock clock;
   // Its tables are those that the engine's will have: what the device keeps of them serves both.
   Forward forward(spec, weights, *cache, shard.rank == 0 ? &dispatcher : nullptr, ops, clock,

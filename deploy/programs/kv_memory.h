@@ -3,6 +3,7 @@
 #pragma once
 
 #include <optional>
+#include <vector>
 
 #include "router/forward.h"
 
@@ -23,6 +24,7 @@ struct RehearsalOptions {
   int64_t max_tokens = 0, max_sequences = 0, max_model_len = 0;
   int64_t block_size = 16;
   DType kv_dtype = DType::f32;
+  std::vector<RowCodecs> codecs_w = {};  // of the rows to and from each worker
 };
 // Bytes in use on the device while a forward pass of `shard`, whose weights these are, stands ready and the
 // largest steps have run.

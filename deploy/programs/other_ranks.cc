@@ -85,7 +85,8 @@ Result<int64_t> OtherRanks::measure(const config::Config& config, const KvCacheO
                                                       .max_sequences = batching.max_sequences(),
                                                       .max_model_len = options.max_model_len,
                                                       .block_size = options.block_size,
-                                                      .kv_dtype = options.dtype}));
+                                                      .kv_dtype = options.dtype,
+                                                      .codecs_w = worker_codecs(config)}));
     GH_ASSIGN(const int64_t bytes, kv_memory(kv_memory_rule(config), ops.memory().name(),
                                              ops.memory().figures().total_bytes, used_bytes));
     const int64_t page_bytes = KvCache::page_bytes(shard(r).spec, options);

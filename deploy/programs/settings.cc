@@ -128,6 +128,12 @@ RowCodecs row_codecs(const config::Worker& worker) {
   return {.dispatch = codec(worker.dispatch_codec()), .combine = codec(worker.combine_codec())};
 }
 
+std::vector<RowCodecs> worker_codecs(const config::Config& config) {
+  std::vector<RowCodecs> codecs_w;
+  for (const config::Worker& worker : config.experts().workers()) codecs_w.push_back(row_codecs(worker));
+  return codecs_w;
+}
+
 Combine combine_mode(const config::Config& config) {
   return config.transport().combine() == "reduced" ? Combine::reduced : Combine::exact;
 }
@@ -204,8 +210,7 @@ EngineOptions engine_options(const config::Config& config, const ModelSpec& spec
                         .top_k = spec.moe.top_k,
                         .max_tokens = batching.max_batched_tokens(),
                         .deadline = std::chrono::microseconds(config.transport().deadline_us())};
-  for (const config::Worker& worker : config.experts().workers())
-    options.dispatcher.codecs_w.push_back(row_codecs(worker));
+  options.dispatcher.codecs_w = worker_codecs(config);
   options.micro_batches = micro_batches(config);
   options.max_waiting = batching.max_waiting();
   options.max_model_len = max_model_len;

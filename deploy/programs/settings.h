@@ -27,6 +27,7 @@ std::string device_key(const config::Config& config, const config::Worker& worke
 double part(int64_t millionths);
 LoadMode load_mode(const config::Config& config);
 RowCodecs row_codecs(const config::Worker& worker);
+std::vector<RowCodecs> worker_codecs(const config::Config& config);  // of all of them, in their order
 Combine combine_mode(const config::Config& config);
 
 // max_model_len 0 in the configuration: the checkpoint's, or as much as the cache memory holds.

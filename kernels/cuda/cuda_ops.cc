@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "kernels/combine.h"
+#include "kernels/combine_encoded.h"
 #include "kernels/copy.h"
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/graphs.h"
@@ -14,6 +15,7 @@
 #include "kernels/embedding.h"
 #include "kernels/permute.h"
 #include "kernels/rmsnorm.h"
+#include "kernels/row_codec.h"
 #include "kernels/swiglu.h"
 
 namespace guildhall {
@@ -126,6 +128,16 @@ class CudaOps final : public Ops {
   void combine(View2<const float> rows_ph, View2<const int32_t> index_tk, View2<const float> weight_tk,
                View2<float> y_th) override {
     combine_cuda(stream(), rows_ph, index_tk, weight_tk, y_th);
+  }
+  void encode_rows(Codec codec, View2<const float> x_th, std::byte* rows) override {
+    encode_rows_cuda(stream(), codec, x_th, rows);
+  }
+  void decode_rows(Codec codec, const std::byte* rows, View2<float> x_th) override {
+    decode_rows_cuda(stream(), codec, rows, x_th);
+  }
+  void combine_encoded(Codec codec, const std::byte* rows, View2<const int32_t> index_tk,
+                       View2<const float> weight_tk, View2<float> y_th) override {
+    combine_encoded_cuda(stream(), codec, rows, index_tk, weight_tk, y_th);
   }
   void edit_logits(std::span<const EditedRow> row_i, std::span<const LogitEdit> edit_e,
                    View2<const uint32_t> allowed_mw, View2<float> logits_rv) override;

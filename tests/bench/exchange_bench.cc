@@ -157,7 +157,7 @@ void run(const Case& c) {
   UnpackedFrames unpacked(c, exchange, peers);
   const auto round = [&] {
     if (!c.packs) return unpacked.round();
-    check(dispatcher.dispatch({}, x_th, expert_tk, weight_tk));
+    check(dispatcher.dispatch({}, View2<const float>(x_th), expert_tk, weight_tk));
     check(dispatcher.combine(0, y_th));
   };
 
