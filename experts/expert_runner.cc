@@ -156,7 +156,7 @@ void ExpertRunner::encode_results(std::span<const ExpertJob> jobs, View2<const f
   for (size_t c = 0; c < kNumCodecs; ++c)
     if (is_asked_c[c]) results_c_[c].rows = encode(static_cast<Codec>(c), result_ph, results_c_[c]);
   for (size_t c = 0; c < kNumCodecs; ++c)
-    if (is_asked_c[c]) results_c_[c].host.wait();
+    if (is_asked_c[c]) results_c_[c].host.wait("wait answers");
 }
 
 void ExpertRunner::decode_rows(const DispatchView& dispatch, View2<float> x_rh) {
@@ -194,7 +194,7 @@ void ExpertRunner::answer_rows(const ExpertJob& job, View2<const float> result_p
   const View2<const float> sum_rh = sum_rows(job, result_ph, position_p);
   if (!ops_.memory().is_host()) {
     const View2<const std::byte> rows = encode(shape.codec, sum_rh, sums_);
-    sums_.host.wait();
+    sums_.host.wait("wait answers");
     std::copy_n(rows.data, job.rows_out.size(), job.rows_out.data());
     return;
   }

@@ -26,7 +26,7 @@ class CpuOps final : public Ops {
   void upload(const void* host, void* device, size_t) override { GH_CHECK(host == device); }
   void download(const void* device, void* host, size_t) override { GH_CHECK(host == device); }
   Mark mark() override { return 0; }
-  void wait(Mark) override {}
+  void wait(Mark, const char*) override {}
   void replay(const RecordKey&, const std::function<void()>& body) override { body(); }
 
   void embedding(std::span<const int32_t> ids_t, WeightView w_vh, View2<float> x_th) override {

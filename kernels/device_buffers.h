@@ -43,7 +43,7 @@ class HostMatrix {
  public:
   explicit HostMatrix(Ops& ops) : ops_(ops) {}
 
-  // The host's copy of `device`, to be read after ops.wait(ops.mark()). Dense rows.
+  // The host's copy of `device`, to be read after wait(). Dense rows.
   View2<T> download(View2<T> device) {
     if (ops_.memory().is_host()) return device;
     const View2<T> host = view(device.rows, device.cols);
@@ -55,7 +55,7 @@ class HostMatrix {
   // Where the host writes what upload() then sends; the last transfer is over.
   View2<T> view(int64_t rows, int64_t cols) {
     const int64_t bytes = rows * cols * static_cast<int64_t>(sizeof(T));
-    ops_.wait(last_);
+    ops_.wait(last_, "wait buffer");
     if (bytes > bytes_) {
       data_.reset();
       data_ = ops_.memory().allocate_pinned(bytes).value();
@@ -72,7 +72,7 @@ class HostMatrix {
     return there;
   }
   // Returns when the last transfer is over.
-  void wait() { ops_.wait(last_); }
+  void wait(const char* what) { ops_.wait(last_, what); }
 
  private:
   static size_t bytes_of(View2<T> m) { return static_cast<size_t>(m.rows * m.cols) * sizeof(T); }
@@ -97,7 +97,7 @@ class DeviceArrays {
       array_i_ = host_i;
       return;
     }
-    ops_.wait(last_);
+    ops_.wait(last_, "wait buffer");
     bool grown = false;
     for (size_t i = 0; i < N; ++i) {
       const auto size = static_cast<int64_t>(host_i[i].size());

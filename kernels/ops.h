@@ -49,10 +49,11 @@ class Ops {
   virtual void upload(const void* host, void* device, size_t bytes) = 0;
   virtual void download(const void* device, void* host, size_t bytes) = 0;
   // A point in the order of transfers. wait(mark) returns when all transfers enqueued before it are done; it
-  // does not wait for kernels enqueued after the last of them.
+  // does not wait for kernels enqueued after the last of them. A device shows a wait in the trace under the
+  // name `what`, a literal that begins with "wait ".
   using Mark = uint64_t;
   virtual Mark mark() = 0;
-  virtual void wait(Mark mark) = 0;
+  virtual void wait(Mark mark, const char* what) = 0;
 
   // ---- recording ----
   // Whether replay() repeats what it has seen cheaper than a call would.

@@ -56,7 +56,7 @@ void ExchangeRows::depart(int micro_batch, View2<float> h_th, View2<int32_t> exp
 
 Result<void> ExchangeRows::dispatch(const DispatchKey& key) {
   Side& side = side_m_[static_cast<size_t>(key.micro_batch)];
-  side.weight.wait();  // transfers end in order: for all three
+  side.weight.wait("wait rows");  // transfers end in order: for all three
   return dispatcher_.dispatch(key, side.departed, side.expert_tk, side.weight_tk);
 }
 

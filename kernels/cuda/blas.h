@@ -46,7 +46,8 @@ class Blas {
   void multiply_all(std::span<const MatrixProduct> products);
 
   // Memory for what a call of ours puts in between, until the next call; 256-byte aligned. Grows, which
-  // allocates and must not happen while a graph is captured: reserve() the largest step's at start.
+  // allocates: while a graph is recorded that ends the process. reserve() the largest step's at start, or run
+  // the work once before it is recorded.
   std::byte* scratch(int64_t bytes);
   Result<void> reserve(int64_t bytes);
 

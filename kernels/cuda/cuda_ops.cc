@@ -59,9 +59,9 @@ class CudaOps final : public Ops {
     return last_mark_;
   }
   // An event serves marks in turn: waiting for a later one is waiting for both.
-  void wait(Mark mark) override {
+  void wait(Mark mark, const char* what) override {
     if (mark <= passed_) return;
-    mark_i_[mark % mark_i_.size()].wait();
+    mark_i_[mark % mark_i_.size()].wait(what);
     passed_ = mark;
   }
 
@@ -165,10 +165,10 @@ class CudaOps final : public Ops {
     }
     std::span<T> room(size_t size) { return {device.view(1, static_cast<int64_t>(size)).data, size}; }
     // Returns when they are there.
-    void fetch(std::span<T> items) {
+    void fetch(std::span<T> items, const char* what) {
       const auto size = static_cast<int64_t>(items.size());
       const View2<T> mirror = host.download(device.view(1, size));
-      host.wait();
+      host.wait(what);
       std::copy_n(mirror.data, size, items.data());
     }
     DeviceMatrix<T> device;
@@ -251,14 +251,14 @@ void CudaOps::sample(View2<const float> logits_rv, std::span<const SampleDraw> d
                      std::span<int32_t> token_i) {
   const auto draws = draws_.send(draw_i);
   sample_cuda(stream(), logits_rv, draws, tokens_.room(token_i.size()));
-  tokens_.fetch(token_i);
+  tokens_.fetch(token_i, "wait tokens");
 }
 
 void CudaOps::token_scores(View2<const float> logits_rv, std::span<const ScoredRow> row_i,
                            std::span<TokenScores> scores_i) {
   const auto rows = scored_rows_.send(row_i);
   token_scores_cuda(stream(), logits_rv, rows, scores_.room(scores_i.size()));
-  scores_.fetch(scores_i);
+  scores_.fetch(scores_i, "wait scores");
 }
 
 }  // namespace

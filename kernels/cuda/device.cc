@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "kernels/cuda/host_wait.h"
+
 namespace guildhall {
 namespace {
 
@@ -36,7 +38,10 @@ void CudaEvent::record(cudaStream_t stream) { cuda_must(cudaEventRecord(event_, 
 void CudaEvent::wait_on(cudaStream_t stream) const {
   cuda_must(cudaStreamWaitEvent(stream, event_, 0), "cudaStreamWaitEvent");
 }
-void CudaEvent::wait() const { cuda_must(cudaEventSynchronize(event_), "cudaEventSynchronize"); }
+void CudaEvent::wait(const char* what) const {
+  const HostWait waiting(what);
+  cuda_must(cudaEventSynchronize(event_), "cudaEventSynchronize");
+}
 
 Result<std::shared_ptr<CudaDevice>> CudaDevice::open(int index) {
   int count = 0;

@@ -27,7 +27,7 @@ class CudaEvent {
 
   void record(cudaStream_t stream);
   void wait_on(cudaStream_t stream) const;  // `stream` goes on when the event has passed
-  void wait() const;                        // the host does
+  void wait(const char* what) const;        // the host does (host_wait.h)
 
  private:
   cudaEvent_t event_ = nullptr;

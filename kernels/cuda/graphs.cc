@@ -1,5 +1,7 @@
 #include "kernels/cuda/graphs.h"
 
+#include "kernels/cuda/host_wait.h"
+
 namespace guildhall {
 namespace {
 
@@ -23,7 +25,10 @@ void CudaGraphs::replay(const Ops::RecordKey& key, const std::function<void()>& 
 void CudaGraphs::capture(const std::function<void()>& body, cudaGraphExec_t* executable) {
   cudaGraph_t graph = nullptr;
   cuda_must(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
-  body();
+  {
+    const GraphRecording recording;
+    body();
+  }
   cuda_must(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
   cuda_must(cudaGraphInstantiate(executable, graph, 0), "cudaGraphInstantiate");
   cuda_must(cudaGraphDestroy(graph), "cudaGraphDestroy");

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/units.h"
+#include "kernels/cuda/host_wait.h"
 
 namespace guildhall {
 namespace {
@@ -40,6 +41,7 @@ CudaMemory::CudaMemory(std::shared_ptr<CudaDevice> device) : device_(std::move(d
 
 Result<MemoryBlock> CudaMemory::allocate(int64_t bytes) {
   if (bytes == 0) return MemoryBlock{};
+  const HostWait waiting("wait memory");
   device_->make_current();
   void* data = nullptr;
   cudaError_t error = cudaMallocAsync(&data, static_cast<size_t>(bytes), device_->memory());
@@ -72,6 +74,7 @@ Status CudaMemory::refusal(cudaError_t error, const char* call, int64_t bytes) c
 
 Result<MemoryBlock> CudaMemory::allocate_pinned(int64_t bytes) {
   if (bytes == 0) return MemoryBlock{};
+  const HostWait waiting("wait pinned memory");
   device_->make_current();
   void* data = nullptr;
   const cudaError_t error = cudaHostAlloc(&data, static_cast<size_t>(bytes), cudaHostAllocPortable);
@@ -80,7 +83,10 @@ Result<MemoryBlock> CudaMemory::allocate_pinned(int64_t bytes) {
     return Status{Code::resource_exhausted, fmt::format("{} of pinned host memory: {}", format_bytes(bytes),
                                                         cudaGetErrorString(error))};
   }
-  return MemoryBlock(static_cast<std::byte*>(data), [](std::byte* p) { cudaFreeHost(p); });
+  return MemoryBlock(static_cast<std::byte*>(data), [](std::byte* p) {
+    const HostWait waiting("wait pinned memory");
+    cudaFreeHost(p);
+  });
 }
 
 Result<void> CudaMemory::make_chunks() {
@@ -98,7 +104,7 @@ Result<void> CudaMemory::upload(std::span<const std::byte> host, std::byte* devi
   GH_TRY(make_chunks());
   for (size_t done = 0, i = 0; done < host.size(); done += kChunkBytes, i ^= 1) {
     const size_t bytes = std::min(kChunkBytes, host.size() - done);
-    chunk_i_[i].sent->wait();  // what it held two rounds ago
+    chunk_i_[i].sent->wait("wait weights");  // what it held two rounds ago
     std::memcpy(chunk_i_[i].data.get(), host.data() + done, bytes);
     if (const cudaError_t e = cudaMemcpyAsync(device + done, chunk_i_[i].data.get(), bytes,
                                               cudaMemcpyHostToDevice, device_->copy());
@@ -106,6 +112,7 @@ Result<void> CudaMemory::upload(std::span<const std::byte> host, std::byte* devi
       return cuda_error(e, "cudaMemcpyAsync(weights)");
     chunk_i_[i].sent->record(device_->copy());
   }
+  const HostWait waiting("wait weights");
   const cudaError_t e = cudaStreamSynchronize(device_->copy());
   if (e != cudaSuccess) return cuda_error(e, "cudaStreamSynchronize(weights)");
   return {};

@@ -39,7 +39,7 @@ class TravellingRows : public DispatcherTest {
       const Result<void> combined = rows.combine(0, y_th);
       ASSERT_FALSE(combined.has_error()) << combined.error().message;
       const View2<float> y_host = host_y_.download(y_th);
-      host_y_.wait();
+      host_y_.wait("wait y");
       EXPECT_EQ(std::vector<float>(y_host.data, y_host.data + y_host.rows * y_host.cols), expected());
     }
   }

@@ -2,6 +2,7 @@
 #include "tests/emulation/include/cuda_runtime.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -17,6 +18,7 @@ using Held = std::lock_guard<std::recursive_mutex>;
 namespace {
 
 thread_local cudaError_t last_error = cudaSuccess;
+std::atomic<uint64_t> num_waits{0};
 
 cudaError_t note(cudaError_t error) {
   if (error != cudaSuccess && error != cudaErrorNotReady) last_error = error;
@@ -27,6 +29,8 @@ cudaError_t note(cudaError_t error) {
 bool capturing(cudaStream_t stream) { return emulation::stream_or_default(stream)->capture != nullptr; }
 
 }  // namespace
+
+uint64_t guildhall::emulation::num_host_waits() { return num_waits; }
 
 const char* cudaGetErrorName(cudaError_t error) {
   switch (error) {
@@ -86,7 +90,10 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
   }
   return cudaSuccess;
 }
-cudaError_t cudaDeviceSynchronize() { return emulation::run_until(emulation::all_idle), cudaSuccess; }
+cudaError_t cudaDeviceSynchronize() {
+  ++num_waits;
+  return emulation::run_until(emulation::all_idle), cudaSuccess;
+}
 cudaError_t cudaDriverGetVersion(int* version) { return *version = 13000, cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaSuccess; }
 
@@ -99,9 +106,8 @@ cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
   return cudaSuccess;
 }
 cudaError_t cudaMalloc(void** data, size_t bytes) {
-  const Held held(emulation::lock());
-  *data = emulation::allocate_device(bytes);
-  return note(*data ? cudaSuccess : cudaErrorMemoryAllocation);
+  ++num_waits;
+  return cudaMallocAsync(data, bytes, nullptr);
 }
 cudaError_t cudaFree(void* data) {
   if (!data) return cudaSuccess;
@@ -113,7 +119,8 @@ cudaError_t cudaFree(void* data) {
 cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t stream) {
   const Held held(emulation::lock());
   if (capturing(stream)) return note(cudaErrorStreamCaptureUnsupported);
-  return cudaMalloc(data, bytes);
+  *data = emulation::allocate_device(bytes);
+  return note(*data ? cudaSuccess : cudaErrorMemoryAllocation);
 }
 cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
   const Held held(emulation::lock());
@@ -122,6 +129,7 @@ cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
   return cudaSuccess;
 }
 cudaError_t cudaMallocHost(void** data, size_t bytes) {
+  ++num_waits;
   *data = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   return note(*data ? cudaSuccess : cudaErrorMemoryAllocation);
 }
@@ -131,8 +139,8 @@ cudaError_t cudaFreeHost(void* data) {
   std::free(data);
   return cudaSuccess;
 }
-cudaError_t cudaHostRegister(void*, size_t, unsigned) { return cudaSuccess; }
-cudaError_t cudaHostUnregister(void*) { return cudaSuccess; }
+cudaError_t cudaHostRegister(void*, size_t, unsigned) { return ++num_waits, cudaSuccess; }
+cudaError_t cudaHostUnregister(void*) { return ++num_waits, cudaSuccess; }
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
   cudaMemcpyAsync(to, from, bytes, kind, nullptr);
@@ -181,7 +189,7 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int) {
   return cudaStreamCreate(stream);
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  cudaStreamSynchronize(stream);
+  emulation::run_until([stream] { return stream->pending.empty(); });
   const Held held(emulation::lock());
   emulation::remove_stream(stream);
   delete stream;
@@ -190,6 +198,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   stream = emulation::stream_or_default(stream);
   if (Held held(emulation::lock()); stream->capture) return note(cudaErrorStreamCaptureUnsupported);
+  ++num_waits;
   emulation::run_until([stream] { return stream->pending.empty(); });
   return cudaSuccess;
 }
@@ -239,6 +248,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (Held held(emulation::lock()); event->capture) return note(cudaErrorStreamCaptureUnsupported);
+  ++num_waits;
   emulation::run_until([event] { return event->records->done >= event->records->asked; });
   return cudaSuccess;
 }

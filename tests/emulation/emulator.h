@@ -34,6 +34,10 @@ uint64_t draw(uint64_t n);
 using Operation = std::function<bool()>;
 void enqueue(CUstream_st* stream, Operation operation);
 
+// Calls so far in which the host waits for a device, or may: synchronisations, blocking copies, and what
+// allocates or frees with them. Of this process.
+uint64_t num_host_waits();
+
 struct Index3 {
   unsigned x = 1, y = 1, z = 1;
   unsigned size() const { return x * y * z; }
