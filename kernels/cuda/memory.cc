@@ -21,6 +21,7 @@ void follow(const CudaDevice& device, cudaStream_t stream) {
 }
 
 void release(const CudaDevice& device, std::byte* data) {
+  GraphRecording::refuse("memory is given back");
   device.make_current();
   for (cudaStream_t user : {device.compute(), device.communication(), device.copy()}) follow(device, user);
   cuda_must(cudaFreeAsync(data, device.memory()), "cudaFreeAsync");
@@ -55,9 +56,11 @@ Result<MemoryBlock> CudaMemory::allocate_for_transfers(int64_t bytes) {
   if (bytes == 0) return MemoryBlock{};
   device_->make_current();
   void* data = nullptr;
+  const HostWait waiting("wait memory");
   const cudaError_t error = cudaMalloc(&data, static_cast<size_t>(bytes));
   if (error != cudaSuccess) return refusal(error, "cudaMalloc", bytes);
   return MemoryBlock(static_cast<std::byte*>(data), [device = device_](std::byte* p) {
+    const HostWait waiting("wait memory");
     device->make_current();
     cuda_must(cudaFree(p), "cudaFree");
   });

@@ -162,7 +162,7 @@ TEST_F(RecordingDeath, ScratchMayNotGrow) {
   };
   in_the_second_run(4096, 4096);  // the run that is not recorded made room
   graphs_.clear();
-  EXPECT_DEATH(in_the_second_run(4096, 8192), "wait memory: while a graph is recorded");
+  EXPECT_DEATH(in_the_second_run(4096, 8192), "Blas::scratch grows: while a graph is recorded");
 }
 
 TEST_F(RecordingDeath, TheHostMayNotWait) {
