@@ -38,6 +38,7 @@ class Checker {
     check_routers();
     check_device("router.dense.device", config_.router().dense().device());
     check_workers();
+    check_gpu_memory();
     return std::move(problems_);
   }
 
@@ -108,6 +109,30 @@ class Checker {
     if (device.empty() || device == "auto" || device == "cpu" || device == "cuda" || (numbered && is_index))
       return;
     add(key, fmt::format("'{}' is not a device; there are auto, cpu, cuda and cuda:N", device));
+  }
+
+  void check_gpu_memory() {
+    const config::KvCache& cache = config_.router().kv_cache();
+    check_margin("router.kv_cache.memory_margin", cache.memory_margin_millionths());
+    check_margin("experts.memory_margin", config_.experts().memory_margin_millionths());
+    if (cache.memory_fraction_millionths() == 0) return;
+    const auto is_for_gpus = [&](const std::string& key) {
+      add("router.kv_cache.memory_fraction",
+          fmt::format("it is a part of a GPU's memory, and {} is cpu; give router.kv_cache.memory instead",
+                      key));
+    };
+    const std::string& dense = config_.router().dense().device();
+    if (config_.routers().empty() && dense == "cpu") is_for_gpus("router.dense.device");
+    for (int i = 0; i < config_.routers_size(); ++i) {
+      const std::string& own = config_.routers(i).device();
+      if (own == "cpu") is_for_gpus(fmt::format("routers[{}].device", i));
+      if (own.empty() && dense == "cpu") is_for_gpus("router.dense.device");
+    }
+  }
+
+  void check_margin(const std::string& key, int64_t millionths) {
+    if (millionths >= 1'000'000)
+      add(key, "1 is all of a GPU's memory and leaves nothing to use; give a part below 1, such as 0.1");
   }
 
   void check_unique(const std::string& key, const std::string& name, std::string_view what) {

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/units.h"
 #include "deploy/programs/model_files.h"
 #include "deploy/programs/other_ranks.h"
@@ -74,6 +76,16 @@ void print_device(std::string_view key, const std::string& device) {
              format_bytes(memory.free_bytes), format_bytes(memory.total_bytes));
 }
 
+// What each router would use: where a list says so, its own.
+void print_router_devices(const config::Config& config) {
+  const auto& routers = config.routers();
+  if (routers.empty() || std::ranges::any_of(routers, [](const auto& r) { return r.device().empty(); }))
+    print_device("router.dense.device", config.router().dense().device());
+  for (int i = 0; i < routers.size(); ++i)
+    if (!routers[i].device().empty())
+      print_device(fmt::format("routers[{}].device ({})", i, routers[i].name()), routers[i].device());
+}
+
 // What the links' slots take where UCX can use them (shared memory, RDMA).
 void print_slots(const config::Config& config) {
   const SlotOptions slots = slot_options(config);
@@ -99,7 +111,7 @@ Result<void> check_config_file(const std::filesystem::path& file) {
              spec.moe.num_experts, spec.moe.top_k, tokenizer->vocab_size());
   GH_TRY(print_context(config, spec, model_len));
   GH_TRY(print_ranks(config, spec, model_len));
-  print_device("router.dense.device", config.router().dense().device());
+  print_router_devices(config);
   print_device("experts.device", config.experts().device());
   for (const config::Worker& worker : config.experts().workers())
     if (worker.device() != config.experts().device())

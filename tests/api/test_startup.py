@@ -122,6 +122,17 @@ class Startup(unittest.TestCase):
         self.assertIn("block_size: 16", checked.stdout)
         self.assertIn("# worker w1:", checked.stdout)
 
+    def test_config_check_says_what_each_router_would_run_on(self):
+        text = config_text(self.model)[1] + (
+            'routers:\n'
+            '  - {name: r0, listen: "127.0.0.1:7981", device: cpu}\n'
+            '  - {name: r1, listen: "127.0.0.1:7982"}\n')
+        checked = subprocess.run([BIN / "guildhall", "config", "check", self.write(text)],
+                                 capture_output=True, text=True, timeout=30)
+        self.assertEqual(checked.returncode, 0, checked.stderr)
+        self.assertIn("# routers[0].device (r0): cpu: cpu, ", checked.stdout)
+        self.assertIn("# router.dense.device: auto: ", checked.stdout)
+
 
 if __name__ == "__main__":
     unittest.main()

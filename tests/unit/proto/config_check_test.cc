@@ -113,6 +113,30 @@ TEST(ConfigCheck, DevicesAreTheCpuAndGpusByNumber) {
   expect_problem(config, "experts.workers[1].device", "'gpu' is not a device");
 }
 
+TEST(ConfigCheck, AMarginOfAllOfAGpuIsRefused) {
+  auto config = two_workers();
+  config.mutable_router()->mutable_kv_cache()->set_memory_margin_millionths(999'999);
+  EXPECT_TRUE(check_config(config).empty());
+  config.mutable_router()->mutable_kv_cache()->set_memory_margin_millionths(1'000'000);
+  expect_problem(config, "router.kv_cache.memory_margin", "leaves nothing to use");
+  config.mutable_router()->mutable_kv_cache()->set_memory_margin_millionths(0);
+  config.mutable_experts()->set_memory_margin_millionths(1'000'000);
+  expect_problem(config, "experts.memory_margin", "leaves nothing to use");
+}
+
+TEST(ConfigCheck, APartOfAGpusMemoryNeedsAGpu) {
+  auto config = two_workers();
+  config.mutable_router()->mutable_kv_cache()->set_memory_fraction_millionths(900'000);
+  EXPECT_TRUE(check_config(config).empty());
+  config.mutable_router()->mutable_dense()->set_device("cpu");
+  expect_problem(config, "router.kv_cache.memory_fraction", "router.dense.device is cpu");
+  config::RouterOfList& own = *config.add_routers();
+  own.set_name("r1"), own.set_listen("127.0.0.1:7999"), own.set_device("cuda");
+  EXPECT_TRUE(check_config(config).empty());
+  own.set_device("cpu");
+  expect_problem(config, "router.kv_cache.memory_fraction", "routers[0].device is cpu");
+}
+
 TEST(ConfigCheck, AClusterNeedsAModelAndWorkers) {
   auto config = two_workers();
   config.mutable_model()->clear_path();
