@@ -270,6 +270,13 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      1000,
      kHour},
     {"transport.nccl.min_frame", "16KiB", "Smaller frames go by UCX.", {}, 1, 1ll << 30},
+    {"transport.nccl.graph_frame",
+     "1MiB",
+     "Frames up to this size take the next power of two on the wire, so that few shapes of operations are "
+     "seen, and those that recur are recorded as CUDA graphs and launched as one. 0: none are.",
+     {},
+     0,
+     1ll << 30},
     {"transport.slots.count",
      "4",
      "Slots that each end of a link keeps for the other to write frames into, over shared memory and RDMA. "

@@ -58,6 +58,7 @@ class NcclExchange final : public Exchange {
     uint64_t given_up = 0;                                // communicators that failed here
   };
   const Counters& counters() const { return counters_; }
+  const NcclGraphUse& graphs() const { return graphs_; }
 
  private:
   using Transfer = NcclPipe::Transfer;
@@ -110,7 +111,7 @@ class NcclExchange final : public Exchange {
   };
 
   NcclExchange(const NcclOptions& options, std::unique_ptr<Exchange> signals)
-      : options_(options), signals_(std::move(signals)) {}
+      : options_(options), signals_(std::move(signals)), graphs_{.most_bytes = options.graph_frame_bytes} {}
 
   // Peers (nccl_exchange.cc).
   class Listener;
@@ -123,6 +124,8 @@ class NcclExchange final : public Exchange {
 
   // A frame's way out and in (nccl_frames.cc).
   std::optional<Route> route(PeerId id, const Peer& peer, size_t bytes) const;
+  size_t wire_bytes(size_t bytes, size_t of_largest) const;
+  size_t largest_small_frame(std::span<const Outgoing> frames) const;
   void send_signal(PeerId id, Peer& peer, SignalHeader header, std::span<const std::byte> body = {});
   void send_again(PeerId id, Peer& peer);
   void confirm(Peer& peer, const SignalHeader& header);
@@ -152,6 +155,7 @@ class NcclExchange final : public Exchange {
   const NcclOptions options_;
   NcclMemory pinned_{MemoryKind::pinned}, device_{MemoryKind::device};
   const std::unique_ptr<Exchange> signals_;
+  NcclGraphUse graphs_;  // outlives the stars
   std::unordered_map<PeerId, Peer> peers_;
   uint32_t last_link_ = 0;
   std::thread::id device_set_for_;

@@ -1,6 +1,7 @@
 // nccl_frames.cc: a frame's way out, over NCCL or with a signal, and its way in, back into order.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/check.h"
@@ -47,7 +48,20 @@ Result<std::span<std::byte>> NcclExchange::acquire(PeerId id, size_t bytes) {
   return std::span(peer->acquired.get(), bytes);
 }
 
+size_t NcclExchange::largest_small_frame(std::span<const Outgoing> frames) const {
+  size_t largest = 0;
+  for (const Outgoing& outgoing : frames)
+    if (outgoing.bytes <= options_.graph_frame_bytes) largest = std::max(largest, outgoing.bytes);
+  return largest;
+}
+
+// Few sizes for small frames, one for all that go together, so that the shapes of groups recur.
+size_t NcclExchange::wire_bytes(size_t bytes, size_t of_largest) const {
+  return bytes <= options_.graph_frame_bytes ? capacity_bytes(of_largest) : bucket_bytes(bytes);
+}
+
 void NcclExchange::post(std::span<const Outgoing> frames) {
+  const size_t largest = largest_small_frame(frames);
   for (const Outgoing& outgoing : frames) {
     Peer* peer = find(outgoing.peer);
     if (!peer) continue;
@@ -68,12 +82,14 @@ void NcclExchange::post(std::span<const Outgoing> frames) {
     header.of_sender = options_.is_hub;
     header.sequence = sequence;
     header.bytes = outgoing.bytes;
+    header.wire_bytes = wire_bytes(outgoing.bytes, largest);
     if (peer->out_generation != header.generation) {
       peer->out_generation = header.generation;
       peer->next_ordinal = 0;
     }
     peer->unconfirmed.push_back({sequence, header.generation, peer->next_ordinal++, outgoing.bytes, frame});
-    sending_[by->star].push_back({true, by->rank, outgoing.bytes, std::move(frame), sequence});
+    sending_[by->star].push_back(
+        {true, by->rank, outgoing.bytes, header.wire_bytes, std::move(frame), sequence});
     send_signal(outgoing.peer, *peer, header);
   }
   // One group for all destinations: each goes on whatever becomes of the others.
@@ -188,6 +204,10 @@ Result<void> NcclExchange::take_announcement(PeerId id, Peer& peer, const Signal
   if (header.bytes > options_.max_frame_bytes)
     return Status{Code::data_loss, fmt::format("a frame of {} bytes exceeds the limit of {}", header.bytes,
                                                options_.max_frame_bytes)};
+  if (header.wire_bytes < header.bytes || header.wire_bytes > most_wire_bytes(options_.max_frame_bytes))
+    return Status{Code::data_loss,
+                  fmt::format("a frame of {} bytes that takes {} on the wire, {} at most", header.bytes,
+                              header.wire_bytes, most_wire_bytes(options_.max_frame_bytes))};
   if (peer.inbound.size() >= kMaxUnconfirmedFrames)
     return Status{Code::data_loss, fmt::format("more than {} frames are announced", kMaxUnconfirmedFrames)};
   peer.inbound.push_back({.bytes = header.bytes});
@@ -208,7 +228,7 @@ Result<void> NcclExchange::take_announcement(PeerId id, Peer& peer, const Signal
     peer.ack_generation = header.generation;
     peer.ack_count = 0;
   }
-  group.push_back({false, rank, header.bytes, std::move(frame), header.sequence});
+  group.push_back({false, rank, header.bytes, header.wire_bytes, std::move(frame), header.sequence});
   return {};
 }
 

@@ -81,7 +81,8 @@ void NcclExchange::take_offer(PeerId id, Peer& peer, const SignalHeader& header,
       return send_signal(id, peer, news(SignalKind::broken, header.generation, false));
   }
   retire(peer.star);
-  auto star = NcclStar::join(header.generation, *offer, device_, options_.deadline, std::move(parent));
+  auto star =
+      NcclStar::join(header.generation, *offer, device_, options_.deadline, graphs_, std::move(parent));
   if (star.has_error()) {
     log_warn("nccl_join_failed", "hub={} generation={} reason=\"{}\"", peer.name, header.generation,
              star.error().message);
@@ -207,7 +208,7 @@ void NcclExchange::begin_generation() {
   accepted_.clear(), joined_.clear();
   join_by_ = Clock::now() + options_.join_deadline;
   const uint32_t generation = ++last_generation_;
-  auto star = NcclStar::join(generation, offer, device_, options_.deadline, std::move(parent));
+  auto star = NcclStar::join(generation, offer, device_, options_.deadline, graphs_, std::move(parent));
   if (star.has_error()) {
     log_warn("nccl_join_failed", "generation={} reason=\"{}\"", generation, star.error().message);
     return members_changed();

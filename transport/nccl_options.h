@@ -18,6 +18,9 @@ struct NcclOptions {
   int device = 0;       // CUDA device whose memory frames pass through
   // Smaller frames go with the signal that would announce them.
   size_t min_frame_bytes = 16 << 10;
+  // Up to this, frames that go together take the same power of two on the wire, and groups of one shape are
+  // recorded as a CUDA graph. 0: never.
+  size_t graph_frame_bytes = 1 << 20;
   size_t max_frame_bytes = kMaxFrameBytes;  // larger ones are refused, and their link dropped
   // For one operation. Beyond it the communicator is given up, and what it carried is sent again.
   std::chrono::nanoseconds deadline = std::chrono::seconds(2);

@@ -4,6 +4,8 @@
 //   send:     pinned -> device (copy stream), then ncclSend (communication stream)
 //   receive:  ncclRecv (communication stream), then device -> pinned (copy stream)
 //
+// Groups whose shape recurs go by a recorded graph (nccl_graphs.h).
+//
 // Never waits but in its end, which aborts the communicator first. Every group of transfers has a deadline
 // from when it could begin, the watchdog; time in which progress() was not called does not count. The first
 // error ends the pipe. One thread.
@@ -16,6 +18,7 @@
 
 #include "base/clock.h"
 #include "transport/nccl_comm.h"
+#include "transport/nccl_graphs.h"
 #include "transport/nccl_memory.h"
 
 namespace guildhall {
@@ -26,12 +29,14 @@ class NcclPipe {
     bool is_send = false;
     int rank = 0;
     size_t bytes = 0;          // of the frame
+    size_t wire_bytes = 0;     // what both ends let it take
     NcclMemory::Buffer frame;  // pinned
     uint64_t tag = 0;          // the caller's
   };
 
+  // Borrowed: device_memory, graphs.
   static Result<std::unique_ptr<NcclPipe>> open(std::shared_ptr<NcclComm> comm, NcclMemory& device_memory,
-                                                std::chrono::nanoseconds deadline);
+                                                std::chrono::nanoseconds deadline, NcclGraphUse& graphs);
   ~NcclPipe();
 
   // Whether the communicator is there. An error is the pipe's end.
@@ -49,14 +54,23 @@ class NcclPipe {
  private:
   struct Group {
     std::vector<Transfer> transfers;
-    std::vector<NcclMemory::Buffer> staged;  // device memory, by transfer
-    OwnedEvent finished;                     // recorded behind everything
-    bool launched = false;                   // NCCL has put it on the stream
+    std::vector<NcclMemory::Buffer> staged;      // device memory, by transfer
+    std::shared_ptr<NcclGraphs::Record> record;  // that it goes by, or that is made of it
+    OwnedEvent finished;                         // recorded behind everything
+    bool launched = false;                       // NCCL has put it on the stream
   };
 
-  NcclPipe(std::shared_ptr<NcclComm> comm, NcclMemory& device_memory, std::chrono::nanoseconds deadline)
-      : comm_(std::move(comm)), device_memory_(device_memory), deadline_(deadline) {}
+  NcclPipe(std::shared_ptr<NcclComm> comm, NcclMemory& device_memory, std::chrono::nanoseconds deadline,
+           NcclGraphUse& graphs)
+      : comm_(std::move(comm)), device_memory_(device_memory), deadline_(deadline), graphs_(graphs) {}
+  Result<void> take_finished(std::vector<Transfer>& done);
   Result<void> issue(Group& group);
+  Result<void> issue_alone(Group& group);
+  Result<void> record(Group& group);
+  Result<void> repeat(Group& group);
+  Result<void> settle(Group& group);
+  Result<void> enqueue(const Group& group);
+  Result<void> copy_in(const Group& group);
   Result<void> finish_launch(Group& group);
   Result<OwnedEvent> take_event();
   Result<void> order(const OwnedStream& first, const OwnedStream& second);  // second waits for first
@@ -64,6 +78,7 @@ class NcclPipe {
   const std::shared_ptr<NcclComm> comm_;
   NcclMemory& device_memory_;
   const std::chrono::nanoseconds deadline_;
+  NcclGraphs graphs_;
   OwnedStream stream_, copy_stream_;  // of the communicator; of copies
   OwnedEvent ordering_;
   std::vector<OwnedEvent> idle_events_;

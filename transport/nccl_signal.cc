@@ -92,4 +92,13 @@ size_t bucket_bytes(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
+size_t capacity_bytes(size_t bytes) {
+  constexpr size_t kSmallest = 16 << 10;
+  return std::max(kSmallest, std::bit_ceil(bytes));
+}
+
+size_t most_wire_bytes(size_t max_frame_bytes) {
+  return std::max(bucket_bytes(max_frame_bytes), capacity_bytes(max_frame_bytes));
+}
+
 }  // namespace guildhall

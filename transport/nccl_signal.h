@@ -39,11 +39,12 @@ struct SignalHeader {
   uint64_t ack_count = 0;       // 24  frames of the other direction received over it so far
   uint64_t sequence = 0;        // 32  frame, announce, resend: the frame's number on its link, from 0
   uint64_t bytes = 0;           // 40  announce: the frame's length; offer, frame, resend: of what follows
-  uint64_t reserved[2] = {};    // 48  0
+  uint64_t wire_bytes = 0;      // 48  announce: what it takes on NCCL's wire; >= bytes, <= most_wire_bytes()
+  uint64_t reserved = 0;        // 56  0
 };
 static_assert(sizeof(SignalHeader) == 64);
 inline constexpr uint32_t kSignalMagic = 0x314e4847;  // "GHN1"
-inline constexpr uint16_t kSignalVersion = 1;
+inline constexpr uint16_t kSignalVersion = 2;         // 2: wire_bytes
 inline constexpr uint32_t kMaxRanks = 4096;
 
 // Its magic, version, kind, link and length are right.
@@ -62,8 +63,13 @@ struct CommOffer {
 std::string encode_offer(const CommOffer& offer);
 Result<CommOffer> decode_offer(std::span<const std::byte> bytes);
 
-// What a frame of `bytes` takes on the wire of NCCL: the next of eight sizes per power of two, so that few
-// different operations are seen, each at most an eighth too long. Both ends compute it.
+// What a frame of `bytes` takes on the wire of NCCL and in pools: the next of eight sizes per power of two,
+// so that few different operations are seen, each at most an eighth too long.
 size_t bucket_bytes(size_t bytes);
+// What small frames take, whose operations are recorded: the next power of two, so that there are few
+// records.
+size_t capacity_bytes(size_t bytes);
+// The most that a sender may ask for where frames have max_frame_bytes.
+size_t most_wire_bytes(size_t max_frame_bytes);
 
 }  // namespace guildhall

@@ -5,8 +5,8 @@ namespace guildhall {
 
 Result<std::unique_ptr<NcclStar>> NcclStar::join(uint32_t generation, const CommOffer& offer,
                                                  NcclMemory& device_memory, std::chrono::nanoseconds deadline,
-                                                 std::unique_ptr<NcclStar> parent) {
-  std::unique_ptr<NcclStar> self(new NcclStar(generation, device_memory, deadline));
+                                                 NcclGraphUse& graphs, std::unique_ptr<NcclStar> parent) {
+  std::unique_ptr<NcclStar> self(new NcclStar(generation, device_memory, deadline, graphs));
   self->rank_ = static_cast<int>(offer.rank);
   self->num_ranks_ = static_cast<int>(offer.num_ranks);
   self->parent_ = std::move(parent);
@@ -16,7 +16,7 @@ Result<std::unique_ptr<NcclStar>> NcclStar::join(uint32_t generation, const Comm
   }
   const auto open = [&](const UniqueIdBytes& id) -> Result<std::unique_ptr<NcclPipe>> {
     GH_ASSIGN(auto comm, NcclComm::join(id, self->num_ranks_, self->rank_));
-    return NcclPipe::open(std::move(comm), device_memory, deadline);
+    return NcclPipe::open(std::move(comm), device_memory, deadline, graphs);
   };
   GH_ASSIGN(self->out_, open(offer.out));
   GH_ASSIGN(self->back_, open(offer.back));
@@ -41,7 +41,7 @@ Result<void> NcclStar::shrink_parent() {
   if (!out_quiet || !back_quiet) return {};
   const auto open = [&](const NcclPipe& from) -> Result<std::unique_ptr<NcclPipe>> {
     GH_ASSIGN(auto comm, NcclComm::shrink(from.comm(), excluded_));
-    return NcclPipe::open(std::move(comm), device_memory_, deadline_);
+    return NcclPipe::open(std::move(comm), device_memory_, deadline_, graphs_);
   };
   GH_ASSIGN(out_, open(*parent_->out_));
   GH_ASSIGN(back_, open(*parent_->back_));

@@ -26,7 +26,7 @@ class NcclStar {
   // one.
   static Result<std::unique_ptr<NcclStar>> join(uint32_t generation, const CommOffer& offer,
                                                 NcclMemory& device_memory, std::chrono::nanoseconds deadline,
-                                                std::unique_ptr<NcclStar> parent);
+                                                NcclGraphUse& graphs, std::unique_ptr<NcclStar> parent);
 
   uint32_t generation() const { return generation_; }
   State state() const { return state_; }
@@ -44,8 +44,9 @@ class NcclStar {
   bool busy() const;  // something is under way that only progress() sees the end of
 
  private:
-  NcclStar(uint32_t generation, NcclMemory& device_memory, std::chrono::nanoseconds deadline)
-      : generation_(generation), device_memory_(device_memory), deadline_(deadline) {}
+  NcclStar(uint32_t generation, NcclMemory& device_memory, std::chrono::nanoseconds deadline,
+           NcclGraphUse& graphs)
+      : generation_(generation), device_memory_(device_memory), deadline_(deadline), graphs_(graphs) {}
   NcclPipe& sends() { return is_hub() ? *out_ : *back_; }
   NcclPipe& receives() { return is_hub() ? *back_ : *out_; }
   Result<void> shrink_parent();
@@ -53,6 +54,7 @@ class NcclStar {
   const uint32_t generation_;
   NcclMemory& device_memory_;
   const std::chrono::nanoseconds deadline_;
+  NcclGraphUse& graphs_;
   State state_ = State::joining;
   int rank_ = 0, num_ranks_ = 0;
   std::vector<int> excluded_;             // of the parent's ranks

@@ -81,6 +81,7 @@ ExchangeOptions exchange_options(const config::Config& config, const std::string
   const config::Nccl& nccl = config.transport().nccl();
   options.nccl = {.device = nccl.device(),
                   .min_frame_bytes = static_cast<size_t>(nccl.min_frame_bytes()),
+                  .graph_frame_bytes = static_cast<size_t>(nccl.graph_frame_bytes()),
                   .deadline = std::chrono::microseconds(nccl.deadline_us()),
                   .join_deadline = std::chrono::microseconds(nccl.join_timeout_us())};
 #if defined(GUILDHALL_HAS_NCCL)

@@ -26,7 +26,7 @@ cudaError_t note(cudaError_t error) {
 }
 
 // Waiting for a stream that is being captured is an error.
-bool capturing(cudaStream_t stream) { return emulation::stream_or_default(stream)->capture != nullptr; }
+bool capturing(cudaStream_t stream) { return emulation::is_capturing(stream); }
 
 }  // namespace
 
@@ -280,11 +280,12 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* 
   return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+  if (emulation::graphs_refused()) return note(cudaErrorMemoryAllocation);
   return *executable = new CUgraphExec_st{graph->operations}, cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   const Held held(emulation::lock());
-  for (const auto& operation : executable->operations) emulation::enqueue(stream, operation);
+  for (const auto& make : executable->operations) emulation::enqueue_made(stream, make);
   return cudaSuccess;
 }
 cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return cudaSuccess; }

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -18,6 +19,7 @@
 #include "tests/emulation/emulator.h"
 #include "tests/emulation/nccl_operations.h"
 #include "tests/emulation/nccl_shared.h"
+#include "tests/emulation/streams.h"
 
 namespace guildhall::emulation {
 
@@ -46,6 +48,8 @@ struct Rank {
   uint64_t num_groups = 0, num_groups_done = 0;
   std::map<int, uint64_t> num_sends, num_receives;  // by the other rank
   uint64_t num_slices = 0;
+  // Graphs that hold operations of this communicator share it.
+  std::shared_ptr<int> captured = std::make_shared<int>(0);
 
   bool over() const { return state == State::revoked || state == State::aborted || error != ncclSuccess; }
 };
@@ -107,8 +111,22 @@ bool advance(Rank& r, Group& group) {
   return all_done;
 }
 
+void number(Rank& r, Group& group);
+
+// Under capture a group is numbered when its graph is launched, each time anew: the communicator's order is
+// that of launches.
 void launch(const std::shared_ptr<Rank>& r, std::shared_ptr<Group> group) {
-  enqueue(group->stream, [r, group] { return advance(*r, *group); });
+  if (!is_capturing(group->stream)) return enqueue(group->stream, [r, group] { return advance(*r, *group); });
+  enqueue_made(group->stream, [r, captured = *group, graph = r->captured]() -> Operation {
+    auto again = std::make_shared<Group>(captured);
+    std::lock_guard lock(r->mutex);
+    if (r->state != Rank::State::up) {
+      std::fprintf(stderr, "NCCL's stand-in: a graph is launched, but its communicator is over\n");
+      std::abort();
+    }
+    number(*r, *again);
+    return [r, again] { return advance(*r, *again); };
+  });
 }
 
 struct Waiting {
@@ -168,11 +186,12 @@ void number(Rank& r, Group& group) {
 
 ncclResult_t start(ncclComm_t comm, Group group) {
   const std::shared_ptr<Rank> r = comm->rank;
+  const bool captured = is_capturing(group.stream);
   {
     std::lock_guard lock(r->mutex);
     if (r->error != ncclSuccess) return r->error;
     if (in_progress(*r) || r->over()) return ncclInvalidUsage;
-    number(*r, group);
+    if (!captured) number(*r, group);
     r->launching = std::make_shared<Group>(std::move(group));
     r->looks = some_looks() - 1;
   }
@@ -255,6 +274,10 @@ ncclResult_t ncclCommRevoke(ncclComm_t comm, int) {
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
   {
     std::lock_guard lock(comm->rank->mutex);
+    if (comm->rank->captured.use_count() > 1) {
+      std::fprintf(stderr, "NCCL's stand-in: a communicator ends before the graphs that hold on to it\n");
+      std::abort();
+    }
     if (comm->rank->state == Rank::State::joining) unlink_shared_comm(comm->rank->name);
     if (comm->rank->child) unlink_shared_comm(comm->rank->child->name);
     comm->rank->child.reset();

@@ -4,6 +4,8 @@
 // As strict as NCCL may be: a send ends only when its receive has taken everything, a communicator's
 // operations run one group after another whatever their streams, a size that differs between the two sides is
 // an error, a non-blocking call is under way for a few looks, and nobody is told of a peer that dies.
+// Operations may be captured into graphs; one that outlives its communicator, or is launched when that is
+// over, ends the process.
 #pragma once
 
 #include <nccl.h>

@@ -1,6 +1,7 @@
 #include "tests/emulation/streams.h"
 
 #include <algorithm>
+#include <atomic>
 #include <thread>
 
 #include "tests/emulation/device_memory.h"
@@ -15,6 +16,7 @@ struct State {
   CUstream_st default_stream;
   std::vector<CUstream_st*> streams{&default_stream};
   bool running = false;  // an operation, which must not start another
+  std::atomic<bool> graphs_refused{false};
 };
 
 State& state() {
@@ -61,15 +63,27 @@ void add_stream(CUstream_st* stream) { state().streams.push_back(stream); }
 void remove_stream(CUstream_st* stream) { std::erase(state().streams, stream); }
 
 void enqueue(CUstream_st* stream, Operation operation) {
+  enqueue_made(stream, [operation = std::move(operation)] { return operation; });
+}
+
+void enqueue_made(CUstream_st* stream, const MakeOperation& make) {
   const std::lock_guard held(lock());
   stream = stream_or_default(stream);
   if (stream->capture) {
-    stream->capture->operations.push_back(std::move(operation));
+    stream->capture->operations.push_back(make);
     return;
   }
-  stream->pending.push_back(std::move(operation));
+  stream->pending.push_back(make());
   run_some();
 }
+
+bool is_capturing(CUstream_st* stream) {
+  const std::lock_guard held(lock());
+  return stream_or_default(stream)->capture != nullptr;
+}
+
+void refuse_graphs(bool refuse) { state().graphs_refused = refuse; }
+bool graphs_refused() { return state().graphs_refused; }
 
 void enqueue_kernel(CUstream_st* stream, KernelShape shape, std::function<void()> body) {
   enqueue(stream, [shape = std::move(shape), body = std::move(body)] {

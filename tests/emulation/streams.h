@@ -9,13 +9,18 @@
 
 #include "tests/emulation/emulator.h"
 
+namespace guildhall::emulation {
+// What a captured operation is at one launch of its graph; called at the launch.
+using MakeOperation = std::function<Operation()>;
+}  // namespace guildhall::emulation
+
 // What was captured, in the order in which it was enqueued: one of the orders that the graph allows.
 struct CUgraph_st {
-  std::vector<guildhall::emulation::Operation> operations;
+  std::vector<guildhall::emulation::MakeOperation> operations;
   std::set<CUstream_st*> streams;  // that take part in the capture
 };
 struct CUgraphExec_st {
-  std::vector<guildhall::emulation::Operation> operations;
+  std::vector<guildhall::emulation::MakeOperation> operations;
 };
 struct CUstream_st {
   std::deque<guildhall::emulation::Operation> pending;
@@ -33,6 +38,13 @@ struct CUevent_st {
 namespace guildhall::emulation {
 
 std::recursive_mutex& lock();
+
+// An operation that has a state of its own: made now, or, under capture, at each launch of the graph.
+void enqueue_made(CUstream_st* stream, const MakeOperation& make);
+bool is_capturing(CUstream_st* stream);
+// Graphs cannot be instantiated from now on, or can again.
+void refuse_graphs(bool refuse);
+bool graphs_refused();
 
 CUstream_st* stream_or_default(CUstream_st* stream);
 void add_stream(CUstream_st* stream);

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "tests/emulation/nccl_stand_in.h"
+#include "tests/emulation/streams.h"
 #include "tests/nccl/nccl_harness.h"
 
 namespace guildhall {
@@ -18,7 +19,10 @@ class NcclStarTest : public testing::Test {
     std::unique_ptr<Recorder> recorder = std::make_unique<Recorder>();
     PeerId hub = 0;  // a member's
   };
-  ~NcclStarTest() override { set_nccl_faults({}); }
+  ~NcclStarTest() override {
+    set_nccl_faults({});
+    emulation::refuse_graphs(false);
+  }
 
   // A hub, end 0, and members that it has heard of.
   void build(size_t num_members) {
@@ -43,6 +47,9 @@ class NcclStarTest : public testing::Test {
   }
   const NcclExchange::Counters& counters(size_t end) {
     return dynamic_cast<NcclExchange&>(*ends_[end].exchange).counters();
+  }
+  const NcclGraphUse& graphs(size_t end) {
+    return dynamic_cast<NcclExchange&>(*ends_[end].exchange).graphs();
   }
   bool joined(size_t m) {
     return ends_[0].exchange->describe(to_[m]).starts_with("nccl, ") &&
@@ -77,6 +84,16 @@ class NcclStarTest : public testing::Test {
       EXPECT_EQ(ends_[0].recorder->frames[to_[m]].size(), at_hub[m] + 1);
       EXPECT_EQ(ends_[m].recorder->frames[ends_[m].hub].back(), pattern(bytes, seed_ * 100 + m));
       EXPECT_EQ(ends_[0].recorder->frames[to_[m]].back(), pattern(bytes + m, seed_ * 100 + 50 + m));
+    }
+  }
+
+  // In turn, until that is so.
+  void exchange_frames_until(std::vector<size_t> members, std::vector<size_t> bytes,
+                             const std::function<bool()>& is_so) {
+    constexpr size_t kMostRounds = 100;
+    for (size_t round = 0; !is_so(); ++round) {
+      ASSERT_LT(round, kMostRounds);
+      ASSERT_NO_FATAL_FAILURE(exchange_frames(members, bytes[round % bytes.size()]));
     }
   }
 
@@ -250,6 +267,91 @@ TEST_F(NcclStarTest, AnotherKindOfExchangeIsNamed) {
   ASSERT_TRUE(drive_until([&] { return ends_[0].recorder->lost.contains(to_plain); }));
   EXPECT_THAT(ends_[0].recorder->lost[to_plain].message, testing::HasSubstr("transport.kind: nccl"));
   ASSERT_TRUE(all_join({1}));
+}
+
+// ---- recorded operations
+
+TEST_F(NcclStarTest, ShapesThatRecurAreRecordedAndRepeated) {
+  build(2);
+  ASSERT_TRUE(all_join({1, 2}));
+  // A hub has a shape for each member, a member one: those of the first size up to 64 KiB serve the others.
+  ASSERT_NO_FATAL_FAILURE(exchange_frames_until({1, 2}, {40000}, [&] {
+    return graphs(0).recorded >= 2 && graphs(0).repeated >= 5 && graphs(1).repeated >= 3;
+  }));
+  const uint64_t recorded = graphs(0).recorded, repeated = graphs(0).repeated;
+  ASSERT_NO_FATAL_FAILURE(exchange_frames_until({1, 2}, {33000, 50000, 65000},
+                                                [&] { return graphs(0).repeated >= repeated + 6; }));
+  EXPECT_LE(graphs(0).recorded, recorded + 2);  // of both members' answers together, as they happen to come
+  EXPECT_EQ(counters(0).given_up, 0u);
+  EXPECT_EQ(counters(0).sent_again, 0u);
+}
+
+// What a hub posts together is one group, of one size whatever its frames have.
+TEST_F(NcclStarTest, FramesThatGoTogetherTakeTheSameOnTheWire) {
+  build(3);
+  ASSERT_TRUE(all_join({1, 2, 3}));
+  for (size_t round = 0; round < 6; ++round) {
+    std::vector<Exchange::Outgoing> frames;
+    for (size_t m : {1, 2, 3}) {
+      const size_t bytes = 17000 + 900 * m * (round + 1);  // the largest is below 32 KiB or 64 KiB
+      const auto region = ends_[0].exchange->acquire(to_[m], bytes);
+      ASSERT_TRUE(region);
+      fill_pattern(*region, 10 * round + m);
+      frames.push_back({to_[m], bytes});
+    }
+    ends_[0].exchange->post(frames);
+    ASSERT_TRUE(drive_until([&] {
+      for (size_t m : {1, 2, 3})
+        if (ends_[m].recorder->num_frames != round + 1) return false;
+      return true;
+    }));
+    for (size_t m : {1, 2, 3})
+      EXPECT_EQ(ends_[m].recorder->frames[ends_[m].hub].back(), pattern(frames[m - 1].bytes, 10 * round + m));
+  }
+  EXPECT_EQ(graphs(0).recorded, 1u);  // the shape of 32 KiB; that of 64 KiB came once
+}
+
+TEST_F(NcclStarTest, LargeFramesAndThoseOfEndsThatRecordNothingGoWithout) {
+  hub_options_.graph_frame_bytes = 50000;
+  member_options_.graph_frame_bytes = 0;
+  build(1);
+  ASSERT_TRUE(all_join({1}));
+  for (int round = 0; round < 3; ++round) ASSERT_NO_FATAL_FAILURE(exchange_frames({1}, 60000));
+  EXPECT_EQ(graphs(0).recorded, 0u);
+  ASSERT_NO_FATAL_FAILURE(exchange_frames_until({1}, {20000}, [&] { return graphs(0).repeated >= 3; }));
+  EXPECT_EQ(graphs(1).recorded, 0u);
+}
+
+// The stand-in ends the process when a graph outlives its communicator, or is launched after its end.
+TEST_F(NcclStarTest, RecordsEndWithTheirCommunicator) {
+  build(3);
+  ASSERT_TRUE(all_join({1, 2, 3}));
+  ASSERT_NO_FATAL_FAILURE(exchange_frames_until({1, 2, 3}, {20000}, [&] { return graphs(0).recorded >= 3; }));
+  const uint64_t recorded = graphs(0).recorded;
+  ends_[2].exchange.reset();
+  ASSERT_TRUE(drive_until([&] { return ends_[0].recorder->lost.contains(to_[2]); }));
+  ASSERT_TRUE(all_join({1, 3}));
+  EXPECT_EQ(counters(0).shrunk, 1u);
+  ASSERT_NO_FATAL_FAILURE(
+      exchange_frames_until({1, 3}, {20000}, [&] { return graphs(0).recorded >= recorded + 2; }));
+  // An error that NCCL tells of by itself, as records are in use.
+  set_nccl_faults({.fail_after = 2});
+  for (int round = 0; round < 3; ++round) ASSERT_NO_FATAL_FAILURE(exchange_frames({1, 3}, 20000));
+  set_nccl_faults({});
+  ASSERT_TRUE(all_join({1, 3}));
+  for (int round = 0; round < 3; ++round) ASSERT_NO_FATAL_FAILURE(exchange_frames({1, 3}, 20000));
+}
+
+TEST_F(NcclStarTest, WhereRecordingFailsOperationsAreLaunchedOneByOne) {
+  emulation::refuse_graphs(true);
+  build(2);
+  ASSERT_TRUE(all_join({1, 2}));
+  for (int round = 0; round < 4; ++round) ASSERT_NO_FATAL_FAILURE(exchange_frames({1, 2}, 20000));
+  emulation::refuse_graphs(false);
+  for (int round = 0; round < 2; ++round) ASSERT_NO_FATAL_FAILURE(exchange_frames({1, 2}, 20000));
+  EXPECT_EQ(graphs(0).recorded, 0u);
+  EXPECT_EQ(counters(0).given_up, 0u);
+  EXPECT_EQ(counters(0).sent_again, 0u);
 }
 
 TEST(NcclOpen, ADeviceThatIsNotThereIsNamed) {

@@ -24,7 +24,8 @@ TEST(NcclSignal, ComesBackAsItWas) {
                             .ack_generation = 8,
                             .ack_count = 77,
                             .sequence = 1234567890123,
-                            .bytes = 5000};
+                            .bytes = 5000,
+                            .wire_bytes = 8192};
   const auto back = decode_signal(signal(header, 0));
   ASSERT_TRUE(back);
   EXPECT_EQ(back->link, 3u);
@@ -32,6 +33,7 @@ TEST(NcclSignal, ComesBackAsItWas) {
   EXPECT_EQ(back->ack_count, 77u);
   EXPECT_EQ(back->sequence, 1234567890123u);
   EXPECT_EQ(back->bytes, 5000u);
+  EXPECT_EQ(back->wire_bytes, 8192u);
 }
 
 TEST(NcclSignal, WhatIsOutOfBoundsIsNamed) {
@@ -47,7 +49,7 @@ TEST(NcclSignal, WhatIsOutOfBoundsIsNamed) {
     return decoded ? std::string("taken") : decoded.error().message;
   };
   EXPECT_THAT(refused(10, [](SignalHeader& h) { h.magic ^= 1; }), HasSubstr("magic"));
-  EXPECT_THAT(refused(10, [](SignalHeader& h) { h.version = 2; }), HasSubstr("version 2"));
+  EXPECT_THAT(refused(10, [](SignalHeader& h) { h.version = 3; }), HasSubstr("version 3"));
   EXPECT_THAT(refused(10, [](SignalHeader& h) { h.kind = kNumSignalKinds; }), HasSubstr("kind 10"));
   EXPECT_THAT(refused(10, [](SignalHeader& h) { h.link = 0; }), HasSubstr("link 0"));
   EXPECT_THAT(refused(10, [](SignalHeader& h) { h.of_sender = 2; }), HasSubstr("of_sender 2"));
@@ -93,6 +95,17 @@ TEST(NcclSignal, BucketsAreFewAndNotMuchTooLong) {
     EXPECT_LE(bucket, bytes + bytes / 8 + 1);
     EXPECT_EQ(bucket_bytes(bucket), bucket);
   }
+}
+
+TEST(NcclSignal, CapacitiesArePowersOfTwoThatAReceiverMayBeAskedFor) {
+  EXPECT_EQ(capacity_bytes(1), 16384u);
+  EXPECT_EQ(capacity_bytes(16385), 32768u);
+  EXPECT_EQ(capacity_bytes(1 << 20), size_t{1} << 20);
+  for (size_t largest : {1, 5000, 70000, 1 << 20, 123456789})
+    for (size_t bytes : {size_t{1}, largest / 2, largest}) {
+      EXPECT_LE(capacity_bytes(bytes), most_wire_bytes(largest));
+      EXPECT_LE(bucket_bytes(bytes), most_wire_bytes(largest));
+    }
 }
 
 }  // namespace
