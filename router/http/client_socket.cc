@@ -31,6 +31,7 @@ ClientSocket::ClientSocket(asio::ip::tcp::socket socket, Milliseconds write_time
       write_timeout_(write_timeout) {
   boost::system::error_code ignored;
   socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
+  socket_.non_blocking(true, ignored);
 }
 
 void ClientSocket::arm(Milliseconds timeout) {
@@ -59,6 +60,12 @@ void ClientSocket::on_deadline(uint64_t arming) {
 }
 
 Task<bool> ClientSocket::write_all(std::string_view bytes) {
+  // Nearly always the kernel takes all of it at once: then there is nothing to wait for, and no deadline.
+  if (!gone_) {
+    boost::system::error_code error;
+    bytes.remove_prefix(socket_.write_some(asio::buffer(bytes.data(), bytes.size()), error));
+    if (error && error != asio::error::would_block && error != asio::error::try_again) gone_ = true;
+  }
   while (!bytes.empty() && !gone_) {
     arm(write_timeout_);
     auto [error, count] =

@@ -51,6 +51,9 @@ std::unique_ptr<AnswerJson> make_format(const HttpService& service, const Comple
 // What logs of HTTP servers say of a client that did not wait for its answer.
 constexpr int kClientLeft = 499;
 
+// Of events that are written together: what a socket's buffer takes at once.
+constexpr size_t kMaxWriteBytes = 64 << 10;
+
 std::string event(std::string_view data) { return fmt::format("data: {}\n\n", data); }
 
 // Like answer_stream(), returns the status of the answer.
@@ -96,13 +99,19 @@ Task<int> answer_stream(ClientSocket& client, const HttpRequest& request, Genera
       if (!co_await client.write_all(bytes)) co_return kClientLeft;
       continue;
     }
-    std::vector<ChoiceDelta> deltas = generation.pump();
+    const std::vector<ChoiceDelta> deltas = generation.pump();
+    // A client that keeps up gets each event by itself. Where tokens wait, all that came go together.
+    const size_t write_at = generation.behind() ? kMaxWriteBytes : 1;
+    std::string bytes;
     for (const ChoiceDelta& delta : deltas) {
       for (const std::string& data : format.chunks(delta)) {
-        std::string bytes = piece(event(data));
+        bytes += piece(event(data));
+        if (bytes.size() < write_at) continue;
         if (!co_await client.write_all(bytes)) co_return kClientLeft;
+        bytes.clear();
       }
     }
+    if (!co_await client.write_all(bytes)) co_return kClientLeft;
   }
   std::string tail;
   if (generation.error() && !head_sent) {

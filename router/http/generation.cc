@@ -117,8 +117,11 @@ Generation::Echo Generation::echo_of(const Prompt& prompt) const {
 }
 
 std::vector<ChoiceDelta> Generation::pump() {
-  for (EventMailbox::Item& item : mailbox_->drain())
+  behind_ = false;
+  for (EventMailbox::Item& item : mailbox_->drain()) {
+    behind_ = behind_ || sequences_[item.sequence_idx].touched;
     apply(sequences_[item.sequence_idx], std::move(item.event));
+  }
   std::vector<ChoiceDelta> deltas;
   if (error_) return deltas;
   for (size_t i = 0; i < sequences_.size(); ++i) {

@@ -48,6 +48,8 @@ class Generation {
   size_t num_sequences() const { return sequences_.size(); }
   // Of whole sequences, the choices: each prompt's likeliest per token, best first where some are left out.
   std::vector<ChoiceDelta> choices(std::vector<ChoiceDelta> sequences);
+  // The last pump() found several events of one sequence: they come faster than they are sent.
+  bool behind() const { return behind_; }
   bool done() const { return num_running_ == 0 || error_; }
   const std::optional<ApiError>& error() const { return error_; }
   TokenUsage usage() const { return usage_; }
@@ -95,6 +97,7 @@ class Generation {
   std::vector<Echo> echoes_;         // per prompt, when echo is on
   std::vector<Sequence> sequences_;  // prompt_idx * best_of + choice_idx
   size_t num_running_ = 0;
+  bool behind_ = false;
   TokenUsage usage_;
   std::optional<ApiError> error_;
 };

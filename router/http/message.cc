@@ -14,6 +14,8 @@ std::string_view reason_of(int status) {
   switch (status) {
     case 200:
       return "OK";
+    case 204:
+      return "No Content";
     case 400:
       return "Bad Request";
     case 401:
@@ -53,13 +55,18 @@ HttpReply error_reply(const ApiError& error) {
   reply.status = error.http_status;
   reply.body = error_body(error);
   if (error.http_status == 401) reply.headers.emplace_back("www-authenticate", "Bearer");
-  if (error.http_status == 429 || error.http_status == 503) reply.headers.emplace_back("retry-after", "1");
+  if (error.http_status == 429 || error.http_status == 503) {
+    reply.headers.emplace_back("retry-after", "1");
+    reply.headers.emplace_back("retry-after-ms", "1000");
+  }
   return reply;
 }
 
 std::string to_bytes(const HttpReply& reply, const HttpRequest& request) {
-  std::string out = fmt::format("HTTP/1.1 {} {}\r\ncontent-type: {}\r\ncontent-length: {}\r\n", reply.status,
-                                reason_of(reply.status), reply.content_type, reply.body.size());
+  std::string out = fmt::format("HTTP/1.1 {} {}\r\n", reply.status, reason_of(reply.status));
+  if (reply.status != 204)  // which has no content, and may not say that it is empty
+    fmt::format_to(std::back_inserter(out), "content-type: {}\r\ncontent-length: {}\r\n", reply.content_type,
+                   reply.body.size());
   for (const auto& [name, value] : reply.headers)
     fmt::format_to(std::back_inserter(out), "{}: {}\r\n", name, value);
   add_common(out, request);

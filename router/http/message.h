@@ -29,7 +29,7 @@ struct HttpReply {
   std::vector<std::pair<std::string_view, std::string>> headers;
 };
 
-// With retry-after where trying again makes sense (429, 503).
+// With retry-after, also in milliseconds, where trying again makes sense (429, 503).
 HttpReply error_reply(const ApiError& error);
 
 // Status line, headers and body; to HEAD, without the body.

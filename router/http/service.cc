@@ -183,13 +183,20 @@ HttpReply HttpService::respond(const HttpRequest& request) const {
         {404, fmt::format("there is no {}; this server has {}", printable(request.path, 200), known), "",
          "not_found"});
   }
+  const std::string methods = route.method == "GET" ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
+  if (request.method == "OPTIONS") {
+    HttpReply reply;
+    reply.status = 204;
+    reply.headers.emplace_back("allow", methods);
+    return reply;
+  }
   bool allowed = request.method == route.method || (request.is_head() && route.method == "GET");
   if (!allowed) {
     HttpReply reply = error_reply({405,
                                    fmt::format("{} takes {}, not {}", printable(route.path, 200),
                                                route.method, printable(request.method, 32)),
                                    "", "method_not_allowed"});
-    reply.headers.emplace_back("allow", route.method == "GET" ? "GET, HEAD" : "POST");
+    reply.headers.emplace_back("allow", methods);
     return reply;
   }
   switch (route.endpoint) {

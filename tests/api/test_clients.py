@@ -10,7 +10,7 @@ import unittest
 
 import openai
 
-from cluster import DEMO, Cluster
+from cluster import DEMO, GOLDEN, Cluster
 
 PROMPT = "In the beginning"
 
@@ -79,6 +79,49 @@ class Clients(unittest.TestCase):
                 return [r.choices[0].message.content for r in replies]
 
         self.assertEqual(len(asyncio.run(talk())), 4)
+
+    def test_streams_asynchronously(self):
+        messages = [{"role": "user", "content": "Speak"}]
+
+        async def talk(client, seed):
+            whole = await client.chat.completions.create(model="test-model", messages=messages, max_tokens=16, seed=seed)
+            stream = await client.chat.completions.create(model="test-model", messages=messages, max_tokens=16, seed=seed,
+                                                          stream=True, stream_options={"include_usage": True})
+            parts = [part async for part in stream]
+            async with client.chat.completions.stream(model="test-model", messages=messages, max_tokens=16,
+                                                      seed=seed) as helper:
+                helped = "".join([event.delta async for event in helper if event.type == "content.delta"])
+            text = "".join(c.delta.content or "" for part in parts for c in part.choices)
+            return whole.choices[0], whole.usage, text, parts[-1].usage, helped
+
+        async def all_of_them():
+            async with openai.AsyncOpenAI(base_url=self.cluster.url + "/v1", api_key="none", max_retries=0) as client:
+                return await asyncio.gather(*(talk(client, seed) for seed in range(6)))
+
+        for whole, usage, text, streamed_usage, helped in asyncio.run(all_of_them()):
+            self.assertEqual(text, whole.message.content)
+            self.assertEqual(helped, whole.message.content)
+            self.assertEqual(streamed_usage.completion_tokens, usage.completion_tokens)
+
+    def test_a_stream_left_in_the_middle_disturbs_nobody(self):
+        with self.client.completions.create(model="test-model", prompt=PROMPT, max_tokens=900, stream=True,
+                                            extra_body={"ignore_eos": True}) as stream:
+            next(iter(stream))
+        self.assertEqual(len(self.client.completions.create(model="test-model", prompt=PROMPT, max_tokens=3).choices), 1)
+
+    def test_errors_have_their_class_code_and_request(self):
+        for error, code, param, options in [
+            (openai.NotFoundError, "model_not_found", "model", dict(model="other")),
+            (openai.BadRequestError, "context_length_exceeded", "max_tokens", dict(max_tokens=5000)),
+            (openai.BadRequestError, "invalid_value", "temperature", dict(temperature=7)),
+            (openai.BadRequestError, "unsupported_parameter", "suffix", dict(suffix="x")),
+        ]:
+            with self.subTest(code=code), self.assertRaises(error) as raised:
+                self.client.completions.create(**{"model": "test-model", "prompt": "x", **options},
+                                               extra_headers={"x-request-id": f"mine-{code}"})
+            self.assertEqual((raised.exception.code, raised.exception.param), (code, param))
+            self.assertEqual(raised.exception.request_id, f"mine-{code}")
+            self.assertTrue(raised.exception.type)
 
     def test_several_prompts_and_choices_are_numbered_in_order(self):
         reply = self.client.completions.create(model="test-model", prompt=[PROMPT, "And the king"], n=2, max_tokens=5)
@@ -212,6 +255,33 @@ class Clients(unittest.TestCase):
             os.kill(self.cluster.worker_pid("w0"), signal.SIGKILL)
             self.assertEqual(running.result()["choices"][0]["text"], undisturbed)
         self.cluster.wait_ready()
+
+
+class Starting(unittest.TestCase):
+    def test_a_client_that_comes_while_the_model_loads_tries_again(self):
+        cluster = Cluster(GOLDEN / "qwen3_moe_f32", num_workers=1, kind="loopback").start()
+        try:
+            with openai.OpenAI(base_url=cluster.url + "/v1", api_key="none", max_retries=60) as client:
+                reply = client.completions.create(model="test-model", prompt=[5, 9, 2], max_tokens=2)
+            self.assertEqual(reply.usage.completion_tokens, 2)
+        finally:
+            cluster.stop()
+
+
+class WithKeys(unittest.TestCase):
+    def test_a_key_is_needed_and_no_other_will_do(self):
+        cluster = Cluster(GOLDEN / "qwen3_moe_f32", num_workers=1, kind="loopback")
+        (cluster.folder / "keys.txt").write_text("search sk-search-0123456789\n")
+        text = cluster.config.read_text()
+        cluster.config.write_text(text.replace("http: {", "http: {api_keys_file: keys.txt, "))
+        with cluster:
+            options = dict(model="test-model", prompt=[5, 9, 2], max_tokens=2)
+            with openai.OpenAI(base_url=cluster.url + "/v1", api_key="sk-search-0123456789", max_retries=0) as client:
+                self.assertEqual(client.completions.create(**options).usage.completion_tokens, 2)
+            with openai.OpenAI(base_url=cluster.url + "/v1", api_key="sk-other-9876543210", max_retries=0) as client:
+                with self.assertRaises(openai.AuthenticationError) as refused:
+                    client.completions.create(**options)
+            self.assertEqual(refused.exception.code, "invalid_api_key")
 
 
 if __name__ == "__main__":

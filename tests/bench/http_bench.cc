@@ -3,13 +3,10 @@
 // the time from the engine's token to the client's read, at several rates; then the memory that idle
 // connections take.
 //   http_bench [--streams N] [--rates 30000,60000] [--seconds N] [--idle N]
-#include <arpa/inet.h>
 #include <fmt/format.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,7 +23,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/units.h"
-#include "router/http/server.h"
+#include "tests/bench/http_streams.h"
 #include "tests/bench/pin.h"
 
 namespace guildhall {
@@ -108,11 +105,6 @@ class FreeEngine final : public EngineClient {
   RequestId last_id_ = 0;
 };
 
-class Ready final : public StatusSource {
- public:
-  ServingStatus serving_status() const override { return {.state = ServingState::ready}; }
-};
-
 void serve(Shared& shared) {
   pin_to_core(0);
   const auto tokenizer =
@@ -136,19 +128,6 @@ void serve(Shared& shared) {
 }
 
 // ---- the client
-
-int connect_to(int port) {
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  GH_CHECK(fd >= 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(static_cast<uint16_t>(port));
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  GH_CHECK(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
-  const int one = 1;
-  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-  return fd;
-}
 
 struct Stream {
   int fd;
@@ -179,10 +158,7 @@ std::vector<Stream> open_streams(int port, int count) {
     streams.push_back({connect_to(port), {}});
     const std::string body =
         fmt::format(R"({{"prompt":"x","max_tokens":1000000,"stream":true,"seed":{}}})", i);
-    const std::string request = fmt::format(
-        "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{}", body.size(), body);
-    GH_CHECK(write(streams.back().fd, request.data(), request.size()) ==
-             static_cast<ssize_t>(request.size()));
+    send_request(streams.back().fd, "/v1/completions", body);
   }
   return streams;
 }

@@ -98,7 +98,7 @@ RawReply RawClient::read_head() {
 
 RawReply RawClient::read_reply(bool to_head) {
   RawReply reply = read_head();
-  if (to_head || reply.status == 100) return reply;
+  if (to_head || reply.status == 100 || reply.status == 204) return reply;
   if (reply.headers.count("content-length")) {
     reply.body = read_exactly(std::stoul(reply.headers["content-length"]));
   } else if (reply.headers.count("transfer-encoding")) {

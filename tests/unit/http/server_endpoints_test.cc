@@ -58,6 +58,7 @@ TEST_F(Endpoints, HealthTellsProgressUntilReady) {
   RawReply early = client.post(kCompletions, R"({"prompt": "a"})");
   EXPECT_EQ(early.status, 503);
   EXPECT_EQ(early.headers["retry-after"], "1");
+  EXPECT_EQ(early.headers["retry-after-ms"], "1000");
   EXPECT_EQ(early.error()["code"], "model_not_ready");
   EXPECT_THAT(std::string(early.error()["message"].as_string()), HasSubstr("2 workers load"));
   EXPECT_EQ(client.post("/tokenize", R"({"prompt": "a"})").status, 503);
@@ -134,10 +135,15 @@ TEST_F(Endpoints, UnknownPathsAndMethodsGetOpenAIsErrorShape) {
   EXPECT_THAT(std::string(missing.error()["message"].as_string()), HasSubstr("POST /v1/completions"));
   RawReply wrong = client.get(kCompletions);
   EXPECT_EQ(wrong.status, 405);
-  EXPECT_EQ(wrong.headers["allow"], "POST");
-  EXPECT_EQ(client.post("/health", "").headers["allow"], "GET, HEAD");
-  client.send("OPTIONS /live HTTP/1.1\r\nhost: x\r\n\r\n");
-  EXPECT_EQ(client.read_reply().status, 405);
+  EXPECT_EQ(wrong.headers["allow"], "POST, OPTIONS");
+  EXPECT_EQ(client.post("/health", "").headers["allow"], "GET, HEAD, OPTIONS");
+  client.send("OPTIONS /v1/completions HTTP/1.1\r\nhost: x\r\n\r\n");
+  RawReply options = client.read_reply();
+  EXPECT_EQ(options.status, 204);
+  EXPECT_EQ(options.headers["allow"], "POST, OPTIONS");
+  EXPECT_EQ(options.headers.count("content-length"), 0u);
+  client.send("OPTIONS /v1/nothing HTTP/1.1\r\nhost: x\r\n\r\n");
+  EXPECT_EQ(client.read_reply().status, 404);
 }
 
 TEST_F(Endpoints, HeadHasTheHeadersOfGetAndNoBody) {

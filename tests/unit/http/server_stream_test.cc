@@ -148,6 +148,19 @@ TEST_F(Stream, BacklogIsBatchedIntoOneEvent) {
   EXPECT_EQ(chunk["choices"].at(0).at("finish_reason"), "length");
 }
 
+TEST_F(Stream, TokensThatComeFasterThanTheyAreSentAllArrive) {
+  serve();
+  engine_.set_reply(byte_ids("abcdefg"));
+  RawClient client(port());
+  open(client, R"("prompt": "x", "n": 8, "max_tokens": 700)", 8);
+  client.read_head();
+  std::string expected;
+  for (int i = 0; i < 100; ++i) expected += "abcdefg";
+  const std::map<int64_t, std::string> texts = read_texts(client);
+  EXPECT_EQ(texts.size(), 8u);
+  for (const auto& [index, text] : texts) EXPECT_EQ(text, expected) << index;
+}
+
 TEST_F(Stream, SilenceIsFilledWithPings) {
   options_.ping_interval = std::chrono::milliseconds(20);
   serve();
