@@ -254,9 +254,10 @@ void World::await_joined(int router) {
 Result<void> World::dispatch(const Round& round, int router, int micro_batch) {
   const int64_t hidden = tiny_model().hidden, top_k = tiny_model().moe.top_k;
   if (!transport_.until_joined.empty()) await_joined(router);
-  return dispatcher(router).dispatch(
-      {.layer = round.layer, .micro_batch = micro_batch}, View2<const float>{round.x_th.data(), round.num_tokens, hidden},
-      {round.expert_tk.data(), round.num_tokens, top_k}, {round.weight_tk.data(), round.num_tokens, top_k});
+  return dispatcher(router).dispatch({.layer = round.layer, .micro_batch = micro_batch},
+                                     View2<const float>{round.x_th.data(), round.num_tokens, hidden},
+                                     {round.expert_tk.data(), round.num_tokens, top_k},
+                                     {round.weight_tk.data(), round.num_tokens, top_k});
 }
 
 Result<std::vector<float>> World::combine(const Round& round, int router, int micro_batch) {
