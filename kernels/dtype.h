@@ -9,10 +9,24 @@
 
 namespace guildhall {
 
-enum class DType : uint8_t { f32, bf16 };
+enum class DType : uint8_t {
+  f32,
+  bf16,
+  e4m3,  // of weights only: fp8 codes (fp8.h) with one fp32 scale per block of 128x128
+};
 
-GH_HOST_DEVICE constexpr int64_t dtype_bytes(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
-constexpr std::string_view to_string(DType dtype) { return dtype == DType::f32 ? "f32" : "bf16"; }
+GH_HOST_DEVICE constexpr int64_t dtype_bytes(DType dtype) {
+  return dtype == DType::f32 ? 4 : dtype == DType::bf16 ? 2 : 1;
+}
+constexpr std::string_view to_string(DType dtype) {
+  return dtype == DType::f32 ? "f32" : dtype == DType::bf16 ? "bf16" : "e4m3";
+}
+
+inline constexpr int64_t kFp8BlockSize = 128;
+GH_HOST_DEVICE constexpr int64_t fp8_blocks(int64_t n) { return (n + kFp8BlockSize - 1) / kFp8BlockSize; }
+// Floats from one row of blocks' scales to the next: whole fours, as cuBLASLt reads them (cuBLAS 13.1
+// documentation, 3.1.4.5 "128-element 1D and 128x128 2D Block Scaling").
+GH_HOST_DEVICE constexpr int64_t fp8_scale_stride(int64_t cols) { return (fp8_blocks(cols) + 3) / 4 * 4; }
 
 // bfloat16: the upper half of an IEEE float32.
 struct bf16 {
@@ -34,12 +48,20 @@ struct WeightView {
   const void* data = nullptr;
   DType dtype = DType::f32;
   int64_t rows = 0, cols = 0;
+  // e4m3: W[n,k] = fp32(code * scale_bb[n/128, k/128]), [fp8_blocks(N), fp8_scale_stride(K)]. Else null.
+  const float* scale_bb = nullptr;
 
   GH_HOST_DEVICE bool empty() const { return data == nullptr; }
   GH_HOST_DEVICE const void* row(int64_t n) const {
     return static_cast<const char*>(data) + n * cols * dtype_bytes(dtype);
   }
-  GH_HOST_DEVICE WeightView sub_rows(int64_t begin, int64_t n) const { return {row(begin), dtype, n, cols}; }
+  GH_HOST_DEVICE const float* scale_row(int64_t n) const {
+    return scale_bb + n / kFp8BlockSize * fp8_scale_stride(cols);
+  }
+  // Of e4m3, `begin` is where a block begins.
+  GH_HOST_DEVICE WeightView sub_rows(int64_t begin, int64_t n) const {
+    return {row(begin), dtype, n, cols, scale_bb == nullptr ? nullptr : scale_row(begin)};
+  }
 };
 
 }  // namespace guildhall

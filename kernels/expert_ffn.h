@@ -24,7 +24,7 @@ void expert_ffn_ref(View2<const float> x_rh, std::span<const int32_t> offset_e,
 void expert_ffn_cpu(Team& team, View2<const float> x_rh, std::span<const int32_t> offset_e,
                     std::span<const ExpertWeightView> experts, View2<float> hidden_rf, View2<float> y_rh);
 // offset_e and the list of experts are the host's. Rounding and row rule as linear_cuda, where few are as
-// many as kFewExpertRows for every expert.
+// many as kFewExpertRows for every expert (of e4m3: for that expert).
 inline constexpr int64_t kFewExpertRows = 32;
 void expert_ffn_cuda(Blas& blas, View2<const float> x_rh, std::span<const int32_t> offset_e,
                      std::span<const ExpertWeightView> experts, View2<float> hidden_rf, View2<float> y_rh);

@@ -6,8 +6,8 @@
 
 #include "base/check.h"
 #include "kernels/expert_ffn.h"
-#include "kernels/linear_block.h"
 #include "kernels/linear_plan.h"
+#include "kernels/linear_weights.h"
 #include "kernels/scratch.h"
 #include "kernels/simd_dispatch.h"
 
@@ -55,14 +55,10 @@ Part part_of(const ActiveExpert& a, int64_t task, int64_t num_n) {
 }
 
 LinearBlock block_for(View2<const float> x, const WeightView& w, const Part& p, float* scratch) {
-  return {.x = x.row(p.row_begin),
-          .x_stride = x.stride,
-          .w = w.row(p.n_begin),
-          .w_is_bf16 = w.dtype == DType::bf16,
-          .num_t = p.num_rows,
-          .num_n = p.num_n,
-          .k = w.cols,
-          .scratch = scratch};
+  LinearBlock block = {
+      .x = x.row(p.row_begin), .x_stride = x.stride, .num_t = p.num_rows, .scratch = scratch};
+  set_weights(block, w, p.n_begin, p.num_n);
+  return block;
 }
 
 // hidden[rows, n] = silu(gate x) * up x for the part, one kBlockT x kBlockN piece at a time.

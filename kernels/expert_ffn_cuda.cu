@@ -1,6 +1,6 @@
 // expert_ffn_cuda.cu: the grouped FFN on the device. Where every expert has few rows, two kernels read each
 // expert's weights once, gate and up fused with SwiGLU; otherwise the library multiplies all experts in
-// groups.
+// groups. Experts of e4m3 codes choose each for itself.
 #include <algorithm>
 #include <vector>
 
@@ -8,6 +8,7 @@
 #include "kernels/cuda/bf16_rows.h"
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/few_rows.cuh"
+#include "kernels/cuda/fp8_products.h"
 #include "kernels/expert_ffn.h"
 
 namespace guildhall {
@@ -16,100 +17,103 @@ namespace {
 __device__ float silu(float x) { return x / (1 + expf(-x)); }
 
 // The experts of one launch, by value: a table on the device would have to be uploaded.
-constexpr int kExpertsPerLaunch = 96;
+template <class W>
 struct ExpertTable {
   struct Entry {
-    const bf16 *gate_fh, *up_fh, *down_hf;
+    FewRowsMatrix<W> gate_fh, up_fh, down_hf;
     int32_t row_begin, num_rows;
   };
-  Entry entry_e[kExpertsPerLaunch];
+  // Of the 4 KiB that a kernel's arguments may take.
+  static constexpr unsigned kMost = 3500 / sizeof(Entry);
+  Entry entry_e[kMost];
 };
-static_assert(sizeof(ExpertTable) <= 3500);  // of the 4 KiB that a kernel's arguments may take
 
 // hidden = silu(gate x) * up x for rows of F; blockIdx.y is the expert.
-template <int kTilesT, bool kAligned>
+template <class W, int kTilesT, bool kAligned>
 __global__ void __launch_bounds__(kMostThreads)
-    gate_up_kernel(ExpertTable table, View2<const float> x_rh, View2<float> hidden_rf) {
-  const ExpertTable::Entry& e = table.entry_e[blockIdx.y];
-  const FewRows<2> f = {.w = {e.gate_fh, e.up_fh},
-                        .num_n = hidden_rf.cols,
-                        .num_k = x_rh.cols,
-                        .n = int64_t{blockIdx.x} * kTileN,
-                        .x = x_rh.row(e.row_begin),
-                        .x_stride = x_rh.stride,
-                        .num_t = e.num_rows};
-  few_rows<2, kTilesT, kAligned>(f, [&](int i, int t, const float(&sum)[2]) {
+    gate_up_kernel(ExpertTable<W> table, View2<const float> x_rh, View2<float> hidden_rf) {
+  const typename ExpertTable<W>::Entry& e = table.entry_e[blockIdx.y];
+  const FewRows<W, 2> f = {.w = {e.gate_fh, e.up_fh},
+                           .num_n = hidden_rf.cols,
+                           .num_k = x_rh.cols,
+                           .n = int64_t{blockIdx.x} * kTileN,
+                           .x = x_rh.row(e.row_begin),
+                           .x_stride = x_rh.stride,
+                           .num_t = e.num_rows};
+  few_rows<W, 2, kTilesT, kAligned>(f, [&](int i, int t, const float(&sum)[2]) {
     hidden_rf(e.row_begin + t, f.n + i) = silu(sum[0]) * sum[1];
   });
 }
 
-template <int kTilesT, bool kAligned>
+template <class W, int kTilesT, bool kAligned>
 __global__ void __launch_bounds__(kMostThreads)
-    down_kernel(ExpertTable table, View2<const float> hidden_rf, View2<float> y_rh) {
-  const ExpertTable::Entry& e = table.entry_e[blockIdx.y];
-  const FewRows<1> f = {.w = {e.down_hf},
-                        .num_n = y_rh.cols,
-                        .num_k = hidden_rf.cols,
-                        .n = int64_t{blockIdx.x} * kTileN,
-                        .x = hidden_rf.row(e.row_begin),
-                        .x_stride = hidden_rf.stride,
-                        .num_t = e.num_rows};
-  few_rows<1, kTilesT, kAligned>(
+    down_kernel(ExpertTable<W> table, View2<const float> hidden_rf, View2<float> y_rh) {
+  const typename ExpertTable<W>::Entry& e = table.entry_e[blockIdx.y];
+  const FewRows<W, 1> f = {.w = {e.down_hf},
+                           .num_n = y_rh.cols,
+                           .num_k = hidden_rf.cols,
+                           .n = int64_t{blockIdx.x} * kTileN,
+                           .x = hidden_rf.row(e.row_begin),
+                           .x_stride = hidden_rf.stride,
+                           .num_t = e.num_rows};
+  few_rows<W, 1, kTilesT, kAligned>(
       f, [&](int i, int t, const float(&sum)[1]) { y_rh(e.row_begin + t, f.n + i) = sum[0]; });
 }
 
+template <class W>
 struct Launch {
   CudaStream stream;
-  const ExpertTable& table;
+  const ExpertTable<W>& table;
   unsigned num_experts;
   View2<const float> x_rh;
   View2<float> hidden_rf, y_rh;
 };
 
-template <int kTilesT, bool kAligned>
-void run_few_rows(const Launch& l) {
+template <class W, int kTilesT, bool kAligned>
+void run_few_rows(const Launch<W>& l) {
   const auto tiles = [](int64_t n) { return static_cast<unsigned>((n + kTileN - 1) / kTileN); };
-  const auto threads = [](int64_t k) { return static_cast<unsigned>(warps_for(k) * kWarp); };
-  launch(gate_up_kernel<kTilesT, kAligned>, dim3(tiles(l.hidden_rf.cols), l.num_experts),
-         threads(l.x_rh.cols), few_rows_shared_bytes<2, kTilesT>(warps_for(l.x_rh.cols)), l.stream, l.table,
-         l.x_rh, l.hidden_rf);
-  launch(down_kernel<kTilesT, kAligned>, dim3(tiles(l.y_rh.cols), l.num_experts), threads(l.hidden_rf.cols),
-         few_rows_shared_bytes<1, kTilesT>(warps_for(l.hidden_rf.cols)), l.stream, l.table, l.hidden_rf,
-         l.y_rh);
+  const auto threads = [](int64_t k) { return static_cast<unsigned>(warps_for<W>(k) * kWarp); };
+  launch(gate_up_kernel<W, kTilesT, kAligned>, dim3(tiles(l.hidden_rf.cols), l.num_experts),
+         threads(l.x_rh.cols), few_rows_shared_bytes<2, kTilesT>(warps_for<W>(l.x_rh.cols)), l.stream,
+         l.table, l.x_rh, l.hidden_rf);
+  launch(down_kernel<W, kTilesT, kAligned>, dim3(tiles(l.y_rh.cols), l.num_experts),
+         threads(l.hidden_rf.cols), few_rows_shared_bytes<1, kTilesT>(warps_for<W>(l.hidden_rf.cols)),
+         l.stream, l.table, l.hidden_rf, l.y_rh);
 }
 
-template <int kTilesT>
-void run_few_rows(const Launch& l, bool aligned) {
-  (aligned ? run_few_rows<kTilesT, true> : run_few_rows<kTilesT, false>)(l);
+template <class W, int kTilesT>
+void run_few_rows(const Launch<W>& l, bool aligned) {
+  (aligned ? run_few_rows<W, kTilesT, true> : run_few_rows<W, kTilesT, false>)(l);
 }
 
+// Of the experts with at most kFewExpertRows.
+template <class W>
 void run_few_rows(CudaStream stream, View2<const float> x_rh, std::span<const int32_t> offset_e,
                   std::span<const ExpertWeightView> experts, View2<float> hidden_rf, View2<float> y_rh) {
-  bool aligned =
-      x_rh.cols % 8 == 0 && hidden_rf.cols % 8 == 0 && packs_fit<4>(x_rh) && packs_fit<4>(hidden_rf);
-  ExpertTable table;
+  bool aligned = x_rh.cols % kPieceK<W> == 0 && hidden_rf.cols % kPieceK<W> == 0 && packs_fit<4>(x_rh) &&
+                 packs_fit<4>(hidden_rf);
+  ExpertTable<W> table;
   unsigned num_experts = 0;
   int32_t most_rows = 0;
   const auto flush = [&] {
-    const Launch l = {stream, table, num_experts, x_rh, hidden_rf, y_rh};
+    const Launch<W> l = {stream, table, num_experts, x_rh, hidden_rf, y_rh};
     if (most_rows <= kTileT)
-      run_few_rows<1>(l, aligned);
+      run_few_rows<W, 1>(l, aligned);
     else if (most_rows <= 2 * kTileT)
-      run_few_rows<2>(l, aligned);
+      run_few_rows<W, 2>(l, aligned);
     else
-      run_few_rows<4>(l, aligned);
+      run_few_rows<W, 4>(l, aligned);
     num_experts = 0, most_rows = 0;
   };
   for (size_t e = 0; e < experts.size(); ++e) {
     const int32_t rows = offset_e[e + 1] - offset_e[e];
-    if (rows == 0) continue;
+    if (rows == 0 || rows > kFewExpertRows) continue;
     const ExpertWeightView& w = experts[e];
     for (const WeightView& matrix : {w.gate_fh, w.up_fh, w.down_hf}) aligned &= aligned16(matrix.data);
-    table.entry_e[num_experts++] = {static_cast<const bf16*>(w.gate_fh.data),
-                                    static_cast<const bf16*>(w.up_fh.data),
-                                    static_cast<const bf16*>(w.down_hf.data), offset_e[e], rows};
+    table.entry_e[num_experts++] = {FewRowsMatrix<W>(w.gate_fh), FewRowsMatrix<W>(w.up_fh),
+                                    FewRowsMatrix<W>(w.down_hf), offset_e[e], rows};
     most_rows = std::max(most_rows, rows);
-    if (num_experts == kExpertsPerLaunch) flush();
+    if (num_experts == ExpertTable<W>::kMost) flush();
   }
   if (num_experts > 0) flush();
 }
@@ -174,6 +178,31 @@ void run_library(Blas& blas, View2<const float> x_rh, std::span<const int32_t> o
   blas.multiply_all(products);
 }
 
+// Experts of codes with many rows, one after another: a band of their weights at a time may be dequantised.
+void run_fp8(Blas& blas, View2<const float> x_rh, std::span<const int32_t> offset_e,
+             std::span<const ExpertWeightView> experts, View2<float> hidden_rf, View2<float> y_rh,
+             int32_t most_rows) {
+  const int64_t num_h = x_rh.cols, num_f = hidden_rf.cols;
+  const int64_t gate_bytes = (most_rows * num_f * static_cast<int64_t>(sizeof(float)) + 255) / 256 * 256;
+  std::byte* const scratch = blas.scratch(gate_bytes + std::max(fp8_products_bytes(most_rows, num_h, num_f),
+                                                                fp8_products_bytes(most_rows, num_f, num_h)));
+  for (size_t e = 0; e < experts.size(); ++e) {
+    const int64_t begin = offset_e[e], rows = offset_e[e + 1] - begin;
+    if (rows <= kFewExpertRows) continue;
+    const ExpertWeightView& w = experts[e];
+    const View2<float> gate_rf(reinterpret_cast<float*>(scratch), rows, num_f);
+    const View2<float> hidden = hidden_rf.sub_rows(begin, rows);
+    Fp8Products in(blas, x_rh.sub_rows(begin, rows), w.gate_fh, scratch + gate_bytes);
+    in.multiply(w.gate_fh, false, gate_rf);
+    in.multiply(w.up_fh, false, hidden);
+    const RowGrid grid = row_grid(rows, num_f);
+    launch(swiglu_kernel, grid.grid, grid.threads, 0, blas.stream(), gate_rf, hidden,
+           static_cast<bf16*>(nullptr), int64_t{0});
+    Fp8Products out(blas, hidden, w.down_hf, scratch + gate_bytes);
+    out.multiply(w.down_hf, false, y_rh.sub_rows(begin, rows));
+  }
+}
+
 }  // namespace
 
 void expert_ffn_cuda(Blas& blas, View2<const float> x_rh, std::span<const int32_t> offset_e,
@@ -190,11 +219,15 @@ void expert_ffn_cuda(Blas& blas, View2<const float> x_rh, std::span<const int32_
     GH_CHECK(w.gate_fh.cols == x_rh.cols && w.up_fh.cols == x_rh.cols && w.down_hf.rows == x_rh.cols);
     GH_CHECK(w.gate_fh.rows == hidden_rf.cols && w.up_fh.rows == hidden_rf.cols &&
              w.down_hf.cols == hidden_rf.cols);
+    GH_CHECK(most_rows == 0 || w.gate_fh.dtype == dtype);
     dtype = w.gate_fh.dtype;
     most_rows = std::max(most_rows, rows);
   }
-  if (dtype == DType::bf16 && most_rows <= kFewExpertRows)
-    run_few_rows(blas.stream(), x_rh, offset_e, experts, hidden_rf, y_rh);
+  if (dtype == DType::e4m3) {
+    run_few_rows<uint8_t>(blas.stream(), x_rh, offset_e, experts, hidden_rf, y_rh);
+    if (most_rows > kFewExpertRows) run_fp8(blas, x_rh, offset_e, experts, hidden_rf, y_rh, most_rows);
+  } else if (dtype == DType::bf16 && most_rows <= kFewExpertRows)
+    run_few_rows<bf16>(blas.stream(), x_rh, offset_e, experts, hidden_rf, y_rh);
   else
     run_library(blas, x_rh, offset_e, experts, hidden_rf, y_rh, dtype);
 }

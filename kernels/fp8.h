@@ -29,6 +29,9 @@ void from_fp8_ref(std::span<const uint8_t> code_n, std::span<const float> scale_
 void from_fp8_cpu(std::span<const uint8_t> code_n, std::span<const float> scale_g, std::span<float> x_n);
 // Row by row, scale_tg [T, fp8_groups(H)]; the same bits.
 void to_fp8_cuda(CudaStream stream, View2<const float> x_th, View2<uint8_t> code_th, View2<float> scale_tg);
+// The same with scales group by group, scale_gt [fp8_groups(H), T], as matrix libraries read them.
+void to_fp8_columns_cuda(CudaStream stream, View2<const float> x_th, View2<uint8_t> code_th,
+                         View2<float> scale_gt);
 void from_fp8_cuda(CudaStream stream, View2<const uint8_t> code_th, View2<const float> scale_tg,
                    View2<float> x_th);
 

@@ -41,19 +41,25 @@ __device__ void for_groups(int64_t cols, Body body) {
   }
 }
 
+// Where row t's scale of group g goes.
+struct ScaleSteps {
+  float* data;
+  int64_t row, group;
+};
+
 template <bool kWide>
-__global__ void to_fp8_kernel(View2<const float> x_th, View2<uint8_t> code_th, View2<float> scale_tg) {
+__global__ void to_fp8_kernel(View2<const float> x_th, View2<uint8_t> code_th, ScaleSteps scale) {
   const int64_t t = blockIdx.x;
   for_groups(x_th.cols, [&](int64_t g, int64_t i, int64_t left, int lane) {
     const Pack<float, kPerLane> x = load_lane<kWide>(x_th.row(t) + i, left);
     float amax = 0;
     for (int j = 0; j < kPerLane; ++j)
       if (is_finite(x.v[j])) amax = fmaxf(amax, fabsf(x.v[j]));
-    const float scale = fmaxf(warp_max(amax) / 448.0f, 0x1p-126f), inverse = 1 / scale;
+    const float unit = fmaxf(warp_max(amax) / 448.0f, 0x1p-126f), inverse = 1 / unit;
     Pack<uint8_t, kPerLane> code;
     for (int j = 0; j < kPerLane; ++j) code.v[j] = to_e4m3(x.v[j], inverse);
     store_lane<kWide>(code_th.row(t) + i, left, code);
-    if (lane == 0) scale_tg(t, g) = scale;
+    if (lane == 0) scale.data[t * scale.row + g * scale.group] = unit;
   });
 }
 
@@ -75,15 +81,25 @@ dim3 group_grid(int64_t rows, int64_t cols) {
   return {static_cast<unsigned>(rows), static_cast<unsigned>(std::min(shares, int64_t{65535}))};
 }
 
-}  // namespace
-
-void to_fp8_cuda(CudaStream stream, View2<const float> x_th, View2<uint8_t> code_th, View2<float> scale_tg) {
+void to_fp8(CudaStream stream, View2<const float> x_th, View2<uint8_t> code_th, const ScaleSteps& scale) {
   GH_CHECK(code_th.rows == x_th.rows && code_th.cols == x_th.cols);
-  GH_CHECK(scale_tg.rows == x_th.rows && scale_tg.cols == fp8_groups(x_th.cols));
   if (x_th.rows == 0 || x_th.cols == 0) return;
   const bool wide = packs_fit<kPerLane>(x_th) && packs_fit<kPerLane>(code_th);
   launch(wide ? to_fp8_kernel<true> : to_fp8_kernel<false>, group_grid(x_th.rows, x_th.cols), kThreads, 0,
-         stream, x_th, code_th, scale_tg);
+         stream, x_th, code_th, scale);
+}
+
+}  // namespace
+
+void to_fp8_cuda(CudaStream stream, View2<const float> x_th, View2<uint8_t> code_th, View2<float> scale_tg) {
+  GH_CHECK(scale_tg.rows == x_th.rows && scale_tg.cols == fp8_groups(x_th.cols));
+  to_fp8(stream, x_th, code_th, {scale_tg.data, scale_tg.stride, 1});
+}
+
+void to_fp8_columns_cuda(CudaStream stream, View2<const float> x_th, View2<uint8_t> code_th,
+                         View2<float> scale_gt) {
+  GH_CHECK(scale_gt.cols == x_th.rows && scale_gt.rows == fp8_groups(x_th.cols));
+  to_fp8(stream, x_th, code_th, {scale_gt.data, 1, scale_gt.stride});
 }
 
 void from_fp8_cuda(CudaStream stream, View2<const uint8_t> code_th, View2<const float> scale_tg,

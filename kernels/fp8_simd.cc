@@ -22,16 +22,6 @@ GH_INLINE void store_codes(uint8_t* p, Vu code, int64_t n) {
     if (i < n) p[i] = b[i];
 }
 
-GH_INLINE Vu load_codes(const uint8_t* p, int64_t n) {
-  Vb b{};
-  if (n >= kLanes)
-    b = *reinterpret_cast<const VbLoose*>(p);
-  else
-    for (int i = 0; i < kLanes; ++i)
-      if (i < n) b[i] = p[i];
-  return __builtin_convertvector(b, Vu);
-}
-
 GH_INLINE Vf load_some(const float* p, int64_t n) { return n >= kLanes ? load(p) : load_n(p, n); }
 
 // Infinity and NaN have all exponent bits set.
@@ -48,17 +38,6 @@ GH_INLINE Vu to_e4m3(Vf x, Vf inverse) {
   const Vu is_denormal = mask(magnitude < splat(0x1p-6f));
   const Vu code = (denormal & is_denormal) | (normal & ~is_denormal);
   return (code & finite) | (splat_u(0x7f) & ~finite) | ((bits >> 24) & 0x80u);
-}
-
-GH_INLINE Vf from_e4m3(Vu code) {
-  const Vu magnitude = code & 0x7fu;
-  const Vu normal = (magnitude << 20) + ((127u - 7u) << 23);
-  const Vu denormal =
-      vf_to_bits(__builtin_convertvector(reinterpret_cast<Vi>(magnitude), Vf) * splat(0x1p-9f));
-  const Vu is_denormal = mask(magnitude < 8u);
-  const Vu is_nan = mask(magnitude == 0x7fu);
-  const Vu value = (denormal & is_denormal) | (normal & ~is_denormal & ~is_nan) | (0x7fc00000u & is_nan);
-  return bits_to_vf(value | ((code & 0x80u) << 24));
 }
 
 }  // namespace
@@ -79,13 +58,12 @@ float to_fp8_group(const float* x, int64_t n, uint8_t* code) {
 }
 
 void from_fp8_group(const uint8_t* code, float scale, int64_t n, float* x) {
-  const Vf scales = splat(scale);
+  const Vf scales = splat(scale / kE4m3Unit);
   for (int64_t i = 0; i < n; i += kLanes) {
-    const Vf value = from_e4m3(load_codes(code + i, n - i)) * scales;
     if (n - i >= kLanes)
-      store(x + i, value);
+      store(x + i, load_e4m3(code + i) * scales);
     else
-      store_n(x + i, value, n - i);
+      store_n(x + i, load_e4m3_n(code + i, n - i) * scales, n - i);
   }
 }
 

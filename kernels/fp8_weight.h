@@ -11,9 +11,6 @@
 
 namespace guildhall {
 
-inline constexpr int64_t kFp8BlockSize = 128;
-constexpr int64_t fp8_blocks(int64_t n) { return (n + kFp8BlockSize - 1) / kFp8BlockSize; }
-
 // w_nk[n,k] = bf16(code_nk[n,k] * scale_bb[n/128, k/128]), to nearest even; a NaN keeps its sign. scale_bb is
 // [fp8_blocks(N), fp8_blocks(K)].
 void dequantize_fp8_weight_ref(View2<const uint8_t> code_nk, View2<const float> scale_bb, View2<bf16> w_nk);

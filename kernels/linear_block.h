@@ -10,8 +10,11 @@ namespace guildhall {
 struct LinearBlock {
   const float* x = nullptr;  // [num_t, k]
   int64_t x_stride = 0;
-  const void* w = nullptr;  // [num_n, k], rows contiguous
-  bool w_is_bf16 = false;
+  const void* w = nullptr;    // [num_n, k], rows contiguous
+  int64_t element_bytes = 4;  // of w: 4 f32, 2 bf16, 1 e4m3
+  // e4m3 only: one factor per 128x128, of the block that w's row 0 is row `scale_row` of (< 128), and on.
+  const float* scale = nullptr;
+  int64_t scale_stride = 0, scale_row = 0;
   const float* bias = nullptr;  // [num_n] or null
   bool accumulate = false;
   float* y = nullptr;  // [num_t, num_n]
@@ -19,6 +22,8 @@ struct LinearBlock {
   int64_t num_t = 0, num_n = 0, k = 0;
   float* scratch = nullptr;  // kLinearScratchFloats floats of this thread's, 64-byte aligned
 };
+
+inline constexpr int64_t kScaleBlock = 128;  // kFp8BlockSize
 
 // Rows of x and of W that one packed block holds, and the elements of K at a time.
 // Packed W (fp32) kBlockN x kBlockK = 264 KiB and the accumulators of kBlockT x kBlockN elements (16 lanes

@@ -6,6 +6,7 @@
 #include "kernels/cuda/bf16_rows.h"
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/few_rows.cuh"
+#include "kernels/cuda/fp8_products.h"
 #include "kernels/linear.h"
 
 namespace guildhall {
@@ -20,32 +21,33 @@ struct HeadsLinear {
   bool accumulate;
 };
 
-template <bool kAligned>
+template <class W, bool kAligned>
 __global__ void __launch_bounds__(kMostThreads) few_rows_kernel(HeadsLinear l) {
   const int64_t head = blockIdx.y, num_n = l.y_thn.dim2;
-  const FewRows<1> f = {.w = {static_cast<const bf16*>(l.w_hnk.row(head * num_n))},
-                        .num_n = num_n,
-                        .num_k = l.w_hnk.cols,
-                        .n = int64_t{blockIdx.x} * kTileN,
-                        .x = l.x_thk.at(0, head),
-                        .x_stride = l.x_thk.stride0,
-                        .num_t = l.x_thk.dim0};
-  few_rows<1, 1, kAligned>(f, [&](int i, int t, const float(&sum)[1]) {
+  const FewRows<W, 1> f = {.w = {FewRowsMatrix<W>(l.w_hnk.sub_rows(head * num_n, num_n))},
+                           .num_n = num_n,
+                           .num_k = l.w_hnk.cols,
+                           .n = int64_t{blockIdx.x} * kTileN,
+                           .x = l.x_thk.at(0, head),
+                           .x_stride = l.x_thk.stride0,
+                           .num_t = l.x_thk.dim0};
+  few_rows<W, 1, 1, kAligned>(f, [&](int i, int t, const float(&sum)[1]) {
     const int64_t n = f.n + i;
     float* y = l.y_thn.at(t, head) + n;
     *y = (l.accumulate ? *y : 0.0f) + (l.bias_n == nullptr ? 0.0f : l.bias_n[n]) + sum[0];
   });
 }
 
+template <class W>
 void run_few_rows(CudaStream stream, const HeadsLinear& l) {
   const int64_t num_k = l.w_hnk.cols;
-  const bool aligned = aligned16(l.w_hnk.data) && num_k % 8 == 0 && aligned16(l.x_thk.data) &&
+  const bool aligned = aligned16(l.w_hnk.data) && num_k % kPieceK<W> == 0 && aligned16(l.x_thk.data) &&
                        l.x_thk.stride0 % 4 == 0 && l.x_thk.stride1 % 4 == 0;
-  const int warps = warps_for(num_k);
+  const int warps = warps_for<W>(num_k);
   const dim3 grid(static_cast<unsigned>((l.y_thn.dim2 + kTileN - 1) / kTileN),
                   static_cast<unsigned>(l.x_thk.dim1));
-  launch(aligned ? few_rows_kernel<true> : few_rows_kernel<false>, grid, static_cast<unsigned>(warps * kWarp),
-         few_rows_shared_bytes<1, 1>(warps), stream, l);
+  launch(aligned ? few_rows_kernel<W, true> : few_rows_kernel<W, false>, grid,
+         static_cast<unsigned>(warps * kWarp), few_rows_shared_bytes<1, 1>(warps), stream, l);
 }
 
 // y = bias or y += bias, in every row.
@@ -84,9 +86,19 @@ void run_library(Blas& blas, const HeadsLinear& l) {
   blas.multiply(product);
 }
 
+void run_fp8(Blas& blas, const HeadsLinear& l) {
+  const View2<const float> x_tk(l.x_thk.data, l.x_thk.dim0, l.x_thk.dim2, l.x_thk.stride0);
+  std::byte* const memory = blas.scratch(fp8_products_bytes(x_tk.rows, x_tk.cols, l.w_hnk.rows));
+  Fp8Products(blas, x_tk, l.w_hnk, memory)
+      .multiply(l.w_hnk, l.accumulate, {l.y_thn.data, x_tk.rows, l.w_hnk.rows, l.y_thn.stride0});
+}
+
 void run_linear(Blas& blas, const HeadsLinear& l) {
   if (l.x_thk.dim0 == 0 || l.x_thk.dim1 == 0 || l.y_thn.dim2 == 0) return;
-  if (l.w_hnk.dtype == DType::bf16 && l.x_thk.dim0 <= kFewRows) return run_few_rows(blas.stream(), l);
+  if (l.x_thk.dim0 <= kFewRows) {
+    if (l.w_hnk.dtype == DType::bf16) return run_few_rows<bf16>(blas.stream(), l);
+    if (l.w_hnk.dtype == DType::e4m3) return run_few_rows<uint8_t>(blas.stream(), l);
+  }
   HeadsLinear rest = l;
   if (l.bias_n != nullptr) {
     GH_CHECK(l.x_thk.dim1 == 1);
@@ -96,7 +108,10 @@ void run_linear(Blas& blas, const HeadsLinear& l) {
            View2<float>(l.y_thn.data, l.y_thn.dim0, l.y_thn.dim2, l.y_thn.stride0));
     rest.accumulate = true;
   }
-  run_library(blas, rest);
+  if (l.w_hnk.dtype == DType::e4m3)
+    run_fp8(blas, rest);
+  else
+    run_library(blas, rest);
 }
 
 }  // namespace
@@ -114,7 +129,7 @@ void linear_cuda(Blas& blas, View2<const float> x_tk, WeightView w_nk, const Lin
 
 void linear_heads_cuda(Blas& blas, View3<const float> x_thk, WeightView w_hnk, View3<float> y_thn) {
   GH_CHECK(y_thn.dim0 == x_thk.dim0 && y_thn.dim1 == x_thk.dim1 && x_thk.dim2 == w_hnk.cols);
-  GH_CHECK(w_hnk.rows == x_thk.dim1 * y_thn.dim2);
+  GH_CHECK(w_hnk.rows == x_thk.dim1 * y_thn.dim2 && w_hnk.dtype != DType::e4m3);
   run_linear(blas, {.x_thk = x_thk, .w_hnk = w_hnk, .y_thn = y_thn, .bias_n = nullptr, .accumulate = false});
 }
 

@@ -53,11 +53,22 @@ Ahead ahead_at(const LinearBlock& b, int64_t n, int64_t k) {
           static_cast<int64_t>(sizeof(W))};
 }
 
+// Of rows [n, n + NR) of W.
+template <int NR, class W>
+Factors<W, NR> factors_at(const LinearBlock& b, int64_t n) {
+  Factors<W, NR> factors;
+  if constexpr (sizeof(W) == 1) {
+    for (int i = 0; i < NR; ++i)
+      factors.scale_n[i] = b.scale + (b.scale_row + n + i) / kScaleBlock * b.scale_stride;
+  }
+  return factors;
+}
+
 template <bool kPrefetch, int TR, int NR, class W>
 void direct_tile(const LinearBlock& b, int64_t t, int64_t n) {
   Accumulators<TR, NR> acc{};
   accumulate_tile<kPrefetch>(b.x + t * b.x_stride, b.x_stride, weight_at<W>(b, n, 0), b.k, b.k,
-                             ahead_at<W>(b, n + NR, 0), acc);
+                             factors_at<NR, W>(b, n), ahead_at<W>(b, n + NR, 0), acc);
   finish_tile(acc, output_at(b, t, n));
 }
 
@@ -88,9 +99,16 @@ void pack(const LinearBlock& b, int64_t n, int64_t num_n, int64_t k, int64_t num
   for (int64_t i = 0; i < num_n; ++i) {
     const W* w = weight_at<W>(b, n + i, k);
     float* out = packed + i * kPackedStride;
+    Factors<W, 1> factors = factors_at<1, W>(b, n + i);
     int64_t j = 0;
-    for (; j + kLanes <= num_k; j += kLanes) store(out + j, load_w(w + j));
-    if (j < num_k) store_n(out + j, load_w_n(w + j, num_k - j), num_k - j);
+    while (j + kLanes <= num_k) {
+      factors.move_to(k + j);
+      const int64_t end = at_most(num_k, j + kScaleBlock);
+      for (; j + kLanes <= end; j += kLanes) store(out + j, factors.apply(0, load_w(w + j)));
+    }
+    if (j == num_k) continue;
+    factors.move_to(k + j);
+    store_n(out + j, factors.apply(0, load_w_n(w + j, num_k - j)), num_k - j);
   }
 }
 
@@ -111,7 +129,7 @@ void packed_tile(const Share& s, const Output& out) {
   if (!s.first)
 #pragma GCC unroll 64
     for (int i = 0; i < TR * NR; ++i) acc.v[i / NR][i % NR] = load(s.acc_memory + i * kLanes);
-  accumulate_tile<kPrefetch>(s.x, s.x_stride, s.w, kPackedStride, s.k, s.ahead, acc);
+  accumulate_tile<kPrefetch>(s.x, s.x_stride, s.w, kPackedStride, s.k, Factors<float, NR>{}, s.ahead, acc);
   if (s.last) {
     finish_tile(acc, out);
     return;
@@ -203,7 +221,9 @@ void block(const LinearBlock& b) {
 }  // namespace
 
 void linear_block(const LinearBlock& b) {
-  if (b.w_is_bf16)
+  if (b.element_bytes == 1)
+    block<uint8_t>(b);
+  else if (b.element_bytes == 2)
     block<uint16_t>(b);
   else
     block<float>(b);

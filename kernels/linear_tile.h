@@ -1,13 +1,15 @@
 // linear_tile.h: the register tile of linear: TR rows of x against NR rows of W.
 // Row rule: lane j of element (t,n)'s one vector accumulator adds x[t,k] W[n,k] for k = j, j + lanes, ... in
-// order, by fma from zero; past the end of K it adds 0 * 0; then the lanes are summed by halves. Every tile
-// shape, blocking and element type does exactly that, so none of them shows in the bits.
+// order, by fma from zero (e4m3: W is the fp32 product of code and scale); past the end of K it adds 0 * 0;
+// then the lanes are summed by halves. Every tile shape, blocking and element type does exactly that, so none
+// of them shows in the bits.
 //
 // bf16 weights are widened and multiplied in fp32, with AVX512-BF16 too: its dot product would need x split
 // in two bf16 halves to keep x's precision, flushes denormals, and measured 27 products/ns that way against
 // 109 for fma (Xeon with both, 2.3 GHz).
 #pragma once
 
+#include "kernels/linear_block.h"
 #include "kernels/simd.h"
 
 namespace guildhall::GH_ISA_NS {
@@ -25,8 +27,28 @@ constexpr int kTileT = 2;
 
 GH_INLINE Vf load_w(const float* p) { return load(p); }
 GH_INLINE Vf load_w(const uint16_t* p) { return load_bf16(p); }
+GH_INLINE Vf load_w(const uint8_t* p) { return load_e4m3(p); }
 GH_INLINE Vf load_w_n(const float* p, int64_t n) { return load_n(p, n); }
 GH_INLINE Vf load_w_n(const uint16_t* p, int64_t n) { return load_bf16_n(p, n); }
+GH_INLINE Vf load_w_n(const uint8_t* p, int64_t n) { return load_e4m3_n(p, n); }
+
+// What NR rows' loaded elements are multiplied by: nothing, or for e4m3 a factor per block of k.
+template <class W, int NR>
+struct Factors {
+  __attribute__((always_inline)) void move_to(int64_t) {}
+  __attribute__((always_inline)) Vf apply(int, Vf w) const { return w; }
+};
+template <int NR>
+struct Factors<uint8_t, NR> {
+  const float* scale_n[NR];  // each row's, from k = 0 on
+  Vf now[NR];
+
+  __attribute__((always_inline)) void move_to(int64_t k) {
+#pragma GCC unroll 8
+    for (int n = 0; n < NR; ++n) now[n] = splat(scale_n[n][k / kScaleBlock] / kE4m3Unit);
+  }
+  __attribute__((always_inline)) Vf apply(int n, Vf w) const { return w * now[n]; }
+};
 
 template <int TR, int NR>
 struct Accumulators {
@@ -51,19 +73,21 @@ struct Ahead {
 // Adds the products of k elements. (Prefetching is a template parameter: a test in the loop costs a tenth.)
 template <bool kPrefetch, int TR, int NR, class W>
 GH_INLINE void accumulate_tile(const float* x, int64_t x_stride, const W* w, int64_t w_stride, int64_t k,
-                               const Ahead& ahead, Accumulators<TR, NR>& acc) {
+                               Factors<W, NR> factors, const Ahead& ahead, Accumulators<TR, NR>& acc) {
   constexpr int64_t kPerLine = 64 / static_cast<int64_t>(sizeof(W));
+  static_assert(kScaleBlock % kPerLine == 0);
   int64_t i = 0;
   for (; i + kPerLine <= k; i += kPerLine) {
     if constexpr (kPrefetch)
 #pragma GCC unroll 8
       for (int n = 0; n < NR; ++n)
         __builtin_prefetch(ahead.p + n * ahead.row_bytes + i * ahead.element_bytes, 0, 2);
+    factors.move_to(i);
 #pragma GCC unroll 8
     for (int64_t j = i; j < i + kPerLine; j += kLanes) {
       Vf wv[NR], xv[TR];
 #pragma GCC unroll 8
-      for (int n = 0; n < NR; ++n) wv[n] = load_w(w + n * w_stride + j);
+      for (int n = 0; n < NR; ++n) wv[n] = factors.apply(n, load_w(w + n * w_stride + j));
 #pragma GCC unroll 8
       for (int t = 0; t < TR; ++t) xv[t] = load(x + t * x_stride + j);
       step<TR, NR>(xv, wv, acc);
@@ -71,9 +95,10 @@ GH_INLINE void accumulate_tile(const float* x, int64_t x_stride, const W* w, int
   }
   for (; i < k; i += kLanes) {
     const int64_t left = k - i < kLanes ? k - i : kLanes;
+    factors.move_to(i);
     Vf wv[NR], xv[TR];
 #pragma GCC unroll 8
-    for (int n = 0; n < NR; ++n) wv[n] = load_w_n(w + n * w_stride + i, left);
+    for (int n = 0; n < NR; ++n) wv[n] = factors.apply(n, load_w_n(w + n * w_stride + i, left));
 #pragma GCC unroll 8
     for (int t = 0; t < TR; ++t) xv[t] = load_n(x + t * x_stride + i, left);
     step<TR, NR>(xv, wv, acc);

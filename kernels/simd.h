@@ -115,6 +115,67 @@ GH_INLINE void store_bf16_n(uint16_t* p, Vf v, int64_t n) {
 #endif
 }
 
+// e4m3 codes (fp8.h) as their values times 2^-8, exact: seen as a half, whose exponent has one bit more, a
+// code is just that, denormals too; only its NaN is none. Whoever multiplies by a scale takes 256 of it.
+constexpr float kE4m3Unit = 0x1p-8f;
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+GH_INLINE Vf e4m3_to_vf(__m128i codes) {
+  const __m256i shifted = _mm256_slli_epi16(_mm256_cvtepi8_epi16(codes), 7);
+  const __m256i half = _mm256_and_si256(shifted, _mm256_set1_epi16(static_cast<int16_t>(0xbf80)));
+  const __m256i magnitude = _mm256_and_si256(half, _mm256_set1_epi16(0x3f80));
+  const __m256i is_nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x3f80));
+  const __m256i to_nan = _mm256_and_si256(is_nan, _mm256_set1_epi16(0x3f80 ^ 0x7e00));
+  return reinterpret_cast<Vf>(_mm512_maskz_cvtph_ps(0xffff, _mm256_xor_si256(half, to_nan)));
+}
+GH_INLINE Vf load_e4m3(const uint8_t* p) {
+  return e4m3_to_vf(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+GH_INLINE Vf load_e4m3_n(const uint8_t* p, int64_t n) {
+  return e4m3_to_vf(_mm_maskz_loadu_epi8(static_cast<__mmask16>((1u << n) - 1), p));
+}
+#else
+GH_INLINE Vf e4m3_to_vf(__m128i codes) {
+  const __m128i shifted = _mm_slli_epi16(_mm_cvtepi8_epi16(codes), 7);
+  const __m128i half = _mm_and_si128(shifted, _mm_set1_epi16(static_cast<int16_t>(0xbf80)));
+  const __m128i magnitude = _mm_and_si128(half, _mm_set1_epi16(0x3f80));
+  const __m128i is_nan = _mm_cmpeq_epi16(magnitude, _mm_set1_epi16(0x3f80));
+  const __m128i to_nan = _mm_and_si128(is_nan, _mm_set1_epi16(0x3f80 ^ 0x7e00));
+  return reinterpret_cast<Vf>(_mm256_cvtph_ps(_mm_xor_si128(half, to_nan)));
+}
+GH_INLINE Vf load_e4m3(const uint8_t* p) {
+  return e4m3_to_vf(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+}
+GH_INLINE Vf load_e4m3_n(const uint8_t* p, int64_t n) {
+  alignas(16) uint8_t codes[16] = {};
+  for (int i = 0; i < kLanes; ++i)
+    if (i < n) codes[i] = p[i];
+  return e4m3_to_vf(_mm_load_si128(reinterpret_cast<const __m128i*>(codes)));
+}
+#endif
+#else
+typedef uint8_t Vb __attribute__((vector_size(kLanes)));  // kLanes codes
+typedef uint8_t VbLoose __attribute__((vector_size(kLanes), aligned(1), may_alias));
+GH_INLINE Vf e4m3_to_vf(Vb codes) {
+  const Vu code = __builtin_convertvector(codes, Vu);
+  const Vu magnitude = code & 0x7fu;
+  const Vu normal = (magnitude << 20) + ((127u - 7u - 8u) << 23);
+  const Vu denormal =
+      vf_to_bits(__builtin_convertvector(reinterpret_cast<Vi>(magnitude), Vf) * splat(0x1p-17f));
+  const Vu is_denormal = reinterpret_cast<Vu>(magnitude < 8u);
+  const Vu is_nan = reinterpret_cast<Vu>(magnitude == 0x7fu);
+  const Vu value = (denormal & is_denormal) | (normal & ~is_denormal & ~is_nan) | (0x7fc00000u & is_nan);
+  return bits_to_vf(value | ((code & 0x80u) << 24));
+}
+GH_INLINE Vf load_e4m3(const uint8_t* p) { return e4m3_to_vf(*reinterpret_cast<const VbLoose*>(p)); }
+GH_INLINE Vf load_e4m3_n(const uint8_t* p, int64_t n) {
+  Vb b{};
+  for (int i = 0; i < kLanes; ++i)
+    if (i < n) b[i] = p[i];
+  return e4m3_to_vf(b);
+}
+#endif
+
 // a * b + c.
 GH_INLINE Vf fma(Vf a, Vf b, Vf c) {
 #if defined(__AVX512F__)

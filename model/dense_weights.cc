@@ -114,7 +114,7 @@ Result<void> plan_layer(LoadPlan& plan, const ModelSpec& spec, const ModelShard&
 
 Result<void> plan_lm_head(LoadPlan& plan, const ModelSpec& spec, const ModelShard& shard, WeightView* out) {
   Result<void> planned =
-      plan.add_matrix(out, "lm_head.weight", spec.vocab_size, spec.hidden, {.rows = shard.vocab});
+      plan.add_plain_matrix(out, "lm_head.weight", spec.vocab_size, spec.hidden, {.rows = shard.vocab});
   if (planned.has_error() && planned.error().code == Code::not_found) {
     return Status{
         Code::not_found,
@@ -136,8 +136,8 @@ DenseWeights::~DenseWeights() = default;
 int64_t DenseWeights::bytes() const { return storage_->arena.bytes(); }
 
 Result<void> DenseWeights::plan(LoadPlan& plan, const ModelSpec& spec, const ModelShard& shard) {
-  GH_TRY(plan.add_matrix(&embed_vh, "model.embed_tokens.weight", spec.vocab_size, spec.hidden,
-                         {.rows = shard.vocab}));
+  GH_TRY(plan.add_plain_matrix(&embed_vh, "model.embed_tokens.weight", spec.vocab_size, spec.hidden,
+                               {.rows = shard.vocab}));
   layers.resize(static_cast<size_t>(spec.num_layers));
   for (size_t layer = 0; layer < layers.size(); ++layer)
     GH_TRY(plan_layer(plan, spec, shard, layer, layers[layer]));
@@ -158,18 +158,18 @@ Result<std::unique_ptr<DenseWeights>> DenseWeights::load(const std::filesystem::
                                                          DeviceMemory& device) {
   GH_ASSIGN(const std::unique_ptr<TensorSource> source, open_tensor_source(dir, spec, mode));
   std::unique_ptr<DenseWeights> weights(new DenseWeights());
-  LoadPlan plan(*source);
+  LoadPlan plan(*source, device);
   GH_TRY(weights->plan(plan, spec, shard));
-  GH_ASSIGN(weights->storage_->arena, plan.run(progress, device));
+  GH_ASSIGN(weights->storage_->arena, plan.run(progress));
   if (spec.tie_embeddings) weights->lm_head_vh = weights->embed_vh;
   return weights;
 }
 
 Result<int64_t> DenseWeights::bytes_needed(const std::filesystem::path& dir, const ModelSpec& spec,
-                                           const ModelShard& shard, LoadMode mode) {
+                                           const ModelShard& shard, LoadMode mode, DeviceMemory& device) {
   GH_ASSIGN(const std::unique_ptr<TensorSource> source, open_tensor_source(dir, spec, mode));
   DenseWeights weights;
-  LoadPlan plan(*source);
+  LoadPlan plan(*source, device);
   GH_TRY(weights.plan(plan, spec, shard));
   return plan.bytes();
 }

@@ -76,7 +76,7 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::load(
   for (const std::vector<int32_t>& experts : experts_of_layer) count += experts.size();
   storage.experts.resize(count);
 
-  LoadPlan plan(*source);
+  LoadPlan plan(*source, device);
   int32_t next = 0;
   for (size_t layer = 0; layer < experts_of_layer.size(); ++layer) {
     if (!spec.is_moe_layer[layer]) continue;
@@ -86,12 +86,17 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::load(
       storage.index_le[layer][static_cast<size_t>(expert)] = next++;
     }
   }
-  GH_ASSIGN(storage.arena, plan.run(progress, device));
+  GH_ASSIGN(storage.arena, plan.run(progress));
   return store;
 }
 
 int64_t expert_bytes(const ModelSpec& spec) {
-  return 3 * align_weight(spec.moe.expert_width * spec.hidden * dtype_bytes(spec.weight_dtype));
+  const auto matrix_bytes = [&](int64_t rows, int64_t cols) {
+    return spec.fp8_weights ? fp8_matrix_bytes(rows, cols)
+                            : align_weight(rows * cols * dtype_bytes(spec.weight_dtype));
+  };
+  const int64_t width = spec.moe.expert_width, hidden = spec.hidden;
+  return 2 * matrix_bytes(width, hidden) + matrix_bytes(hidden, width);
 }
 
 }  // namespace guildhall

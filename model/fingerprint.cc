@@ -29,7 +29,8 @@ uint64_t fingerprint(const ModelSpec& spec) {
   hash.add(spec.model_type);
   for (const int64_t value :
        {spec.hidden, spec.num_layers, spec.vocab_size, spec.dense_width, spec.moe.num_experts, spec.moe.top_k,
-        spec.moe.expert_width, spec.moe.shared_width, static_cast<int64_t>(spec.weight_dtype)})
+        spec.moe.expert_width, spec.moe.shared_width, static_cast<int64_t>(spec.weight_dtype),
+        static_cast<int64_t>(spec.fp8_weights)})
     hash.add(value);
   for (const bool moe : spec.is_moe_layer) hash.add(static_cast<int64_t>(moe));
   return hash.value();

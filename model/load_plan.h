@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <variant>
@@ -39,55 +40,85 @@ struct KvUpRequest {
   WeightView* v_up_hdr = nullptr;  // per head [dv, rank]
 };
 
+// What a matrix of e4m3 codes takes in an arena, with its scales.
+int64_t fp8_matrix_bytes(int64_t rows, int64_t cols);
+
 class LoadPlan {
  public:
-  explicit LoadPlan(TensorSource& source) : source_(&source) {}
+  // The weights will be in the memory of `device`.
+  LoadPlan(TensorSource& source, DeviceMemory& device) : source_(&source), device_(&device) {}
 
-  // All of one dtype: bf16 when every tensor is, else f32.
+  // All of one dtype: e4m3 when every tensor is and parts begin, and meet in their stack, between blocks;
+  // bf16 when every tensor is; else f32.
   Result<void> add_matrices(std::span<const MatrixRequest> requests);
   Result<void> add_matrix(WeightView* out, std::string name, int64_t rows, int64_t cols,
                           const TensorPart& part = {});
+  // bf16 or f32: of codes, f32.
+  Result<void> add_plain_matrix(WeightView* out, std::string name, int64_t rows, int64_t cols,
+                                const TensorPart& part = {});
   Result<void> add_f32_matrix(WeightView* out, std::string name, int64_t rows, int64_t cols);
   Result<void> add_vector(std::span<const float>* out, std::string name, int64_t size, DummyFill fill,
                           IndexRange part = {});
+  // Of codes: f32, which is exact, on the host; bf16 on a device, whose kernels of few rows it serves.
   Result<void> add_kv_up(const KvUpRequest& request);
 
   int64_t bytes() const { return arena_bytes_; }  // that run() allocates
-  // Allocates, fills, and sets every `out`, which is in the memory of `device`. Code::cancelled when
-  // progress.cancel was set.
-  Result<Arena> run(LoadProgress& progress, DeviceMemory& device);
+  // Allocates, fills, and sets every `out`. Code::cancelled when progress.cancel was set.
+  Result<Arena> run(LoadProgress& progress);
 
  private:
-  // A [rows, cols] part of a source tensor and where it goes in its item.
-  struct Piece {
+  // A whole tensor [rows, cols]; of codes, with its scales [fp8_blocks(rows), fp8_blocks(cols)].
+  struct Source {
+    std::string name;
     SourceTensor tensor;
-    int64_t source_element = 0, target_element = 0;
+    std::optional<SourceTensor> scales;
     int64_t rows = 0, cols = 0;
+  };
+  // A part of a tensor and where it goes in its item.
+  struct Piece {
+    Source source;
+    int64_t first_row = 0, first_col = 0;
+    int64_t rows = 0, cols = 0;
+    int64_t target_element = 0;
     bool transpose = false;
-    int64_t source_stride = 0;  // from one row of it to the next in the tensor; 0: cols
+    bool between_blocks = true;  // of codes: it begins where a block does, in the tensor and in its item
+  };
+  struct ScalesOf {
+    WeightView* matrix = nullptr;
   };
   struct Item {
-    std::variant<WeightView*, std::span<const float>*> out;
+    std::variant<WeightView*, std::span<const float>*, ScalesOf> out;
     DType dtype = DType::f32;
     int64_t rows = 0, cols = 0;
     int64_t arena_offset = 0;
     std::vector<Piece> pieces;
   };
 
+  Result<Source> find_matrix(std::string name, int64_t rows, int64_t cols, DummyFill fill);
+  Result<Item> plan_item(const MatrixRequest& request, DummyFill fill);
+  // What a tensor becomes where codes cannot stay.
+  static DType plain_dtype(const Source& source);
+  DType common_dtype(std::span<const Item> items) const;
   void push(Item item);
-  Result<MemoryBlock> staging(const DeviceMemory& device) const;
+  Result<MemoryBlock> staging() const;
   Result<void> fill(const Item& item, std::byte* base, LoadProgress& progress);
   Result<void> copy(const Piece& piece, DType dtype, std::byte* target, LoadProgress& progress);
   Result<void> copy_transposed(const Piece& piece, DType dtype, std::byte* target, LoadProgress& progress);
-  Result<void> read_chunk(const Piece& piece, int64_t first, int64_t count, DType dtype, std::byte* target,
-                          LoadProgress& progress);
+  Result<void> read_rows(const Piece& piece, int64_t first, int64_t count, DType dtype, std::byte* target,
+                         LoadProgress& progress);
+  Result<void> dequantise(const Piece& piece, int64_t first, int64_t count, DType dtype, std::byte* target);
+  Result<void> copy_scales(const Piece& piece, int64_t stride, float* target);
+  Result<std::span<const float>> read_scales(const Source& source);
 
   TensorSource* source_;
+  DeviceMemory* device_;
   std::vector<Item> items_;
   int64_t arena_bytes_ = 0;
   int64_t source_bytes_ = 0;
   std::vector<std::byte> scratch_;      // a chunk as stored
   std::vector<std::byte> transposing_;  // a piece before its transposition
+  std::vector<float> scales_, row_;     // of the source read last; a row being dequantised
+  std::optional<size_t> scales_id_;     // whose tensor scales_ holds
 };
 
 }  // namespace guildhall

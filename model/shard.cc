@@ -8,8 +8,12 @@ namespace guildhall {
 namespace {
 
 // Columns and vocabulary are divided at multiples of this where there are enough: 32 bytes of bf16, and the
-// depth of a tensor core's tile.
+// depth of a tensor core's tile. Of fp8 at blocks, so that they stay whole.
 constexpr int64_t kColumnUnit = 16;
+
+int64_t column_unit(const ModelSpec& spec, int64_t width, int num_ranks) {
+  return spec.fp8_weights && width >= kFp8BlockSize * num_ranks ? kFp8BlockSize : kColumnUnit;
+}
 
 IndexRange part_of(int64_t size, int num_parts, int part, int64_t unit = 1) {
   if (size < unit * num_parts) unit = 1;
@@ -45,8 +49,10 @@ ModelShard divide(const ModelSpec& spec, int rank, int num_ranks) {
     shard.heads = part_of(mla.num_heads, num_ranks, rank);
     mla.num_heads = shard.heads.size();
   }
-  shard.dense_columns = part_of(spec.dense_width, num_ranks, rank, kColumnUnit);
-  shard.shared_columns = part_of(spec.moe.shared_width, num_ranks, rank, kColumnUnit);
+  shard.dense_columns =
+      part_of(spec.dense_width, num_ranks, rank, column_unit(spec, spec.dense_width, num_ranks));
+  shard.shared_columns =
+      part_of(spec.moe.shared_width, num_ranks, rank, column_unit(spec, spec.moe.shared_width, num_ranks));
   shard.vocab = part_of(spec.vocab_size, num_ranks, rank, kColumnUnit);
   shard.spec.dense_width = shard.dense_columns.size();
   shard.spec.moe.shared_width = shard.shared_columns.size();

@@ -44,19 +44,33 @@ Result<DType> read_weight_dtype(const JsonObject& config) {
   return name == "bfloat16" || name == "auto" ? DType::bf16 : DType::f32;
 }
 
-Result<void> refuse_quantized(const JsonObject& config) {
+// quantization_config: block-scaled fp8 as DeepSeek-V3 publishes it, and nothing else.
+Result<void> read_quantization(const JsonObject& config, ModelSpec& spec) {
   GH_ASSIGN(const std::optional<JsonObject> block, config.object("quantization_config"));
   if (!block) return {};
   GH_ASSIGN(const std::string method, block->text_or("quant_method", "unnamed"));
-  return config.error(
-      Code::unsupported, "quantization_config",
-      fmt::format("quantised checkpoints (here: {}) are not supported yet; use one with bfloat16, "
-                  "float16 or float32 weights",
-                  method));
+  if (method != "fp8")
+    return config.error(
+        Code::unsupported, "quantization_config",
+        fmt::format("quant_method '{}' is not supported (known: fp8); use a checkpoint with bfloat16, "
+                    "float16, float32 or block-scaled fp8 weights",
+                    method));
+  GH_TRY(read_choice(*block, "fmt", {"e4m3"}));
+  GH_TRY(read_choice(*block, "activation_scheme", {"dynamic"}));
+  GH_TRY(
+      read_choice(*block, "scale_fmt", {"float", "ue8m0"}));  // of activations; either way weights' are f32
+  GH_ASSIGN(const std::vector<int64_t> size, block->integers("weight_block_size", {1, 1 << 20}));
+  if (size != std::vector<int64_t>{kFp8BlockSize, kFp8BlockSize})
+    return block->error(
+        Code::unsupported, "weight_block_size",
+        fmt::format("[{}] is not supported (known: [128, 128], one scale per block of 128x128 weights)",
+                    fmt::join(size, ", ")));
+  spec.fp8_weights = true;
+  return {};
 }
 
 Result<void> read_common(const JsonObject& config, ModelSpec& spec) {
-  GH_TRY(refuse_quantized(config));
+  GH_TRY(read_quantization(config, spec));
   GH_TRY(read_choice(config, "hidden_act", {"silu"}));
   GH_ASSIGN(spec.hidden, config.integer("hidden_size", kHiddenRange));
   GH_ASSIGN(spec.num_layers, config.integer("num_hidden_layers", kLayersRange));

@@ -49,6 +49,9 @@ struct ModelSpec {
   float rms_eps = 1e-6f;
   bool tie_embeddings = false;
   DType weight_dtype = DType::bf16;  // of the checkpoint's matrices, as declared; tensors decide
+  // Linear layers are declared as e4m3 with a scale per 128x128 block (quantization_config); embeddings, the
+  // output layer, norms and gates stay in weight_dtype.
+  bool fp8_weights = false;
   std::variant<GqaSpec, MlaSpec> attention;
   RopeParams rope;
   RopePairing rope_pairing = RopePairing::half;

@@ -13,7 +13,8 @@ namespace {
 
 class CheckpointSource final : public TensorSource {
  public:
-  explicit CheckpointSource(std::unique_ptr<Checkpoint> checkpoint) : checkpoint_(std::move(checkpoint)) {}
+  CheckpointSource(std::unique_ptr<Checkpoint> checkpoint, bool fp8_weights)
+      : checkpoint_(std::move(checkpoint)), fp8_weights_(fp8_weights) {}
 
   Result<SourceTensor> find(std::string_view name, std::span<const int64_t> shape, DummyFill) override {
     GH_ASSIGN(const TensorRef ref, checkpoint_->find(name, shape));
@@ -23,9 +24,16 @@ class CheckpointSource final : public TensorSource {
       tensor.type = SourceType::bf16;
     } else if (dtype == "F16") {
       tensor.type = SourceType::f16;
+    } else if (dtype == "F8_E4M3") {
+      if (!fp8_weights_)
+        return Status{Code::unsupported,
+                      fmt::format("{}: tensor {} has dtype F8_E4M3, but config.json has no "
+                                  "quantization_config with quant_method fp8",
+                                  ref.file->path(), name)};
+      tensor.type = SourceType::e4m3;
     } else if (dtype != "F32") {
       return Status{Code::unsupported,
-                    fmt::format("{}: tensor {} has dtype {}, but weights must be BF16, F16 or F32",
+                    fmt::format("{}: tensor {} has dtype {}, but weights must be BF16, F16, F32 or F8_E4M3",
                                 ref.file->path(), name, dtype)};
     }
     refs_.push_back(ref);
@@ -39,6 +47,7 @@ class CheckpointSource final : public TensorSource {
 
  private:
   std::unique_ptr<Checkpoint> checkpoint_;
+  bool fp8_weights_;
   std::vector<TensorRef> refs_;
 };
 
@@ -51,30 +60,34 @@ uint64_t split_mix(uint64_t state) {
 
 // Random weights of magnitude in [2^-7, 2^-5), either sign; standard deviation 0.019, near the usual initial
 // one. Only the sign and the lowest exponent and mantissa bits are random, so a word of bits is a word of
-// weights.
+// weights. Codes of fp8 are in [2^-1, 2), their scales 2^-6.
 class DummySource final : public TensorSource {
  public:
-  explicit DummySource(DType matrix_dtype)
-      : matrix_type_(matrix_dtype == DType::f32 ? SourceType::f32 : SourceType::bf16) {}
+  explicit DummySource(const ModelSpec& spec)
+      : plain_type_(spec.weight_dtype == DType::f32 ? SourceType::f32 : SourceType::bf16),
+        matrix_type_(spec.fp8_weights ? SourceType::e4m3 : plain_type_) {}
 
   Result<SourceTensor> find(std::string_view name, std::span<const int64_t>, DummyFill fill) override {
     uint64_t seed = 0xcbf29ce484222325ULL;  // FNV-1a of the name
     for (const char c : name) seed = (seed ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
     tensors_.push_back({split_mix(seed), fill});
-    return SourceTensor{fill == DummyFill::random ? matrix_type_ : SourceType::f32, tensors_.size() - 1};
+    const SourceType type = fill == DummyFill::random  ? matrix_type_
+                            : fill == DummyFill::plain ? plain_type_
+                                                       : SourceType::f32;
+    return SourceTensor{type, tensors_.size() - 1};
   }
 
   Result<void> read(const SourceTensor& tensor, int64_t offset, std::span<std::byte> out) override {
     const Tensor& made = tensors_[tensor.id];
-    if (made.fill == DummyFill::random) {
-      const bool f32 = tensor.type == SourceType::f32;
+    if (made.fill == DummyFill::random || made.fill == DummyFill::plain) {
+      const WordBits bits = bits_of(tensor.type);
       fill_words(offset, out, [&](uint64_t word) {
-        const uint64_t bits = split_mix(made.seed + word * 0x9e3779b97f4a7c15ULL);
-        return f32 ? (bits & 0x80ffffff80ffffffULL) | 0x3c0000003c000000ULL
-                   : (bits & 0x80ff80ff80ff80ffULL) | 0x3c003c003c003c00ULL;
+        return (split_mix(made.seed + word * 0x9e3779b97f4a7c15ULL) & bits.random) | bits.set;
       });
     } else {
-      const uint64_t word = made.fill == DummyFill::ones ? 0x3f8000003f800000ULL : 0;
+      const uint64_t word = made.fill == DummyFill::ones     ? 0x3f8000003f800000ULL
+                            : made.fill == DummyFill::scales ? 0x3c8000003c800000ULL
+                                                             : 0;
       fill_words(offset, out, [&](uint64_t) { return word; });
     }
     return {};
@@ -85,6 +98,16 @@ class DummySource final : public TensorSource {
     uint64_t seed;
     DummyFill fill;
   };
+
+  // Of a word of weights: which bits are random, and which are set.
+  struct WordBits {
+    uint64_t random, set;
+  };
+  static WordBits bits_of(SourceType type) {
+    if (type == SourceType::f32) return {0x80ffffff80ffffffULL, 0x3c0000003c000000ULL};
+    if (type == SourceType::e4m3) return {0x8f8f8f8f8f8f8f8fULL, 0x3030303030303030ULL};
+    return {0x80ff80ff80ff80ffULL, 0x3c003c003c003c00ULL};
+  }
 
   // Writes bytes [offset, offset + out.size()) of the sequence of 8-byte words that `word_at` makes.
   template <class WordAt>
@@ -104,7 +127,7 @@ class DummySource final : public TensorSource {
     }
   }
 
-  SourceType matrix_type_;
+  SourceType plain_type_, matrix_type_;
   std::vector<Tensor> tensors_;
 };
 
@@ -112,9 +135,9 @@ class DummySource final : public TensorSource {
 
 Result<std::unique_ptr<TensorSource>> open_tensor_source(const std::filesystem::path& dir,
                                                          const ModelSpec& spec, LoadMode mode) {
-  if (mode == LoadMode::dummy) return std::unique_ptr<TensorSource>(new DummySource(spec.weight_dtype));
+  if (mode == LoadMode::dummy) return std::unique_ptr<TensorSource>(new DummySource(spec));
   GH_ASSIGN(std::unique_ptr<Checkpoint> checkpoint, Checkpoint::open(dir));
-  return std::unique_ptr<TensorSource>(new CheckpointSource(std::move(checkpoint)));
+  return std::unique_ptr<TensorSource>(new CheckpointSource(std::move(checkpoint), spec.fp8_weights));
 }
 
 }  // namespace guildhall

@@ -1,5 +1,7 @@
-// weights.h: a model's weights as typed views, and their loading. The router holds DenseWeights (everything
-// but the routed experts); an expert worker holds an ExpertStore with the experts it was given.
+// weights.h: a model's weights as typed views, and their loading. Of an fp8 checkpoint (F8_E4M3 tensors with
+// NAME_scale_inv; DeepSeek-V3 Technical Report, 3.3) linear layers stay codes and scales; kv_b is
+// dequantised. The router holds DenseWeights (everything but the routed experts); an expert worker holds an
+// ExpertStore with the experts it was given.
 #pragma once
 
 #include <atomic>
@@ -83,7 +85,8 @@ class DenseWeights {
                                                     LoadProgress& progress, DeviceMemory& device);
   // Bytes that load() would take, from the files' headers.
   static Result<int64_t> bytes_needed(const std::filesystem::path& dir, const ModelSpec& spec,
-                                      const ModelShard& shard, LoadMode mode);
+                                      const ModelShard& shard, LoadMode mode,
+                                      DeviceMemory& device = host_memory());
   ~DenseWeights();
   WeightView embed_vh;                // [V,hid], of a shard its rows
   WeightView lm_head_vh;              // == embed_vh when tied

@@ -17,6 +17,9 @@ namespace guildhall {
 
 // y[T,N] = x[T,K] w[N,K]ᵀ (+ y); x and w of one type, y and the sums in fp32. `batch` products of one shape
 // lie at equal distances (in elements). Rows of w are contiguous.
+// e4m3: x and w are codes (fp8.h), with one fp32 scale per row and 128 of K, and per 128x128; T and N are
+// multiples of 4, K and x_stride of 16, pointers of 16 bytes, batch is 1 (what cuBLASLt asks for:
+// documentation of cuBLAS 13.1, 3.1.4.5).
 struct MatrixProduct {
   DType dtype = DType::f32;
   int64_t num_t = 0, num_n = 0, num_k = 0;
@@ -27,6 +30,8 @@ struct MatrixProduct {
   int64_t y_stride = 0;
   bool accumulate = false;
   int64_t batch = 1, x_step = 0, w_step = 0, y_step = 0;
+  const float* x_scale_gt = nullptr;  // e4m3: [fp8_groups(K), T]
+  const float* w_scale_bb = nullptr;  // e4m3: WeightView::scale_bb
 };
 
 class Blas {
@@ -39,6 +44,9 @@ class Blas {
   Blas& operator=(const Blas&) = delete;
 
   CudaStream stream() const { return stream_; }
+  // Whether the device and the library multiply e4m3 of this shape. The library is asked once per shape, as
+  // below.
+  bool takes(const MatrixProduct& product);
   // Enqueues. The first product of a shape asks the library which algorithm is best (counts of rows share it
   // up to the next power of two); after that nothing is allocated.
   void multiply(const MatrixProduct& product);

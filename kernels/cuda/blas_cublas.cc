@@ -27,7 +27,25 @@ void must(cublasStatus_t status, const char* call) {
   std::abort();
 }
 
-cudaDataType_t library_type(DType dtype) { return dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F; }
+cudaDataType_t library_type(DType dtype) {
+  return dtype == DType::bf16 ? CUDA_R_16BF : dtype == DType::e4m3 ? CUDA_R_8F_E4M3 : CUDA_R_32F;
+}
+
+// Scales per block of 128 came with cuBLAS 12.9, for Hopper.
+constexpr size_t kBlockScalesVersion = 120900;
+#if CUBLAS_VERSION >= 120900
+#define GH_BLOCK_SCALES 1
+#else
+#define GH_BLOCK_SCALES 0
+#endif
+bool has_block_scales() {
+  int device = 0, major = 0, minor = 0;
+  return GH_BLOCK_SCALES && cublasLtGetVersion() >= kBlockScalesVersion &&
+         cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess &&
+         major == 9 && minor == 0;
+}
 
 // The library sees columns: yᵀ [N,T] = w [N,K] xᵀ [K,T], where our row-major w is its transposed one.
 class Plan {
@@ -38,10 +56,10 @@ class Plan {
         y_(layout(CUDA_R_32F, p.num_n, p.num_t, p.y_stride, p.batch, p.y_step)) {
     // fp32 in fp32: no TF32, whose 10 bits would not match the CPU's results.
     must(cublasLtMatmulDescCreate(&product_, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
-    const cublasOperation_t transposed = CUBLAS_OP_T;
-    must(
-        cublasLtMatmulDescSetAttribute(product_, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed),
-        "cublasLtMatmulDescSetAttribute(TRANSA)");
+    set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T, "cublasLtMatmulDescSetAttribute(TRANSA)");
+#if GH_BLOCK_SCALES
+    if (p.dtype == DType::e4m3) set_block_scales(p);
+#endif
   }
   ~Plan() {
     for (cublasLtMatrixLayout_t one : {w_, x_, y_}) cublasLtMatrixLayoutDestroy(one);
@@ -87,6 +105,22 @@ class Plan {
   }
 
  private:
+  template <class T>
+  void set(cublasLtMatmulDescAttributes_t attribute, const T& value, const char* call) {
+    must(cublasLtMatmulDescSetAttribute(product_, attribute, &value, sizeof value), call);
+  }
+#if GH_BLOCK_SCALES
+  void set_block_scales(const MatrixProduct& p) {
+    set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F,
+        "cublasLtMatmulDescSetAttribute(A_SCALE_MODE)");
+    set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F,
+        "cublasLtMatmulDescSetAttribute(B_SCALE_MODE)");
+    set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, p.w_scale_bb,
+        "cublasLtMatmulDescSetAttribute(A_SCALE_POINTER)");
+    set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, p.x_scale_gt,
+        "cublasLtMatmulDescSetAttribute(B_SCALE_POINTER)");
+  }
+#endif
   static cublasLtMatrixLayout_t layout(cudaDataType_t type, int64_t rows, int64_t columns, int64_t stride,
                                        int64_t batch, int64_t step) {
     cublasLtMatrixLayout_t made = nullptr;
@@ -124,27 +158,41 @@ ShapeKey key_of(const MatrixProduct& p) {
           Plan::alignment(p.y)};
 }
 
+// Counts of rows share an algorithm up to the next power of two.
+MatrixProduct bucket_of(const MatrixProduct& p) {
+  MatrixProduct bucket = p;
+  bucket.num_t = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(p.num_t)));
+  return bucket;
+}
+
 }  // namespace
 
 struct Blas::Library {
   cublasLtHandle_t handle = nullptr;
   MemoryBlock workspace;
-  std::map<ShapeKey, cublasLtMatmulAlgo_t> algorithms;
+  std::map<ShapeKey, std::optional<cublasLtMatmulAlgo_t>> algorithms;  // none: the library has nothing
   std::optional<GroupedProducts> grouped;
+  bool block_scales = false;
 
   ~Library() {
     if (handle != nullptr) cublasLtDestroy(handle);
   }
 
-  const cublasLtMatmulAlgo_t& algorithm(const MatrixProduct& p) {
+  const std::optional<cublasLtMatmulAlgo_t>& find(const MatrixProduct& p) {
     const auto [at, is_new] = algorithms.try_emplace(key_of(p));
-    if (is_new && !Plan(p).find_algorithm(handle, p, at->second)) {
+    cublasLtMatmulAlgo_t found;
+    if (is_new && Plan(p).find_algorithm(handle, p, found)) at->second = found;
+    return at->second;
+  }
+  const cublasLtMatmulAlgo_t& algorithm(const MatrixProduct& p) {
+    const std::optional<cublasLtMatmulAlgo_t>& found = find(p);
+    if (!found) {
       std::fprintf(stderr, "cublasLtMatmulAlgoGetHeuristic: nothing for T=%lld N=%lld K=%lld %s\n",
                    static_cast<long long>(p.num_t), static_cast<long long>(p.num_n),
                    static_cast<long long>(p.num_k), to_string(p.dtype).data());
       std::abort();
     }
-    return at->second;
+    return *found;
   }
 };
 
@@ -158,6 +206,7 @@ Result<std::unique_ptr<Blas>> Blas::create(DeviceMemory& memory, CudaStream stre
     return Status{Code::unsupported,
                   fmt::format("cublasLtCreate: {}; install cuBLAS of CUDA {}, or set device: cpu",
                               cublasLtGetStatusString(status), CUBLAS_VER_MAJOR)};
+  library->block_scales = has_block_scales();
   GH_ASSIGN(library->workspace, memory.allocate(kWorkspaceBytes));
   library->grouped.emplace(memory, stream,
                            std::span(library->workspace.get(), static_cast<size_t>(kWorkspaceBytes)));
@@ -166,14 +215,16 @@ Result<std::unique_ptr<Blas>> Blas::create(DeviceMemory& memory, CudaStream stre
   return blas;
 }
 
+bool Blas::takes(const MatrixProduct& p) {
+  return library_->block_scales && library_->find(bucket_of(p)).has_value();
+}
+
 void Blas::multiply(const MatrixProduct& p) {
   if (p.num_t == 0 || p.num_n == 0) return;
   Library& l = *library_;
   // The bucket's algorithm where it takes this very shape too (nearly always), else one of its own.
-  MatrixProduct bucket = p;
-  bucket.num_t = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(p.num_t)));
   const Plan plan(p);
-  const cublasStatus_t status = plan.run(l.handle, p, l.algorithm(bucket), l.workspace.get(), stream_);
+  const cublasStatus_t status = plan.run(l.handle, p, l.algorithm(bucket_of(p)), l.workspace.get(), stream_);
   if (status == CUBLAS_STATUS_SUCCESS) return;
   must(plan.run(l.handle, p, l.algorithm(p), l.workspace.get(), stream_), "cublasLtMatmul");
 }

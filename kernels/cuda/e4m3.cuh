@@ -6,7 +6,7 @@
 #include <bit>
 #include <cstdint>
 
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/mma.cuh"
 
 namespace guildhall {
 
@@ -35,6 +35,26 @@ __device__ inline float from_e4m3(uint8_t code, float scale) {
   const float value = magnitude < 8 ? static_cast<float>(magnitude) * 0x1p-9f
                                     : std::bit_cast<float>((magnitude << 20) + ((127u - 7u) << 23));
   return std::bit_cast<float>(std::bit_cast<uint32_t>(value) | sign) * scale;
+}
+
+// Two codes, bytes 2 * pair and 2 * pair + 1 of a word, as two bf16, exact; neither is a NaN (loading a
+// checkpoint sees to it). A code's bits, spread, are those of a bf16 whose exponent counts from 127 instead
+// of 7.
+__device__ inline uint32_t e4m3_pair_to_bf16(uint32_t codes, int pair) {
+#ifdef GUILDHALL_CUDA_EMULATED
+  const uint32_t two = codes >> (16 * pair);
+  const uint32_t spread = (two & 0xffu) << 8 | (two & 0xff00u) << 16;
+#else
+  const uint32_t spread = __byte_perm(codes, 0, pair == 0 ? 0x1404 : 0x3424);
+#endif
+  const uint32_t small = (spread & 0x80008000u) | (spread >> 4 & 0x07f007f0u);
+#ifdef GUILDHALL_CUDA_EMULATED
+  return pack_bf16(low_bf16(small) * 0x1p120f, high_bf16(small) * 0x1p120f);
+#else
+  uint32_t exact;  // small * 2^120 - 0
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;\n" : "=r"(exact) : "r"(small), "r"(0x7b807b80u), "r"(0x80008000u));
+  return exact;
+#endif
 }
 
 }  // namespace guildhall

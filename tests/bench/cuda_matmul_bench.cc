@@ -153,7 +153,44 @@ void BM_attention_prefill_gqa(benchmark::State& state) {
   measure_flops(state, static_cast<double>(tokens) * 32 * seen * 256 * 2, [&] { attention.run(); });
 }
 
+// Codes of about 1, none of them NaN, with scales of 1.
+struct SomeFp8 {
+  DeviceArray<uint8_t> codes;
+  DeviceArray<float> scales;
+
+  SomeFp8(int64_t rows, int64_t cols)
+      : codes(some_codes(rows * cols)),
+        scales(std::vector<float>(static_cast<size_t>(fp8_blocks(rows) * fp8_scale_stride(cols)), 1.0f)) {}
+  // [rows, cols] from element `at` on, a multiple of 128 rows.
+  WeightView view(int64_t at, int64_t rows, int64_t cols) const {
+    return {codes.data() + at, DType::e4m3, rows, cols, scales.data()};
+  }
+
+ private:
+  static std::vector<uint8_t> some_codes(int64_t n) {
+    std::vector<uint8_t> codes(static_cast<size_t>(n));
+    uint32_t bits = 1;
+    for (uint8_t& code : codes) {
+      bits = bits * 1664525u + 1013904223u;
+      code = static_cast<uint8_t>(0x30u | (bits >> 24 & 0x8fu));
+    }
+    return codes;
+  }
+};
+
 // A weight that no cache holds.
+void BM_linear_fp8(benchmark::State& state) {
+  const int64_t t = state.range(0);
+  constexpr int64_t kN = 32768, kK = 7168;
+  const SomeFp8 w(kN, kK);
+  const DeviceArray<float> x(random_floats(t * kK)), y(t * kN);
+  const auto run = [&] { linear_cuda(*machine().blas, x.rows(t), w.view(0, kN, kK), {}, y.rows(t)); };
+  if (t <= kFewRows)
+    measure(state, kN * kK, run);
+  else
+    measure_flops(state, 2.0 * static_cast<double>(t) * kN * kK, run);
+}
+
 void BM_linear_bf16(benchmark::State& state) {
   const int64_t t = state.range(0);
   constexpr int64_t kN = 32768, kK = 7168;
@@ -166,6 +203,29 @@ void BM_linear_bf16(benchmark::State& state) {
     measure(state, kN * kK * 2, run);
   else
     measure_flops(state, 2.0 * static_cast<double>(t) * kN * kK, run);
+}
+
+// state.range(0) rows spread evenly over state.range(1) experts of DeepSeek-V3.
+void BM_expert_ffn_fp8(benchmark::State& state) {
+  const int64_t rows = state.range(0), num_e = state.range(1);
+  constexpr int64_t kH = 7168, kF = 2048, kWeights = 3 * kH * kF;
+  const SomeFp8 w(num_e * 3 * kF, kH);
+  const DeviceArray<float> x(random_floats(rows * kH)), hidden(rows * kF), y(rows * kH);
+  std::vector<ExpertWeightView> experts;
+  std::vector<int32_t> offset_e = {0};
+  for (int64_t e = 0; e < num_e; ++e) {
+    const int64_t own = e * kWeights;
+    experts.push_back(
+        {w.view(own, kF, kH), w.view(own + kF * kH, kF, kH), w.view(own + 2 * kF * kH, kH, kF)});
+    offset_e.push_back(static_cast<int32_t>(rows * (e + 1) / num_e));
+  }
+  const auto run = [&] {
+    expert_ffn_cuda(*machine().blas, x.rows(rows), offset_e, experts, hidden.rows(rows), y.rows(rows));
+  };
+  if (rows <= 8 * num_e)
+    measure(state, std::min(rows, num_e) * kWeights, run);
+  else
+    measure_flops(state, 2.0 * static_cast<double>(rows) * kWeights, run);
 }
 
 // state.range(0) rows spread evenly over state.range(1) experts of DeepSeek-V2-Lite.
@@ -197,6 +257,14 @@ BENCHMARK(BM_attention_decode_mla128)->Arg(1)->Arg(32)->UseManualTime()->Unit(be
 BENCHMARK(BM_attention_decode_gqa)->Arg(1)->Arg(32)->UseManualTime()->Unit(benchmark::kMicrosecond);
 BENCHMARK(BM_attention_prefill_gqa)->Arg(4096)->UseManualTime()->Unit(benchmark::kMicrosecond);
 BENCHMARK(BM_linear_bf16)->Arg(1)->Arg(8)->Arg(64)->Arg(4096)->UseManualTime()->Unit(benchmark::kMicrosecond);
+BENCHMARK(BM_linear_fp8)->Arg(1)->Arg(8)->Arg(64)->Arg(4096)->UseManualTime()->Unit(benchmark::kMicrosecond);
+BENCHMARK(BM_expert_ffn_fp8)
+    ->Args({32, 32})
+    ->Args({256, 32})
+    ->Args({4096, 32})
+    ->Args({4096, 4})
+    ->UseManualTime()
+    ->Unit(benchmark::kMicrosecond);
 BENCHMARK(BM_expert_ffn_bf16)
     ->Args({64, 64})
     ->Args({384, 64})

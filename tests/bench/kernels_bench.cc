@@ -86,15 +86,19 @@ void linear_layers(benchmark::State& state, DType dtype) {
   const int64_t num_matrices =
       std::min(m.weights.bytes() / matrix_bytes, num_t >= 64 ? 4 : m.weights.bytes());
   std::vector<float> x(static_cast<size_t>(num_t * k), 0.5f), y(static_cast<size_t>(num_t * num_n));
+  const std::vector<float> scales(static_cast<size_t>(fp8_blocks(num_n) * fp8_scale_stride(k)), 1.0f);
   const double bytes = static_cast<double>(num_matrices * matrix_bytes);
   const double flops = 2.0 * static_cast<double>(num_matrices * num_n * k * num_t);
   measure(state, m, bytes, flops, [&] {
-    for (int64_t i = 0; i < num_matrices; ++i)
-      linear_cpu(m.team, {x.data(), num_t, k}, weight_at(m.weights, i * matrix_bytes, num_n, k, dtype), {},
-                 {y.data(), num_t, num_n});
+    for (int64_t i = 0; i < num_matrices; ++i) {
+      WeightView w = weight_at(m.weights, i * matrix_bytes, num_n, k, dtype);
+      if (dtype == DType::e4m3) w.scale_bb = scales.data();
+      linear_cpu(m.team, {x.data(), num_t, k}, w, {}, {y.data(), num_t, num_n});
+    }
   });
 }
 void BM_linear_bf16(benchmark::State& state) { linear_layers(state, DType::bf16); }
+void BM_linear_fp8(benchmark::State& state) { linear_layers(state, DType::e4m3); }
 void BM_linear_f32(benchmark::State& state) { linear_layers(state, DType::f32); }
 
 // rows_per_expert rows for each of `active` experts of [F,H] bf16, drawn in turn from all that fit the
@@ -150,6 +154,9 @@ void register_all(int64_t max_threads) {
     for (int64_t t : {1, 2, 4, 8, 16, 32, 128, 512}) linear->Args({p, t, 2048, 2048});
     for (int64_t t : {1, 512}) linear->Args({p, t, 10944, 2048});
     for (int64_t t : {1, 8}) linear->Args({p, t, 512, 1024});
+    auto* linear_fp8 = benchmark::RegisterBenchmark("linear_fp8", BM_linear_fp8);
+    linear_fp8->ArgNames({"threads", "T", "N", "K"})->UseManualTime()->Unit(benchmark::kMillisecond);
+    for (int64_t t : {1, 2, 4, 8, 16, 32, 128, 512}) linear_fp8->Args({p, t, 2048, 2048});
     auto* linear_f32 = benchmark::RegisterBenchmark("linear_f32", BM_linear_f32);
     linear_f32->ArgNames({"threads", "T", "N", "K"})->UseManualTime()->Unit(benchmark::kMillisecond);
     for (int64_t t : {1, 8, 512}) linear_f32->Args({p, t, 2048, 2048});

@@ -78,6 +78,12 @@ TEST_P(Convert, Fp8RowsAreRefs) {
       from_fp8_cuda(nullptr, code, scale, back);
       EXPECT_TRUE(same_bytes(code.download(), want.code_th)) << cols;
       EXPECT_TRUE(same_bytes(scale.download(), want.scale_tg)) << cols;
+      const DeviceMatrix<float> columns(std::vector<float>(want.scale_tg.size()), groups, kRows, layout);
+      to_fp8_columns_cuda(nullptr, device_x, code, columns);
+      const std::vector<float> by_group = columns.download();
+      for (int64_t g = 0; g < groups; ++g)
+        for (int64_t t = 0; t < kRows; ++t)
+          EXPECT_TRUE(same_bits(by_group[g * kRows + t], want.scale_tg[t * groups + g])) << cols;
       std::vector<float> want_back(x.size());
       for (int64_t t = 0; t < kRows; ++t)
         from_fp8_ref(std::span(want.code_th).subspan(t * cols, cols),

@@ -1,6 +1,5 @@
 // matmul_test.cc: linears, linears per head and the experts' FFN against their refs, around the number of
 // rows where the library takes over; and the row rule of few rows.
-#include <cmath>
 #include <deque>
 
 #include "kernels/cuda/blas.h"
@@ -9,8 +8,7 @@
 #include "kernels/cuda/store_pointers.h"
 #include "kernels/expert_ffn.h"
 #include "kernels/linear.h"
-#include "tests/cuda/device_array.h"
-#include "tests/unit/kernels/kernel_fixture.h"
+#include "tests/cuda/device_weight.h"
 
 namespace guildhall {
 namespace {
@@ -20,20 +18,6 @@ class CudaMatmul : public CudaKernels {
   static constexpr int64_t kScratchBytes = 1 << 20;  // more than any case takes
 
   void wait() const { expect_cuda(cudaStreamSynchronize(nullptr), "wait"); }
-
-  // A weight of both places.
-  struct Weight {
-    OwnedWeight host;
-    DeviceArray<std::byte> bytes;
-    WeightView view;
-
-    Weight(int64_t rows, int64_t cols, DType dtype, uint32_t seed, size_t shift = 0)
-        : host(rows, cols, dtype, seed, 1 / std::sqrt(static_cast<float>(cols))),
-          bytes(std::span(static_cast<const std::byte*>(host.view.data),
-                          static_cast<size_t>(rows * cols * dtype_bytes(dtype))),
-                shift),
-          view{bytes.data(), dtype, rows, cols} {}
-  };
 
   std::shared_ptr<CudaDevice> device_ = CudaDevice::open(0).value();
   CudaMemory memory_{device_};
@@ -68,7 +52,7 @@ TEST_P(CudaMatmul, LinearMatchesRef) {
         for (const Layout& layout : kLayouts) {
           SCOPED_TRACE(testing::Message()
                        << "T=" << t << " N=" << n << " K=" << k << " " << to_string(dtype));
-          const Weight w(n, k, dtype, 1, layout.shift * static_cast<size_t>(dtype_bytes(dtype)));
+          const DeviceWeight w(n, k, dtype, 1, layout.shift * static_cast<size_t>(dtype_bytes(dtype)));
           const std::vector<float> x = inputs(t, k, dtype, kFewRows, 2), bias = random_floats(n, 3);
           const bool accumulate = layout.gap > 0, biased = layout.gap != 8;
           std::vector<float> expected = random_floats(t * n, 4);
@@ -92,7 +76,7 @@ TEST_P(CudaMatmul, LinearHeadsMatchesRef) {
     for (const auto& [n, k] : std::vector<std::pair<int64_t, int64_t>>{{5, 7}, {24, 40}})
       for (const int64_t t : {1, 8, 9}) {
         SCOPED_TRACE(testing::Message() << "T=" << t << " N=" << n << " K=" << k << " " << to_string(dtype));
-        const Weight w(kHeads * n, k, dtype, 1);
+        const DeviceWeight w(kHeads * n, k, dtype, 1);
         // Heads of x are the first k of k + 8 columns, as MLA's queries are.
         const int64_t width = k + 8;
         const std::vector<float> x = inputs(t, kHeads * width, dtype, kFewRows, 2);
@@ -109,7 +93,7 @@ TEST_P(CudaMatmul, LinearHeadsMatchesRef) {
 
 TEST_P(CudaMatmul, ARowsBitsAreTheSameAmongFew) {
   constexpr int64_t kN = 37, kK = 600;
-  const Weight w(kN, kK, DType::bf16, 1);
+  const DeviceWeight w(kN, kK, DType::bf16, 1);
   const std::vector<float> x = random_floats(kFewRows * kK, 2);
   const DeviceArray<float> device_x(x), all(std::vector<float>(kFewRows * kN)),
       one(std::vector<float>(kN, 0.0f));
@@ -131,12 +115,12 @@ TEST_P(CudaMatmul, ExpertFfnMatchesRef) {
         const int64_t rows = offset_e.back();
         SCOPED_TRACE(testing::Message()
                      << "H=" << h << " F=" << f << " R=" << rows << " " << to_string(dtype));
-        std::deque<Weight> weights;  // they do not move
+        std::deque<DeviceWeight> weights;  // they do not move
         std::vector<ExpertWeightView> host, device;
         for (uint32_t e = 0; e < 3; ++e) {
-          const Weight& gate = weights.emplace_back(f, h, dtype, 3 * e + 1);
-          const Weight& up = weights.emplace_back(f, h, dtype, 3 * e + 2);
-          const Weight& down = weights.emplace_back(h, f, dtype, 3 * e + 3);
+          const DeviceWeight& gate = weights.emplace_back(f, h, dtype, 3 * e + 1);
+          const DeviceWeight& up = weights.emplace_back(f, h, dtype, 3 * e + 2);
+          const DeviceWeight& down = weights.emplace_back(h, f, dtype, 3 * e + 3);
           host.push_back({gate.host.view, up.host.view, down.host.view});
           device.push_back({gate.view, up.view, down.view});
           // Without rows it is not read: null would crash.
@@ -160,7 +144,7 @@ TEST_P(CudaMatmul, ExpertFfnMatchesRef) {
 // More experts than one launch takes.
 TEST_P(CudaMatmul, ManyExpertsWithOneRowEach) {
   constexpr int64_t kExperts = 200, kH = 8, kF = 8;
-  const Weight gate(kF, kH, DType::bf16, 1), up(kF, kH, DType::bf16, 2), down(kH, kF, DType::bf16, 3);
+  const DeviceWeight gate(kF, kH, DType::bf16, 1), up(kF, kH, DType::bf16, 2), down(kH, kF, DType::bf16, 3);
   const std::vector<ExpertWeightView> host(kExperts, {gate.host.view, up.host.view, down.host.view}),
       device(kExperts, {gate.view, up.view, down.view});
   std::vector<int32_t> offset_e;

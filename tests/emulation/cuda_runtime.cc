@@ -19,6 +19,7 @@ namespace {
 
 thread_local cudaError_t last_error = cudaSuccess;
 std::atomic<uint64_t> num_waits{0};
+std::atomic<int> compute_major = 9, compute_minor = 0;
 
 cudaError_t note(cudaError_t error) {
   if (error != cudaSuccess && error != cudaErrorNotReady) last_error = error;
@@ -31,6 +32,11 @@ bool capturing(cudaStream_t stream) { return emulation::is_capturing(stream); }
 }  // namespace
 
 uint64_t guildhall::emulation::num_host_waits() { return num_waits; }
+
+void guildhall::emulation::set_compute_capability(int major, int minor) {
+  compute_major = major;
+  compute_minor = minor;
+}
 
 const char* cudaGetErrorName(cudaError_t error) {
   switch (error) {
@@ -62,7 +68,8 @@ cudaError_t cudaSetDevice(int device) { return note(device == 0 ? cudaSuccess : 
 cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (device != 0) return note(cudaErrorInvalidDevice);
-  *properties = {"emulated", emulation::kDeviceBytes, 48 << 10, 227 << 10, 9, 0, 4, 32, 1 << 20};
+  *properties = {
+      "emulated", emulation::kDeviceBytes, 48 << 10, 227 << 10, compute_major, compute_minor, 4, 32, 1 << 20};
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {

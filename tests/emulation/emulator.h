@@ -26,6 +26,8 @@ namespace guildhall::emulation {
 
 // Draws every order from now on from `seed` (0 at start).
 void set_seed(uint64_t seed);
+// What the device says it is from now on: 9.0 at start.
+void set_compute_capability(int major, int minor);
 // A number below n, from the seed.
 uint64_t draw(uint64_t n);
 

@@ -7,17 +7,20 @@
                                                     unseen dimensions, into DIR/random_7, ...
 
 Each case is a folder: config.json, safetensors, a byte-level tokenizer.json, and expected.json (described in
-README.md). The oracle reads the saved files back and computes in float32, whatever dtype they are stored in.
+README.md). The oracle reads the saved files back and computes in float32, whatever dtype they are stored in; of fp8
+it reads a copy in float32 that holds codes times scales.
 """
 import argparse
 import json
 import random
 import shutil
+import tempfile
 import warnings
 from pathlib import Path
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, DeepseekV3Config, Qwen3MoeConfig
 from transformers.models.deepseek_v3 import modeling_deepseek_v3
@@ -96,6 +99,21 @@ CASES = {
                     num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=3, head_dim=14,
                     num_experts=4, num_experts_per_tok=2, mlp_only_layers=[0, 1],
                     rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=2.0))),
+    # Several blocks and partial ones in both directions; the dense layer's gate and up meet between two.
+    "deepseek_v3_fp8": dict(
+        family="deepseek_v3", dtype="bfloat16", fp8=True, bias=(-0.1, 0.1),
+        config=dict(vocab_size=265, hidden_size=144, intermediate_size=128, moe_intermediate_size=132,
+                    num_hidden_layers=2, num_attention_heads=4, n_shared_experts=1, n_routed_experts=4,
+                    n_group=1, topk_group=1, num_experts_per_tok=2, q_lora_rank=40, kv_lora_rank=36,
+                    qk_nope_head_dim=24, qk_rope_head_dim=8, v_head_dim=20, first_k_dense_replace=1,
+                    rope_parameters=DEFAULT_ROPE)),
+    # Gate and up of the dense layer meet inside a block.
+    "qwen3_moe_fp8": dict(
+        family="qwen3_moe", dtype="bfloat16", fp8=True,
+        config=dict(vocab_size=263, hidden_size=136, intermediate_size=50, moe_intermediate_size=33,
+                    num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2, head_dim=24,
+                    num_experts=6, num_experts_per_tok=2, norm_topk_prob=True, mlp_only_layers=[0],
+                    rope_parameters=DEFAULT_ROPE)),
 }
 
 
@@ -154,15 +172,20 @@ def build_and_ask(folder, case, seed):
     folder.mkdir(parents=True)
     save_checkpoint(folder, case, seed)
     write_tokenizer(folder, case["config"]["vocab_size"])
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager",
-                                                 experts_implementation="eager").eval()
+    with tempfile.TemporaryDirectory() as plain:
+        if case.get("fp8"):
+            shutil.copytree(folder, plain, dirs_exist_ok=True)
+            quantise_fp8(folder, Path(plain))
+        model = AutoModelForCausalLM.from_pretrained(plain if case.get("fp8") else folder, dtype=torch.float32,
+                                                     attn_implementation="eager",
+                                                     experts_implementation="eager").eval()
     if case.get("old_style"):
         rewrite_config_old_style(folder / "config.json")
     margins = watch_gates(model)
     rng = random.Random(seed)
     prompts = [ask(model, [rng.randrange(model.config.vocab_size) for _ in range(length)])
                for length in PROMPT_LENGTHS]
-    return dict(seed=seed, weights=case["dtype"], transformers=transformers.__version__,
+    return dict(seed=seed, weights="fp8" if case.get("fp8") else case["dtype"], transformers=transformers.__version__,
                 min_gate_margin=min(margins) if margins else None, prompts=prompts)
 
 
@@ -178,6 +201,32 @@ def save_checkpoint(folder, case, seed):
     fill_weights(model, torch.Generator().manual_seed(seed), case.get("bias", (0.0, 0.0)))
     model = model.to(getattr(torch, case["dtype"]))
     model.save_pretrained(folder, max_shard_size=case.get("shard", "1GB"))
+
+
+def quantise_fp8(folder, plain):
+    """Makes the checkpoint one of block-scaled fp8 as DeepSeek-V3 publishes it, and `plain` the same in float32."""
+    stored, values = {}, {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        stored[name] = tensor
+        if tensor.dim() == 2 and not any(part in name for part in ("embed_tokens", "lm_head", "mlp.gate.")):
+            stored[name], stored[name + "_scale_inv"], tensor = quantise_blocks(tensor.float())
+        values[name] = tensor.float().contiguous()
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(values, plain / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = dict(quant_method="fp8", fmt="e4m3", weight_block_size=[128, 128],
+                                         activation_scheme="dynamic")
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def quantise_blocks(matrix, size=128):
+    """Codes, one scale per block, and what both are worth."""
+    rows, cols = matrix.shape
+    scales = torch.stack([torch.stack([block.abs().amax() / 448 for block in band.split(size, dim=1)])
+                          for band in matrix.split(size)])
+    spread = scales.repeat_interleave(size, 0)[:rows].repeat_interleave(size, 1)[:, :cols]
+    codes = (matrix / spread).to(torch.float8_e4m3fn)
+    return codes, scales, codes.float() * spread
 
 
 @torch.no_grad()

@@ -42,7 +42,7 @@ std::string case_name(const testing::TestParamInfo<FfnCase>& info) {
 }
 INSTANTIATE_TEST_SUITE_P(Isa, ExpertFfn,
                          testing::Combine(testing::ValuesIn(available_isas()),
-                                          testing::Values(DType::f32, DType::bf16)),
+                                          testing::Values(DType::f32, DType::bf16, DType::e4m3)),
                          case_name);
 
 TEST_P(ExpertFfn, MatchesRefForAnyGroupingOfRows) {

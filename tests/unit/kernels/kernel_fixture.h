@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "kernels/dtype.h"
+#include "kernels/fp8.h"
 #include "kernels/isa.h"
 #include "kernels/view.h"
 
@@ -52,21 +53,53 @@ inline std::vector<float> random_floats(int64_t n, uint32_t seed, float scale = 
   return x;
 }
 
-// A weight matrix that owns its elements, in either dtype.
+// A weight matrix that owns its elements, in any dtype; `f32` holds what they are worth.
 struct OwnedWeight {
   std::vector<float> f32;
   std::vector<bf16> half;
+  std::vector<uint8_t> codes;
+  std::vector<float> scales;
   WeightView view;
 
   OwnedWeight(int64_t rows, int64_t cols, DType dtype, uint32_t seed, float scale = 1)
       : f32(random_floats(rows * cols, seed, scale)) {
     view = {f32.data(), dtype, rows, cols};
     if (dtype == DType::f32) return;
-    for (float v : f32) half.push_back(to_bf16(v));
-    view.data = half.data();
+    if (dtype == DType::e4m3)
+      quantise(rows, cols, scale);
+    else
+      round();
   }
   OwnedWeight(const OwnedWeight&) = delete;
   OwnedWeight(OwnedWeight&&) = default;  // the vectors' memory, and so the view, stays valid
+
+ private:
+  void round() {
+    for (float& v : f32) {
+      half.push_back(to_bf16(v));
+      v = to_float(half.back());
+    }
+    view.data = half.data();
+  }
+  // Scales differ from block to block; what pads their rows is NaN, so that reading it shows.
+  void quantise(int64_t rows, int64_t cols, float scale) {
+    const int64_t stride = fp8_scale_stride(cols);
+    scales.assign(static_cast<size_t>(fp8_blocks(rows) * stride), std::nanf(""));
+    for (int64_t i = 0; i < rows * cols; ++i) {
+      const int64_t n = i / cols / kFp8BlockSize, k = i % cols / kFp8BlockSize;
+      float& block_scale = scales[static_cast<size_t>(n * stride + k)];
+      block_scale = scale * 0x1p-5f * (1 + 0.3f * static_cast<float>((n + 2 * k) % 4));
+      // In a group with 448 the scale is 1, and a code its value's.
+      const float group[2] = {448, f32[static_cast<size_t>(i)] / block_scale};
+      uint8_t code[2];
+      float one;
+      to_fp8_ref(group, code, {&one, 1});
+      codes.push_back(code[1]);
+      from_fp8_ref({&codes.back(), 1}, {&block_scale, 1}, {&f32[static_cast<size_t>(i)], 1});
+    }
+    view.data = codes.data();
+    view.scale_bb = scales.data();
+  }
 };
 
 inline bool same_bits(float a, float b) { return std::bit_cast<uint32_t>(a) == std::bit_cast<uint32_t>(b); }

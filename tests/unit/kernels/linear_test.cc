@@ -19,13 +19,10 @@ float tolerance(int64_t k, float sum_of_magnitudes) {
   return kEpsilon * static_cast<float>(2 * (k / 4 + 1) + 6) * sum_of_magnitudes;
 }
 
-float magnitudes(View2<const float> x, const WeightView& w, int64_t t, int64_t n) {
+float magnitudes(View2<const float> x, const OwnedWeight& w, int64_t t, int64_t n) {
   float sum = 0;
-  for (int64_t k = 0; k < x.cols; ++k) {
-    const float weight = w.dtype == DType::f32 ? static_cast<const float*>(w.row(n))[k]
-                                               : to_float(static_cast<const bf16*>(w.row(n))[k]);
-    sum += std::abs(x(t, k) * weight);
-  }
+  for (int64_t k = 0; k < x.cols; ++k)
+    sum += std::abs(x(t, k) * w.f32[static_cast<size_t>(n * w.view.cols + k)]);
   return sum;
 }
 
@@ -42,6 +39,12 @@ std::string case_name(const testing::TestParamInfo<LinearCase>& info) {
          std::string(to_string(std::get<1>(info.param)));
 }
 INSTANTIATE_TEST_SUITE_P(Isa, Linear,
+                         testing::Combine(testing::ValuesIn(available_isas()),
+                                          testing::Values(DType::f32, DType::bf16, DType::e4m3)),
+                         case_name);
+
+class LinearHeads : public Linear {};
+INSTANTIATE_TEST_SUITE_P(Isa, LinearHeads,
                          testing::Combine(testing::ValuesIn(available_isas()),
                                           testing::Values(DType::f32, DType::bf16)),
                          case_name);
@@ -73,7 +76,7 @@ TEST_P(Linear, MatchesRefAtOddSizes) {
       for (int64_t t = 0; t < num_t; ++t) {
         for (int64_t n = 0; n < num_n; ++n) {
           const size_t i = static_cast<size_t>(t * num_n + n);
-          const float scale = magnitudes(x_tk, w.view, t, n) + std::abs(bias[n]) + std::abs(before[i]);
+          const float scale = magnitudes(x_tk, w, t, n) + std::abs(bias[n]) + std::abs(before[i]);
           ASSERT_NEAR(y[i], expected[i], tolerance(k, scale))
               << "T=" << num_t << " N=" << num_n << " K=" << k << " t=" << t << " n=" << n
               << " variant=" << variant;
@@ -121,7 +124,7 @@ TEST_P(Linear, ARowsBitsAreThoseOfLargeBatchesToo) {
 }
 
 TEST_P(Linear, StridedViewsAndPartsOfWGiveTheSameBitsAndTouchNothingElse) {
-  constexpr int64_t kN = 21, kK = 77, kXStride = 83, kYStride = 29;
+  constexpr int64_t kN = 149, kK = 277, kXStride = 283, kYStride = 157;
   Team team({.num_threads = 2});
   for (int64_t num_t : {1, 5, 20}) {
     const std::vector<float> x = random_floats(num_t * kXStride, 11), bias = random_floats(kN, 12);
@@ -131,7 +134,7 @@ TEST_P(Linear, StridedViewsAndPartsOfWGiveTheSameBitsAndTouchNothingElse) {
     const View2<const float> x_tk(x.data() + 2, num_t, kK, kXStride);
     linear_cpu(team, x_tk, w.view, {.bias_n = bias}, {dense.data(), num_t, kN});
     const View2<float> y_tn(strided.data(), num_t, kN, kYStride);
-    constexpr int64_t kCut = 6;
+    constexpr int64_t kCut = 128;  // where a block of fp8 ends
     const std::span<const float> bias_n = bias;
     linear_cpu(team, x_tk, w.view.sub_rows(0, kCut), {.bias_n = bias_n.first(kCut)}, y_tn.sub_cols(0, kCut));
     linear_cpu(team, x_tk, w.view.sub_rows(kCut, kN - kCut), {.bias_n = bias_n.subspan(kCut)},
@@ -154,7 +157,9 @@ TEST_P(Linear, NotANumberAndInfinityStayInTheirRow) {
     for (int64_t i = 0; i < kN * kK; ++i) {
       w.f32[i] = 0.5f;
       if (dtype() == DType::bf16) w.half[i] = to_bf16(0.5f);
+      if (dtype() == DType::e4m3) w.codes[i] = 0x38;  // 1
     }
+    std::ranges::fill(w.scales, 0.5f);
     x[1 * kK + 34] = kNan;
     x[2 * kK + 3] = kInf;
     linear_cpu(team, {x.data(), num_t, kK}, w.view, {}, {y.data(), num_t, kN});
@@ -167,7 +172,7 @@ TEST_P(Linear, NotANumberAndInfinityStayInTheirRow) {
   }
 }
 
-TEST_P(Linear, EachHeadIsItsOwnLinear) {
+TEST_P(LinearHeads, EachHeadIsItsOwnLinear) {
   Team team({.num_threads = 2});
   constexpr int64_t kHeads = 3, kK = 19, kN = 10, kXHead = 24, kYHead = 13;
   for (int64_t num_t : {0, 1, 4, 27}) {
@@ -186,7 +191,7 @@ TEST_P(Linear, EachHeadIsItsOwnLinear) {
         for (int64_t n = 0; n < kN; ++n) {
           ASSERT_TRUE(same_bits(y_thn.at(t, h)[n], alone[t * kN + n])) << h << " " << t << " " << n;
           const size_t i = static_cast<size_t>((t * kHeads + h) * kYHead + n);
-          ASSERT_NEAR(y[i], ref[i], tolerance(kK, magnitudes(x_tk, w.view.sub_rows(h * kN, kN), t, n)));
+          ASSERT_NEAR(y[i], ref[i], tolerance(kK, magnitudes(x_tk, w, t, h * kN + n)));
         }
       }
     }
@@ -211,6 +216,23 @@ TEST(LinearElementType, Bf16WeightsGiveTheBitsOfTheSameValuesInF32) {
       std::vector<float> a(static_cast<size_t>(num_t * kN)), b = a;
       linear_cpu(team, {x.data(), num_t, kK}, half.view, {}, {a.data(), num_t, kN});
       linear_cpu(team, {x.data(), num_t, kK}, {widened.data(), DType::f32, kN, kK}, {},
+                 {b.data(), num_t, kN});
+      for (size_t i = 0; i < a.size(); ++i) ASSERT_TRUE(same_bits(a[i], b[i])) << to_string(isa) << " " << i;
+    }
+  }
+}
+
+TEST(LinearElementType, CodesGiveTheBitsOfTheirProductsWithTheScalesInF32) {
+  Team team({.num_threads = 1});
+  for (Isa isa : available_isas()) {
+    IsaScope scope(isa);
+    constexpr int64_t kN = 263, kK = 1051;
+    const OwnedWeight codes(kN, kK, DType::e4m3, 19);
+    for (int64_t num_t : {1, 2, 30}) {
+      const std::vector<float> x = random_floats(num_t * kK, 20);
+      std::vector<float> a(static_cast<size_t>(num_t * kN)), b = a;
+      linear_cpu(team, {x.data(), num_t, kK}, codes.view, {}, {a.data(), num_t, kN});
+      linear_cpu(team, {x.data(), num_t, kK}, {codes.f32.data(), DType::f32, kN, kK}, {},
                  {b.data(), num_t, kN});
       for (size_t i = 0; i < a.size(); ++i) ASSERT_TRUE(same_bits(a[i], b[i])) << to_string(isa) << " " << i;
     }

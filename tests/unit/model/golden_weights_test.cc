@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "checkpoint_files.h"
+#include "kernels/fp8.h"
 #include "model/checkpoint.h"
 #include "model/weights.h"
 
@@ -20,6 +21,12 @@ std::vector<std::string> golden_cases() {
   return names;
 }
 
+float code_value(uint8_t code, float scale) {
+  float value = 0;
+  from_fp8_ref({&code, 1}, {&scale, 1}, {&value, 1});
+  return value;
+}
+
 // A tensor straight from the file, widened.
 std::vector<float> stored(Checkpoint& checkpoint, const std::string& name, std::vector<int64_t> shape) {
   const TensorRef ref = checkpoint.find(name, shape).value();
@@ -27,9 +34,17 @@ std::vector<float> stored(Checkpoint& checkpoint, const std::string& name, std::
   ref.file->read(name, *ref.info, 0, bytes).value();
   const int64_t size = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
   std::vector<float> values(static_cast<size_t>(size));
+  const bool is_fp8 = ref.info->dtype == "F8_E4M3";
+  const std::vector<float> scales =
+      is_fp8 ? stored(checkpoint, name + "_scale_inv", {fp8_blocks(shape[0]), fp8_blocks(shape[1])})
+             : std::vector<float>();
   for (size_t i = 0; i < values.size(); ++i) {
     if (ref.info->dtype == "F32") {
       std::memcpy(&values[i], bytes.data() + 4 * i, 4);
+    } else if (is_fp8) {
+      const auto row = static_cast<int64_t>(i) / shape[1], col = static_cast<int64_t>(i) % shape[1];
+      const int64_t block = row / kFp8BlockSize * fp8_blocks(shape[1]) + col / kFp8BlockSize;
+      values[i] = code_value(static_cast<uint8_t>(bytes[i]), scales[static_cast<size_t>(block)]);
     } else {
       bf16 x;
       std::memcpy(&x.bits, bytes.data() + 2 * i, 2);
@@ -40,6 +55,8 @@ std::vector<float> stored(Checkpoint& checkpoint, const std::string& name, std::
 }
 
 float element(const WeightView& w, int64_t row, int64_t col) {
+  if (w.dtype == DType::e4m3)
+    return code_value(static_cast<const uint8_t*>(w.row(row))[col], w.scale_row(row)[col / kFp8BlockSize]);
   return w.dtype == DType::f32 ? static_cast<const float*>(w.row(row))[col]
                                : to_float(static_cast<const bf16*>(w.row(row))[col]);
 }
@@ -90,7 +107,9 @@ TEST_P(GoldenWeights, DenseWeightsAreThoseOfTheFiles) {
 void expect_part(const WeightView& part, const WeightView& whole, int64_t row, int64_t col) {
   ASSERT_EQ(part.empty(), whole.empty());
   if (part.empty()) return;
-  ASSERT_EQ(part.dtype, whole.dtype);
+  if (whole.dtype != DType::e4m3) {  // of which a part may cut a block
+    ASSERT_EQ(part.dtype, whole.dtype);
+  }
   ASSERT_TRUE(row + part.rows <= whole.rows && col + part.cols <= whole.cols);
   for (int64_t r = 0; r < part.rows; ++r)
     for (int64_t c = 0; c < part.cols; ++c)

@@ -168,6 +168,16 @@ TEST(Spec, DerivesWhatIsMissingOrNull) {
   EXPECT_FALSE(spec.tie_embeddings);
 }
 
+TEST(Spec, ReadsBlockScaledFp8) {
+  EXPECT_FALSE(parse(std::string(kQwen3)).value().fp8_weights);
+  const ModelSpec spec = parse(changed(kQwen3, R"({"quantization_config": {"activation_scheme": "dynamic",
+      "fmt": "e4m3", "quant_method": "fp8", "scale_fmt": "ue8m0", "weight_block_size": [128, 128],
+      "modules_to_not_convert": ["lm_head"]}})"))
+                             .value();
+  EXPECT_TRUE(spec.fp8_weights);
+  EXPECT_EQ(spec.weight_dtype, DType::bf16);
+}
+
 TEST(Spec, SaysWhichLayersHaveExperts) {
   const ModelSpec stepped = parse(changed(kQwen3, R"({"num_hidden_layers": 6, "decoder_sparse_step": 2,
       "mlp_only_layers": [3, 77]})"))
@@ -254,8 +264,18 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{kQwen3, R"({"rope_parameters": {"partial_rotary_factor": 0.5}})",
                   "rope_parameters.partial_rotary_factor: 0.5"},
         BadConfig{kQwen3, R"({"use_sliding_window": true})", "use_sliding_window: true is not supported"},
+        BadConfig{kQwen3, R"({"quantization_config": {"quant_method": "gptq"}})",
+                  "quantization_config: quant_method 'gptq' is not supported (known: fp8)"},
         BadConfig{kQwen3, R"({"quantization_config": {"quant_method": "fp8"}})",
-                  "quantization_config: quantised checkpoints (here: fp8) are not supported yet"},
+                  "quantization_config.weight_block_size: [] is not supported (known: [128, 128]"},
+        BadConfig{kQwen3,
+                  R"({"quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 128]}})",
+                  "quantization_config.weight_block_size: [64, 128] is not supported"},
+        BadConfig{kQwen3, R"({"quantization_config": {"quant_method": "fp8", "fmt": "e5m2"}})",
+                  "quantization_config.fmt: 'e5m2' is not supported"},
+        BadConfig{kQwen3,
+                  R"({"quantization_config": {"quant_method": "fp8", "activation_scheme": "static"}})",
+                  "quantization_config.activation_scheme: 'static' is not supported"},
         BadConfig{kQwen3, R"({"torch_dtype": "float8_e4m3fn"})", "torch_dtype: 'float8_e4m3fn'"},
         BadConfig{kQwen3, R"({"head_dim": 15})", "head_dim: 15 is odd"},
         BadConfig{kQwen3, R"({"head_dim": null, "num_attention_heads": 12})", "head_dim: is missing, and"},

@@ -155,7 +155,8 @@ TEST_F(WeightsTest, NamesAMissingTensorAWrongShapeAndAWrongDtype) {
       HasSubstr(
           "tensor model.layers.0.self_attn.k_proj.weight has shape [4,2], but config.json asks for [2,4]"));
   tensor = u16_tensor("I16", {2, 4}, std::vector<uint16_t>(8));
-  EXPECT_THAT(load_dense().error().message, HasSubstr("has dtype I16, but weights must be BF16, F16 or F32"));
+  EXPECT_THAT(load_dense().error().message,
+              HasSubstr("has dtype I16, but weights must be BF16, F16, F32 or F8_E4M3"));
   tensors_.erase("model.layers.0.self_attn.k_proj.weight");
   EXPECT_THAT(load_dense().error().message,
               HasSubstr("tensor model.layers.0.self_attn.k_proj.weight is not in"));
