@@ -74,15 +74,18 @@ void ExpertRunner::run(std::span<const ExpertJob> jobs) {
                   hidden_.view(num_pairs, spec_.moe.expert_width), result_ph);
 
   if (!ops_.memory().is_host()) encode_results(jobs, result_ph);
-  std::span<const int32_t> position_p = position_p_;
+  size_t first_pair = 0;
   for (const ExpertJob& job : jobs) {
-    const auto mine_p = position_p.first(job.dispatch->pairs.size());
-    if (is_reduced(job))
+    const auto mine_p = std::span<const int32_t>(position_p_).subspan(first_pair, job.dispatch->pairs.size());
+    if (job.is_tail)
+      write_tail(job, result_ph, first_pair);
+    else if (is_reduced(job))
       answer_rows(job, result_ph, mine_p);
     else
       answer_pairs(job, result_ph, mine_p);
-    position_p = position_p.subspan(mine_p.size());
+    first_pair += mine_p.size();
   }
+  if (std::ranges::any_of(jobs, &ExpertJob::is_tail)) fence_.wait(result_ph.data, "wait tails");
 }
 
 // Lists every job's pairs, rows counted on from job to job. Returns the number of rows.
@@ -115,13 +118,17 @@ View2<float> ExpertRunner::rows(std::span<const ExpertJob> jobs, int64_t num_row
   return x_rh;
 }
 
-// All in one transfer, each job's decoded as it says.
+// All in one transfer, but those that are there; each job's decoded as it says.
 void ExpertRunner::upload_rows(std::span<const ExpertJob> jobs, View2<float> x_rh) {
+  const auto bytes_by_host = [](const ExpertJob& job) {
+    return job.dispatch->rows_on_device ? 0 : aligned(static_cast<int64_t>(job.dispatch->rows.size()));
+  };
   int64_t bytes = 0;
-  for (const ExpertJob& job : jobs) bytes += aligned(static_cast<int64_t>(job.dispatch->rows.size()));
+  for (const ExpertJob& job : jobs) bytes += bytes_by_host(job);
   const View2<std::byte> host = dispatched_.host.view(1, bytes);
   int64_t at = 0;
   for (const ExpertJob& job : jobs) {
+    if (job.dispatch->rows_on_device) continue;
     const std::span<const std::byte> rows = job.dispatch->rows;
     std::byte* const to = host.data + at;
     const auto whole = static_cast<int64_t>(rows.size());
@@ -130,12 +137,13 @@ void ExpertRunner::upload_rows(std::span<const ExpertJob> jobs, View2<float> x_r
     });
     at += aligned(whole);
   }
-  const std::byte* there = dispatched_.host.upload(host, dispatched_.there).data;
+  const std::byte* there = bytes > 0 ? dispatched_.host.upload(host, dispatched_.there).data : nullptr;
   int64_t row = 0;
   for (const ExpertJob& job : jobs) {
     const FrameHeader& header = job.dispatch->header;
-    ops_.decode_rows(codec_of(header), there, x_rh.sub_rows(row, header.num_rows));
-    there += aligned(static_cast<int64_t>(job.dispatch->rows.size()));
+    const std::byte* rows = job.dispatch->rows_on_device ? job.dispatch->rows.data() : there;
+    ops_.decode_rows(codec_of(header), rows, x_rh.sub_rows(row, header.num_rows));
+    there += bytes_by_host(job);
     row += header.num_rows;
   }
 }
@@ -152,7 +160,8 @@ View2<const std::byte> ExpertRunner::encode(Codec codec, View2<const float> x_th
 void ExpertRunner::encode_results(std::span<const ExpertJob> jobs, View2<const float> result_ph) {
   std::array<bool, kNumCodecs> is_asked_c{};
   for (const ExpertJob& job : jobs)
-    if (!is_reduced(job)) is_asked_c[static_cast<size_t>(answer_shape(job.dispatch->header).codec)] = true;
+    if (!is_reduced(job) && !job.is_tail)
+      is_asked_c[static_cast<size_t>(answer_shape(job.dispatch->header).codec)] = true;
   for (size_t c = 0; c < kNumCodecs; ++c)
     if (is_asked_c[c]) results_c_[c].rows = encode(static_cast<Codec>(c), result_ph, results_c_[c]);
   for (size_t c = 0; c < kNumCodecs; ++c)
@@ -183,6 +192,20 @@ void ExpertRunner::answer_pairs(const ExpertJob& job, View2<const float> result_
         std::memcpy(out, encoded.row(position_p[p]), bytes);
     }
   });
+}
+
+// Either combine's rows, encoded where they go. first_pair: of the job, among all jobs'.
+void ExpertRunner::write_tail(const ExpertJob& job, View2<const float> result_ph, size_t first_pair) {
+  const FrameShape shape = answer_shape(job.dispatch->header);
+  GH_CHECK(job.rows_out.size() == shape.num_rows * row_bytes(shape.codec, shape.hidden));
+  const size_t num_pairs = job.dispatch->pairs.size();
+  if (is_reduced(job)) {
+    const auto position_p = std::span<const int32_t>(position_p_).subspan(first_pair, num_pairs);
+    return ops_.encode_rows(shape.codec, sum_rows(job, result_ph, position_p), job.rows_out.data());
+  }
+  const View2<float> gathered_ph = gathered_.view(static_cast<int64_t>(num_pairs), result_ph.cols);
+  ops_.gather_rows(result_ph, pairs_[1].subspan(first_pair, num_pairs), gathered_ph);
+  ops_.encode_rows(shape.codec, gathered_ph, job.rows_out.data());
 }
 
 // A reduced combine: the sum of each dispatched row's pairs.

@@ -2,7 +2,8 @@
 // grouped FFN, and answers with a row per (row, expert) pair, or, for a reduced combine, with one row per
 // dispatched row: the sum of weight * row over its pairs in gate order, in fp32. Several frames of one layer
 // run as one; a row's bits do not depend on the others. Frames are the host's; what is computed in between is
-// the device's: rows go to a GPU and come back in the codecs of their frames. Owner: the serve thread.
+// the device's: rows go to a GPU and come back in the codecs of their frames, unless they are in its memory
+// already, or are wanted there (tails). Owner: the serve thread.
 #pragma once
 
 #include <array>
@@ -24,6 +25,7 @@ namespace guildhall {
 struct ExpertJob {
   const DispatchView* dispatch;
   std::span<std::byte> rows_out;
+  bool is_tail = false;  // rows_out is in the memory of the runner's device
 };
 
 class ExpertRunner {
@@ -57,6 +59,7 @@ class ExpertRunner {
   void answer_pairs(const ExpertJob& job, View2<const float> result_ph, std::span<const int32_t> position_p);
   void answer_rows(const ExpertJob& job, View2<const float> result_ph, std::span<const int32_t> position_p);
   View2<const std::byte> encode(Codec codec, View2<const float> x_th, Travelling& as);
+  void write_tail(const ExpertJob& job, View2<const float> result_ph, size_t first_pair);
   View2<float> sum_rows(const ExpertJob& job, View2<const float> result_ph,
                         std::span<const int32_t> position_p);
 
@@ -66,7 +69,7 @@ class ExpertRunner {
   std::vector<std::vector<ExpertWeightView>> experts_le_;          // [L][E]; empty views: not held
   std::vector<int32_t> expert_p_, row_p_, position_p_, offset_e_;  // over all jobs' pairs and rows
   DeviceArrays<2> pairs_;                                          // row_p_ and position_p_
-  DeviceMatrix<float> x_{ops_}, grouped_{ops_}, hidden_{ops_}, result_{ops_};
+  DeviceMatrix<float> x_{ops_}, grouped_{ops_}, hidden_{ops_}, result_{ops_}, gathered_{ops_};
   Travelling dispatched_{ops_}, sums_{ops_};  // all jobs' rows; a reduced answer's
   // Results in each codec that exact answers have.
   std::array<Travelling, kNumCodecs> results_c_{Travelling{ops_}, Travelling{ops_}, Travelling{ops_}};
@@ -76,6 +79,7 @@ class ExpertRunner {
   DeviceArrays<1> index_;
   HostMatrix<float> host_weight_{ops_};
   DeviceMatrix<float> weight_{ops_}, sum_{ops_};
+  KernelFence fence_{ops_};
 };
 
 }  // namespace guildhall

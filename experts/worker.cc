@@ -95,14 +95,15 @@ bool Worker::run_commands() {
 void Worker::on_frame(PeerId peer, std::span<const std::byte> bytes) {
   const auto it = routers_.find(peer);
   if (it == routers_.end()) return;
-  const Result<FrameHeader> header = decode_header(bytes);
+  const FrameBytes frame(bytes, exchange_.tail());
+  const Result<FrameHeader> header = decode_header(frame);
   if (header.has_error()) return drop(peer, header.error());
   // Before what it carries is looked at: a late frame, even a bad one, says nothing about this link.
   if (header->generation != it->second.generation) {
     frames_refused_.fetch_add(1, std::memory_order_relaxed);
     return;
   }
-  const Result<DispatchView> dispatch = decode_dispatch(bytes);
+  const Result<DispatchView> dispatch = decode_dispatch(frame);
   if (dispatch.has_error()) return drop(peer, dispatch.error());
   if (queue_.has_room(peer))
     queue_.push({peer, *dispatch, exchange_.hold()});
@@ -137,15 +138,7 @@ void Worker::serve(std::span<const WaitingDispatch> dispatches) {
       refuse(d.router, header, runnable.error());
       continue;
     }
-    const FrameShape shape = answer_shape(header);
-    const auto region = exchange_.acquire(d.router, frame_layout(shape).total_bytes);
-    if (region.has_error()) {
-      log_warn("reply_failed", "router={} reason=\"{}\"", routers_[d.router].name, to_string(region.error()));
-      continue;
-    }
-    const FrameSections answer = begin_combine(answer_fields(header), shape, *region);
-    jobs_.push_back({&d.view, answer.rows});
-    replies_.push_back({d.router, answer.total_bytes});
+    if (!begin_answer(d)) continue;
     num_rows += header.num_rows;
     frames_served_.fetch_add(1, std::memory_order_relaxed);
     rows_served_.fetch_add(header.num_pairs, std::memory_order_relaxed);
@@ -160,6 +153,34 @@ void Worker::serve(std::span<const WaitingDispatch> dispatches) {
   compute_ns_.fetch_add(static_cast<uint64_t>(now_ns() - begin), std::memory_order_relaxed);
   runs_.fetch_add(1, std::memory_order_relaxed);
   exchange_.post(replies_);
+}
+
+// Lists the job, and the reply that will hold what it comes to. False: there is no room for that.
+bool Worker::begin_answer(const WaitingDispatch& d) {
+  const auto failed = [&](const Status& why) {
+    log_warn("reply_failed", "router={} reason=\"{}\"", routers_[d.router].name, to_string(why));
+    return false;
+  };
+  const FrameShape shape = answer_shape(d.view.header);
+  const FrameLayout layout = frame_layout(shape);
+  const bool is_tail =
+      !ops_->memory().is_host() && shape.num_rows > 0 && exchange_.sends_tail(d.router, layout.tail_bytes());
+  const auto region = exchange_.acquire(d.router, is_tail ? layout.rows_offset : layout.total_bytes);
+  if (region.has_error()) return failed(region.error());
+  std::byte* tail = nullptr;
+  if (is_tail) {
+    const auto acquired = exchange_.acquire_tail(d.router, layout.tail_bytes());
+    if (acquired.has_error()) {  // and the region stays taken: this link cannot go on
+      failed(acquired.error());
+      lose(d.router, acquired.error());
+      return false;
+    }
+    tail = *acquired;
+  }
+  const FrameSections answer = begin_combine(answer_fields(d.view.header), shape, *region, tail);
+  jobs_.push_back({&d.view, answer.rows, is_tail});
+  replies_.push_back({d.router, answer.total_bytes});
+  return true;
 }
 
 // A well-formed dispatch that cannot be run here: the router is told why.

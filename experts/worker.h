@@ -61,6 +61,7 @@ class Worker final : public ExchangeHandler {
   bool run_commands();
   void serve_round();
   void serve(std::span<const WaitingDispatch> dispatches);
+  bool begin_answer(const WaitingDispatch& dispatch);
   void refuse(PeerId peer, const FrameHeader& header, const Status& why);
   void drop(PeerId peer, const Status& why);
   void lose(PeerId peer, const Status& why);

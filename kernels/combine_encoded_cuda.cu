@@ -12,16 +12,9 @@ namespace {
 constexpr int kWide = 4;  // a group of fp8 is a multiple of it
 static_assert(kFp8Group % kWide == 0);
 
-// Rows one behind another.
-struct Encoded {
-  const std::byte* rows;
-  int64_t row_bytes, scales_offset;
-};
-
-// Elements [i, i + N) of row r.
+// Elements [i, i + N) of a row.
 template <Codec kCodec, int N>
-__device__ Pack<float, N> decode_pack(const Encoded& x, int32_t r, int64_t i) {
-  const std::byte* row = x.rows + r * x.row_bytes;
+__device__ Pack<float, N> decode_pack(const std::byte* row, int64_t scales_offset, int64_t i) {
   if constexpr (kCodec == Codec::f32) return load_pack<N>(reinterpret_cast<const float*>(row) + i);
   Pack<float, N> out;
   if constexpr (kCodec == Codec::bf16) {
@@ -29,23 +22,23 @@ __device__ Pack<float, N> decode_pack(const Encoded& x, int32_t r, int64_t i) {
     for (int j = 0; j < N; ++j) out.v[j] = to_float(half.v[j]);
   } else {
     const Pack<uint8_t, N> code = load_pack<N>(reinterpret_cast<const uint8_t*>(row) + i);
-    const float scale = reinterpret_cast<const float*>(row + x.scales_offset)[i / kFp8Group];
+    const float scale = reinterpret_cast<const float*>(row + scales_offset)[i / kFp8Group];
     for (int j = 0; j < N; ++j) out.v[j] = from_e4m3(code.v[j], scale);
   }
   return out;
 }
 
 template <Codec kCodec, int N>
-__global__ void combine_encoded_kernel(Encoded x, View2<const int32_t> index_tk, View2<const float> weight_tk,
-                                       View2<float> y_th) {
+__global__ void combine_encoded_kernel(View2<const std::byte* const> row_tk, int64_t scales_offset,
+                                       View2<const float> weight_tk, View2<float> y_th) {
   const int64_t t = blockIdx.x;
   float* y = y_th.row(t);
   for_packs(y_th.cols / N, [&](int64_t i) {
     Pack<float, N> sum{};
-    for (int64_t k = 0; k < index_tk.cols; ++k) {
-      const int32_t r = index_tk(t, k);
-      if (r < 0) continue;
-      const Pack<float, N> row = decode_pack<kCodec, N>(x, r, i * N);
+    for (int64_t k = 0; k < row_tk.cols; ++k) {
+      const std::byte* encoded = row_tk(t, k);
+      if (encoded == nullptr) continue;
+      const Pack<float, N> row = decode_pack<kCodec, N>(encoded, scales_offset, i * N);
       const float weight = weight_tk.data == nullptr ? 1.0f : weight_tk(t, k);
       for (int j = 0; j < N; ++j) sum.v[j] = add_rounded(sum.v[j], mul_rounded(weight, row.v[j]));
     }
@@ -55,34 +48,30 @@ __global__ void combine_encoded_kernel(Encoded x, View2<const int32_t> index_tk,
   });
 }
 
-template <Codec kCodec, class Element>
-void run(CudaStream stream, const Encoded& x, View2<const int32_t> index_tk, View2<const float> weight_tk,
+template <Codec kCodec>
+void run(CudaStream stream, View2<const std::byte* const> row_tk, bool are_wide, View2<const float> weight_tk,
          View2<float> y_th) {
-  const auto* first = reinterpret_cast<const Element*>(x.rows);
-  const bool wide = packs_fit<kWide>(y_th) && packs_fit<kWide>(first, y_th.cols) &&
-                    x.row_bytes % static_cast<int64_t>(kWide * sizeof(Element)) == 0;
+  const auto scales_offset = static_cast<int64_t>(fp8_scales_offset(static_cast<uint64_t>(y_th.cols)));
+  const bool wide = are_wide && packs_fit<kWide>(y_th);
   const RowGrid g = row_grid(y_th.rows, y_th.cols / (wide ? kWide : 1));
   launch(wide ? combine_encoded_kernel<kCodec, kWide> : combine_encoded_kernel<kCodec, 1>, g.grid, g.threads,
-         0, stream, x, index_tk, weight_tk, y_th);
+         0, stream, row_tk, scales_offset, weight_tk, y_th);
 }
 
 }  // namespace
 
-void combine_encoded_cuda(CudaStream stream, Codec codec, const std::byte* rows,
-                          View2<const int32_t> index_tk, View2<const float> weight_tk, View2<float> y_th) {
-  GH_CHECK(index_tk.rows == y_th.rows);
-  GH_CHECK(weight_tk.data == nullptr || (weight_tk.rows == y_th.rows && weight_tk.cols == index_tk.cols));
+void combine_encoded_cuda(CudaStream stream, Codec codec, View2<const std::byte* const> row_tk, bool are_wide,
+                          View2<const float> weight_tk, View2<float> y_th) {
+  GH_CHECK(row_tk.rows == y_th.rows);
+  GH_CHECK(weight_tk.data == nullptr || (weight_tk.rows == y_th.rows && weight_tk.cols == row_tk.cols));
   if (y_th.rows == 0 || y_th.cols == 0) return;
-  const auto hidden = static_cast<uint64_t>(y_th.cols);
-  const Encoded x = {rows, static_cast<int64_t>(row_bytes(codec, hidden)),
-                     static_cast<int64_t>(fp8_scales_offset(hidden))};
   switch (codec) {
     case Codec::f32:
-      return run<Codec::f32, float>(stream, x, index_tk, weight_tk, y_th);
+      return run<Codec::f32>(stream, row_tk, are_wide, weight_tk, y_th);
     case Codec::bf16:
-      return run<Codec::bf16, bf16>(stream, x, index_tk, weight_tk, y_th);
+      return run<Codec::bf16>(stream, row_tk, are_wide, weight_tk, y_th);
     case Codec::fp8:
-      return run<Codec::fp8, uint8_t>(stream, x, index_tk, weight_tk, y_th);
+      return run<Codec::fp8>(stream, row_tk, are_wide, weight_tk, y_th);
   }
 }
 

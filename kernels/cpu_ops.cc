@@ -103,19 +103,15 @@ class CpuOps final : public Ops {
         decode_row(codec, rows + t * bytes, {x_th.row(t), static_cast<size_t>(x_th.cols)});
     });
   }
-  void combine_encoded(Codec codec, const std::byte* rows, View2<const int32_t> index_tk,
-                       View2<const float> weight_tk, View2<float> y_th) override {
-    const auto bytes = static_cast<int64_t>(row_bytes(codec, static_cast<uint64_t>(y_th.cols)));
-    const auto num_k = static_cast<size_t>(index_tk.cols);
+  void combine_encoded(Codec codec, View2<const std::byte* const> row_tk, bool, View2<const float> weight_tk,
+                       View2<float> y_th) override {
+    const auto num_k = static_cast<size_t>(row_tk.cols);
     std::vector<EncodedRow> row_k(num_k);
     const std::vector<float> one_k(num_k, 1.0f);
     for (int64_t t = 0; t < y_th.rows; ++t) {
-      for (size_t k = 0; k < num_k; ++k) {
-        const int32_t index = index_tk(t, static_cast<int64_t>(k));
-        row_k[k] = {index < 0 ? nullptr : rows + index * bytes, codec};
-      }
-      combine_encoded_cpu(team(), {row_k.data(), 1, index_tk.cols},
-                          {weight_tk.data == nullptr ? one_k.data() : weight_tk.row(t), 1, index_tk.cols},
+      for (size_t k = 0; k < num_k; ++k) row_k[k] = {row_tk(t, static_cast<int64_t>(k)), codec};
+      combine_encoded_cpu(team(), {row_k.data(), 1, row_tk.cols},
+                          {weight_tk.data == nullptr ? one_k.data() : weight_tk.row(t), 1, row_tk.cols},
                           y_th.sub_rows(t, 1));
     }
   }

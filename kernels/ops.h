@@ -102,8 +102,8 @@ class Ops {
   // On the device, one behind another (row_codec.h).
   virtual void encode_rows(Codec codec, View2<const float> x_th, std::byte* rows) = 0;
   virtual void decode_rows(Codec codec, const std::byte* rows, View2<float> x_th) = 0;
-  // y_th[t] += sum over k of weight_tk[t,k] * row index_tk[t,k] of `rows`, as combine_encoded_cuda().
-  virtual void combine_encoded(Codec codec, const std::byte* rows, View2<const int32_t> index_tk,
+  // y_th[t] += sum over k of weight_tk[t,k] * row_tk[t,k], as combine_encoded_cuda().
+  virtual void combine_encoded(Codec codec, View2<const std::byte* const> row_tk, bool are_wide,
                                View2<const float> weight_tk, View2<float> y_th) = 0;
 
   // ---- sampling: all but the logits is the host's ----

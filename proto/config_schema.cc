@@ -250,6 +250,14 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      "adaptive | spin"},
     {"transport.ucx.tls", "", "Transports UCX may use, as `UCX_TLS`. Without it: UCX chooses."},
     {"transport.ucx.net_devices", "", "Devices UCX may use, as `UCX_NET_DEVICES`. Without it: all."},
+    {"transport.ucx.gpu_rows",
+     "256KiB",
+     "So many bytes of a GPU's rows to one peer cross from its memory, where UCX knows it (the log's "
+     "`ucx_memory`) and `transport.codec` is one for all workers; fewer go through pinned host memory. `0`: "
+     "all do.",
+     {},
+     0,
+     1ll << 40},
     {"transport.nccl.device",
      "0",
      "CUDA device through whose memory frames pass, of those this process sees (`CUDA_VISIBLE_DEVICES`).",

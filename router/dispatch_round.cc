@@ -33,7 +33,7 @@ void DispatchRound::list_answers(std::span<EncodedRow> row_tk) const {
   if (combine == Combine::reduced) std::ranges::fill(row_tk, EncodedRow{});
   for (const Share& s : share_w) {
     for (size_t i = 0; i < static_cast<size_t>(s.num_answers); ++i) {
-      const EncodedRow answer{s.rows + i * s.row_bytes, s.codec};
+      const EncodedRow answer{s.rows + i * s.row_bytes, s.codec, s.on_device};
       if (combine == Combine::exact) {
         row_tk[static_cast<size_t>(s.pair_slot[i])] = answer;
       } else {

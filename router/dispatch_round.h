@@ -26,6 +26,7 @@ struct DispatchRound {
     Codec codec = Codec::f32;
     const std::byte* rows = nullptr;
     size_t row_bytes = 0;
+    bool on_device = false;  // the rows
   };
 
   // Lists each worker's rows and pairs, in token and gate order. The views must live until the round is over.

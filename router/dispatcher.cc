@@ -69,6 +69,12 @@ RowCodecs Dispatcher::common_codecs() const {
   return common;
 }
 
+bool Dispatcher::sends_tails(size_t bytes) const {
+  return !workers_.empty() && std::ranges::all_of(workers_, [&](const Worker& w) {
+    return w.peer && exchange_.sends_tail(*w.peer, bytes);
+  });
+}
+
 Result<void> Dispatcher::dispatch(const DispatchKey& key, const EncodedRows& rows,
                                   View2<const int32_t> expert_tk, View2<const float> weight_tk) {
   DispatchRound& round = round_m_[static_cast<size_t>(key.micro_batch)];
@@ -96,17 +102,18 @@ Result<void> Dispatcher::send(DispatchRound& round, const EncodedRows& rows) {
     const auto worker = static_cast<int32_t>(i);
     const Result<size_t> bytes = pack(round, worker, rows);
     if (bytes.has_error()) {
+      if (rows.tails) rows.tails->finish();
       exchange_.post(outgoing_);  // gives the acquired regions back; the answers will be stale
       return bytes.error();
     }
     outgoing_.push_back({*workers_[i].peer, *bytes});
     round.share(worker).awaited = true;
     ++round.num_awaited;
-    counters_.bytes_sent += static_cast<int64_t>(*bytes);
-    if (*bytes < kLargeFrameBytes) continue;
+    if (*bytes < kLargeFrameBytes || rows.tails) continue;
     exchange_.post(outgoing_);
     outgoing_.clear();
   }
+  if (rows.tails) rows.tails->finish();
   exchange_.post(outgoing_);
   return {};
 }
@@ -136,17 +143,36 @@ Result<size_t> Dispatcher::pack(const DispatchRound& round, int32_t worker_idx, 
                            .micro_batch = static_cast<uint16_t>(round.micro_batch),
                            .combine = round.combine,
                            .answer_codec = codecs.combine};
-  const auto region = exchange_.acquire(*worker.peer, frame_layout(shape).total_bytes);
+  const FrameLayout layout = frame_layout(shape);
+  const bool has_tail = rows.tails && shape.num_rows > 0;
+  const auto region = exchange_.acquire(*worker.peer, has_tail ? layout.rows_offset : layout.total_bytes);
   if (region.has_error()) {
     // A loss shows here first, before a poll reports it.
     if (region.error().code == Code::peer_lost) on_peer_lost(*worker.peer, region.error());
     return Status{region.error().code, fmt::format("worker={}: {}", worker.name, region.error().message)};
   }
-  const FrameSections sections = begin_dispatch(fields, shape, *region);
+  std::byte* tail = nullptr;
+  if (has_tail) {
+    const auto acquired = exchange_.acquire_tail(*worker.peer, layout.tail_bytes());
+    if (acquired.has_error()) {
+      const Status why{acquired.error().code,
+                       fmt::format("worker={}: {}", worker.name, acquired.error().message)};
+      lose(worker_idx, why);  // its region stays acquired
+      return why;
+    }
+    tail = *acquired;
+  }
+  counters_.bytes_sent += static_cast<int64_t>(layout.total_bytes);
+  const FrameSections sections = begin_dispatch(fields, shape, *region, tail);
   std::copy(share.pairs.begin(), share.pairs.end(), sections.pairs.begin());
   const auto hidden = static_cast<size_t>(options_.hidden);
   const bool encoded = rows.codec != Codec::f32;
   GH_CHECK(!encoded || rows.codec == codecs.dispatch);
+  if (rows.tails) {
+    GH_CHECK(rows.codec == codecs.dispatch);
+    if (has_tail) rows.tails->write(share.row_token, tail);
+    return sections.total_bytes;
+  }
   parallel_rows(*options_.team, shape.num_rows, options_.hidden, [&](int64_t begin, int64_t end) {
     for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
       const std::byte* row = rows.row(share.row_token[i]);
@@ -177,7 +203,8 @@ Result<Answers> Dispatcher::answers(int micro_batch) {
   if (answered.has_error()) return abandon_step(answered.error());
   round.list_answers(std::span(row_tk_).first(static_cast<size_t>(round.num_pairs())));
   return Answers{{row_tk_.data(), round.expert_tk.rows, round.expert_tk.cols},
-                 round.combine == Combine::reduced};
+                 round.combine == Combine::reduced,
+                 std::ranges::any_of(round.share_w, &DispatchRound::Share::on_device)};
 }
 
 Result<void> Dispatcher::wait_for_answers(DispatchRound& round) {
@@ -249,8 +276,8 @@ DispatchRound* Dispatcher::awaited_round(int32_t worker, const FrameHeader& head
 void Dispatcher::on_frame(PeerId peer, std::span<const std::byte> bytes) {
   const std::optional<int32_t> worker = find(peer);
   if (!worker) return;
-  counters_.bytes_received += static_cast<int64_t>(bytes.size());
-  const Result<FrameHeader> header = decode_header(bytes);
+  counters_.bytes_received += static_cast<int64_t>(bytes.size() + exchange_.tail().size());
+  const Result<FrameHeader> header = decode_header({bytes, exchange_.tail()});
   if (header.has_error()) return drop_link(*worker, header.error());
   if (DispatchRound* round = awaited_round(*worker, *header))
     take_answer(*round, *worker, *header, bytes);
@@ -267,7 +294,7 @@ void Dispatcher::take_answer(DispatchRound& round, int32_t worker, const FrameHe
     fail({failure->why.code,
           fmt::format("worker={}: {}", workers_[static_cast<size_t>(worker)].name, failure->why.message)});
   } else {
-    const Result<CombineView> answer = decode_combine(bytes);
+    const Result<CombineView> answer = decode_combine({bytes, exchange_.tail()});
     if (answer.has_error()) return drop_link(worker, answer.error());
     const Result<void> fits = check_answer(round, worker, answer->header);
     if (fits.has_error()) return drop_link(worker, fits.error());
@@ -275,6 +302,7 @@ void Dispatcher::take_answer(DispatchRound& round, int32_t worker, const FrameHe
     share.codec = codec_of(answer->header);
     share.rows = answer->rows.data();
     share.row_bytes = answer->row_bytes;
+    share.on_device = answer->rows_on_device;
   }
   share.awaited = false;
   --round.num_awaited;

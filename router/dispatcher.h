@@ -53,12 +53,23 @@ struct DispatchKey {
   int micro_batch = 0;  // < kMaxMicroBatches; its round before this must be combined
 };
 
+// Puts rows of a step that are on a device where frames' tails are.
+class TailWriter {
+ public:
+  virtual ~TailWriter() = default;
+  // Enqueues tail[i] = row row_i[i].
+  virtual void write(std::span<const int32_t> row_i, std::byte* tail) = 0;
+  // Returns when all are written.
+  virtual void finish() = 0;
+};
+
 // Rows to be sent: fp32, or in the codec of all workers already.
 struct EncodedRows {
   const std::byte* data = nullptr;
   int64_t num_rows = 0;
   Codec codec = Codec::f32;
   size_t stride_bytes = 0;
+  TailWriter* tails = nullptr;  // the rows are on a device, and there only
 
   EncodedRows() = default;
   EncodedRows(const std::byte* data, int64_t num_rows, Codec codec, size_t stride_bytes)
@@ -72,7 +83,8 @@ struct EncodedRows {
 // What each token sums, in order (DispatchRound::list_answers), as it came off the wire.
 struct Answers {
   View2<const EncodedRow> row_tk;
-  bool weighted = false;  // by the workers
+  bool weighted = false;   // by the workers
+  bool on_device = false;  // some of them
 };
 
 class Dispatcher final : public ExchangeHandler {
@@ -87,6 +99,9 @@ class Dispatcher final : public ExchangeHandler {
   bool all_attached() const;
   // Of all workers; a direction in which they differ, f32.
   RowCodecs common_codecs() const;
+  // Whether frames may have tails at all, and whether so many bytes of rows should go to the workers as such.
+  bool has_tails() const { return exchange_.has_tails(); }
+  bool sends_tails(size_t bytes) const;
 
   // Posts the rows; every worker gets a frame, those without rows an empty one. The views expert_tk and
   // weight_tk must live until combine() returns. Errors: peer_lost naming the worker.

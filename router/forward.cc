@@ -204,9 +204,9 @@ Result<void> Forward::exchange(int64_t layer, const MicroBatch& m) {
     return {};
   }
   const Choices chosen = choices(m);
-  rows_->depart(m.idx, h_.view(m.num_tokens, spec_.hidden), chosen.expert_tk.first_rows(m.num_tokens),
-                chosen.weight_tk.first_rows(m.num_tokens));
-  const bool told_at_once = !ops_.memory().is_host();
+  const bool told_at_once =
+      rows_->depart(m.idx, h_.view(m.num_tokens, spec_.hidden), chosen.expert_tk.first_rows(m.num_tokens),
+                    chosen.weight_tk.first_rows(m.num_tokens));
   if (moe->shared && told_at_once) shared_experts(layer, m, *moe->shared);
   GH_TRY(dispatch(layer, m));
   if (moe->shared && !told_at_once) shared_experts(layer, m, *moe->shared);

@@ -78,11 +78,13 @@ class Exchange {
   // where they cross without the host between. What the frame says is the same: an end that was given no
   // device gets it whole, in host memory. (An end is given one by its implementation's options.)
 
-  // Whether a frame to this peer may have a tail.
-  virtual bool sends_tails(PeerId) const { return false; }
+  // Whether this end was given a device that its wire knows.
+  virtual bool has_tails() const { return false; }
+  // Whether `bytes` of rows to this peer should go as a tail: it can, and they are many enough (TailPool).
+  virtual bool sends_tail(PeerId, size_t) const { return false; }
   // Device memory for the last `bytes` (> 0) of the frame acquired for this peer: at least 256-byte aligned,
   // owned by the exchange. What writes it must be over before post(), which gives it back with the region.
-  // Precondition: sends_tails(peer), and a region is acquired.
+  // Precondition: has_tails(), and a region is acquired.
   virtual Result<std::byte*> acquire_tail(PeerId, size_t) {
     return Status{Code::unsupported, "frames of this exchange have no tails"};
   }

@@ -37,9 +37,11 @@ class LoopbackEnd final : public Exchange {
   size_t poll(ExchangeHandler& handler) override;
   void wait(std::chrono::nanoseconds timeout) override;
   void wake() override { mailbox_->wake(); }
-  bool sends_tails(PeerId peer) const override {
+  bool has_tails() const override { return mailbox_->tails != nullptr; }
+  bool sends_tail(PeerId peer, size_t bytes) const override {
     const auto found = peers_.find(peer);
-    return mailbox_->tails && found != peers_.end() && found->second.mailbox->tails == mailbox_->tails;
+    return mailbox_->tails && mailbox_->tails->wants(bytes) && found != peers_.end() &&
+           found->second.mailbox->tails == mailbox_->tails;
   }
   Result<std::byte*> acquire_tail(PeerId peer, size_t bytes) override;
   std::span<const std::byte> tail() const override {
@@ -153,7 +155,7 @@ Result<std::span<std::byte>> LoopbackEnd::acquire(PeerId id, size_t bytes) {
 
 Result<std::byte*> LoopbackEnd::acquire_tail(PeerId id, size_t bytes) {
   Peer& peer = peers_.at(id);
-  GH_CHECK(sends_tails(id) && peer.acquired && !peer.acquired_tail && bytes > 0);
+  GH_CHECK(mailbox_->tails && peer.acquired && !peer.acquired_tail && bytes > 0);
   GH_ASSIGN(peer.acquired_tail, mailbox_->tails->take(bytes));
   peer.acquired_tail_bytes = bytes;
   return peer.acquired_tail.get();

@@ -5,6 +5,8 @@
 #include <mutex>
 #include <vector>
 
+#include "base/log.h"
+
 namespace guildhall {
 namespace {
 
@@ -32,8 +34,16 @@ Result<TailBuffer> TailPool::take(size_t bytes) {
     }
   }
   if (!buffer) {
-    GH_ASSIGN(buffer, memory_.allocate(capacity));
+    Result<TailBuffer> made = memory_.allocate(capacity);
+    if (made.has_error()) {
+      if (!exhausted_.exchange(true))
+        log_warn("tails_end", "reason=\"{}\" effect=\"rows of the GPU go through the host from now on\"",
+                 made.error().message);
+      return made.error();
+    }
+    buffer = std::move(*made);
   }
+  ++num_taken_;
   std::byte* data = buffer.get();
   return TailBuffer(data, [idle = idle_, size_class, buffer](std::byte*) {
     std::lock_guard lock(idle->mutex);

@@ -48,7 +48,8 @@ class UcxExchange final : public Exchange {
   void wait(std::chrono::nanoseconds timeout) override;
   void wake() override { waiter_.wake(); }
   FrameHold hold() override;
-  bool sends_tails(PeerId) const override { return tails_ != nullptr; }
+  bool has_tails() const override { return tails_ != nullptr; }
+  bool sends_tail(PeerId, size_t bytes) const override { return tails_ && tails_->wants(bytes); }
   Result<std::byte*> acquire_tail(PeerId peer, size_t bytes) override;
   std::span<const std::byte> tail() const override;
   std::string describe(PeerId peer) const override;

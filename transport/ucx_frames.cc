@@ -102,15 +102,15 @@ bool UcxExchange::accept(PeerId id, Arrival& arrival) {
   return true;
 }
 
-// Where what is still at its sender goes; nullptr where there is no memory. A tail goes to the device, or
-// behind the place of its head.
+// Where what is still at its sender goes; nullptr where there is no memory. A tail goes to the device, or,
+// where there is none or it is full, behind the place of its head.
 std::byte* UcxExchange::make_room(Arrival& arrival) {
   if (arrival.kind == TagKind::tail && tails_) {
-    Result<TailBuffer> tail = tails_->take(arrival.bytes);
-    if (tail.has_error()) return nullptr;
-    arrival.tail = std::move(*tail);
-    arrival.tail_bytes = arrival.bytes;
-    return arrival.tail.get();
+    if (Result<TailBuffer> tail = tails_->take(arrival.bytes)) {
+      arrival.tail = std::move(*tail);
+      arrival.tail_bytes = arrival.bytes;
+      return arrival.tail.get();
+    }
   }
   arrival.buffer = pool_.take(arrival.head_bytes + arrival.bytes);
   return arrival.buffer ? arrival.buffer.data() + arrival.head_bytes : nullptr;

@@ -51,9 +51,11 @@ Result<void> run_expert_process(const config::Config& config, const std::string&
         "transport.kind is loopback: the router's process holds the workers; start only guildhall-router"};
   GH_TRY(apply_isa(config));
   GH_ASSIGN(const ModelSpec spec, read_spec(config));
-  GH_ASSIGN(const std::unique_ptr<Exchange> exchange, make_exchange(exchange_options(config, worker_name)));
   GH_ASSIGN(std::unique_ptr<Ops> ops,
             open_device(device_key(config, *entry), entry->device(), team_options(config, entry->threads())));
+  const std::unique_ptr<TailPool> tails = tail_pool(config, ops->memory());
+  GH_ASSIGN(const std::unique_ptr<Exchange> exchange,
+            make_exchange(exchange_options(config, worker_name, tails.get())));
   Worker worker(spec, *exchange, std::move(ops));
 
   Shutdown shutdown;

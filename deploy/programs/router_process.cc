@@ -87,7 +87,8 @@ Result<void> RouterProcess::make_links() {
     exchange_ = fabric_->make_end(config_.router().name());
     GH_ASSIGN(local_workers_, LocalWorkers::make(config_, spec_, *fabric_));
   } else {
-    ExchangeOptions exchange = exchange_options(config_, config_.router().name());
+    tails_ = tail_pool(config_, ops_->memory());
+    ExchangeOptions exchange = exchange_options(config_, config_.router().name(), tails_.get());
     exchange.nccl.is_hub = true;
     GH_ASSIGN(exchange_, make_exchange(exchange));
     std::vector<WorkerAddress> workers;

@@ -54,10 +54,11 @@ class RouterProcess final : public StatusSource {
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<ChatTemplate> chat_template_;  // null: the checkpoint has none
   LoadProgress progress_;
+  std::unique_ptr<Ops> ops_;  // the first rank's; so weights_ and cache_
+  std::unique_ptr<TailPool> tails_;
   std::unique_ptr<LoopbackFabric> fabric_;
   std::unique_ptr<Exchange> exchange_;
   std::unique_ptr<LocalWorkers> local_workers_;
-  std::unique_ptr<Ops> ops_;  // the first rank's; so weights_ and cache_
   std::unique_ptr<OtherRanks> other_ranks_;
   std::unique_ptr<KvCache> cache_;  // until the engine takes it
   std::unique_ptr<DenseWeights> weights_;

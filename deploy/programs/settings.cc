@@ -71,13 +71,14 @@ SlotOptions slot_options(const config::Config& config) {
   return {.num = static_cast<uint32_t>(slots.count()), .bytes = static_cast<size_t>(slots.size_bytes())};
 }
 
-ExchangeOptions exchange_options(const config::Config& config, const std::string& name) {
+ExchangeOptions exchange_options(const config::Config& config, const std::string& name, TailPool* tails) {
   ExchangeOptions options{
       .kind = config.transport().kind() == "nccl" ? ExchangeKind::nccl : ExchangeKind::ucx, .name = name};
   options.ucx.tls = config.transport().ucx().tls();
   options.ucx.net_devices = config.transport().ucx().net_devices();
   options.ucx.wait = wait_options(config);
   options.ucx.slots = slot_options(config);
+  if (options.kind == ExchangeKind::ucx) options.ucx.tails = tails;
   const config::Nccl& nccl = config.transport().nccl();
   options.nccl = {.device = nccl.device(),
                   .min_frame_bytes = static_cast<size_t>(nccl.min_frame_bytes()),
@@ -88,6 +89,22 @@ ExchangeOptions exchange_options(const config::Config& config, const std::string
   options.open_nccl = open_nccl_exchange;
 #endif
   return options;
+}
+
+std::unique_ptr<TailPool> tail_pool(const config::Config& config, DeviceMemory& device) {
+  const auto differs = [&](const config::Worker& w) {
+    const config::Worker& first = config.experts().workers(0);
+    return w.dispatch_codec() != first.dispatch_codec() || w.combine_codec() != first.combine_codec();
+  };
+  const int64_t min_bytes = config.transport().ucx().gpu_rows_bytes();
+  if (device.is_host() || min_bytes == 0 || std::ranges::any_of(config.experts().workers(), differs))
+    return nullptr;
+  return std::make_unique<TailPool>(
+      TailMemory{.allocate = [&device](size_t bytes) -> Result<TailBuffer> {
+                   GH_ASSIGN(MemoryBlock block, device.allocate_for_transfers(static_cast<int64_t>(bytes)));
+                   return TailBuffer(std::move(block));
+                 },
+                 .min_bytes = static_cast<size_t>(min_bytes)});
 }
 
 TeamOptions team_options(const config::Config& config, int threads) {

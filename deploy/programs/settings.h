@@ -7,6 +7,7 @@
 #include "router/engine.h"
 #include "router/http/server.h"
 #include "transport/make_exchange.h"
+#include "transport/tail_pool.h"
 
 namespace guildhall {
 
@@ -15,7 +16,11 @@ Result<void> apply_isa(const config::Config& config);
 
 HttpServerOptions http_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len);
 SlotOptions slot_options(const config::Config& config);
-ExchangeOptions exchange_options(const config::Config& config, const std::string& name);
+// Borrows tails, which outlive the exchange.
+ExchangeOptions exchange_options(const config::Config& config, const std::string& name,
+                                 TailPool* tails = nullptr);
+// Of the device whose rows shall cross from its memory (transport.ucx.gpu_rows); null: none shall.
+std::unique_ptr<TailPool> tail_pool(const config::Config& config, DeviceMemory& device);
 TeamOptions team_options(const config::Config& config,
                          int threads);  // threads 0: the cores this process may use
 // Of the dense layers; of each rank, where there are several.

@@ -135,9 +135,9 @@ class CudaOps final : public Ops {
   void decode_rows(Codec codec, const std::byte* rows, View2<float> x_th) override {
     decode_rows_cuda(stream(), codec, rows, x_th);
   }
-  void combine_encoded(Codec codec, const std::byte* rows, View2<const int32_t> index_tk,
+  void combine_encoded(Codec codec, View2<const std::byte* const> row_tk, bool are_wide,
                        View2<const float> weight_tk, View2<float> y_th) override {
-    combine_encoded_cuda(stream(), codec, rows, index_tk, weight_tk, y_th);
+    combine_encoded_cuda(stream(), codec, row_tk, are_wide, weight_tk, y_th);
   }
   void edit_logits(std::span<const EditedRow> row_i, std::span<const LogitEdit> edit_e,
                    View2<const uint32_t> allowed_mw, View2<float> logits_rv) override;

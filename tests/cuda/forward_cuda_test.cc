@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 
 #include "kernels/cuda/cuda_ops.h"
@@ -148,6 +149,26 @@ TEST(ForwardCudaFp8, ManyRowsMoveLogprobsByNoMoreThanTheirPrecision) {
 #if defined(GUILDHALL_CUDA_EMULATED)
   emulation::set_compute_capability(9, 0);
 #endif
+}
+
+// Rows that never leave the device, which all ends share here, in both combines and in a codec of the wire.
+TEST_P(ForwardCuda, RowsInTheDevicesMemoryHaveTheBitsOfThoseThatCrossByTheHost) {
+  const auto run = [&](const LocalEngineOptions& options) {
+    LocalEngine engine(golden_.path, options);
+    const auto got = bits(engine.run(greedy(std::span(golden_.prompts.back().ids).first(9), 2)));
+    const bool has_experts = std::ranges::count(engine.spec().is_moe_layer, true) > 0;
+    EXPECT_EQ(engine.num_tails() > 0, options.tails && has_experts);
+    return got;
+  };
+  for (const RowCodecs codecs : {RowCodecs{}, RowCodecs{Codec::bf16, Codec::fp8}})
+    for (const Combine combine : {Combine::exact, Combine::reduced}) {
+      LocalEngineOptions by_host = options();
+      by_host.codecs = codecs;
+      by_host.combine = combine;
+      LocalEngineOptions as_tails = by_host;
+      as_tails.tails = true;
+      EXPECT_EQ(run(as_tails), run(by_host));
+    }
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, ForwardCuda, ::testing::ValuesIn(golden_case_names()),

@@ -58,22 +58,23 @@ TEST_P(RowCodec, SumsHaveTheCpusBits) {
         SCOPED_TRACE(testing::Message() << "codec " << static_cast<int>(codec) << " H=" << cols);
         const std::vector<std::byte> rows = encode_all(codec, random_floats(kRows * cols, 5), kRows, cols);
         const size_t bytes = row_bytes(codec, static_cast<uint64_t>(cols));
-        std::vector<int32_t> index_tk;
         std::vector<EncodedRow> row_tk;
         for (int64_t i = 0; i < kTokens * kTopK; ++i) {
           const auto index = static_cast<int32_t>(i * 7 % (kRows + 2)) - 2;  // -2, -1: none
-          index_tk.push_back(index);
           row_tk.push_back({index < 0 ? nullptr : rows.data() + static_cast<size_t>(index) * bytes, codec});
         }
         const std::vector<float> weight_tk =
             weighted ? std::vector<float>(kTokens * kTopK, 1.0f) : random_floats(kTokens * kTopK, 6);
         std::vector<float> want = random_floats(kTokens * cols, 7);
         const DeviceMatrix<float> y(want, kTokens, cols), weights(weight_tk, kTokens, kTopK);
-        const DeviceMatrix<int32_t> indices(index_tk, kTokens, kTopK);
         const DeviceArray<std::byte> device_rows(rows);
+        std::vector<const std::byte*> at_tk;
+        for (const EncodedRow& row : row_tk)
+          at_tk.push_back(row.row == nullptr ? nullptr : device_rows.data() + (row.row - rows.data()));
+        const DeviceMatrix<const std::byte*> at(at_tk, kTokens, kTopK);
         combine_encoded_cpu(team, {row_tk.data(), kTokens, kTopK}, as_view(weight_tk, kTokens, kTopK),
                             as_view(want, kTokens, cols));
-        combine_encoded_cuda(nullptr, codec, device_rows.data(), indices,
+        combine_encoded_cuda(nullptr, codec, at, bytes % 16 == 0,
                              weighted ? View2<const float>{} : weights.view(), y);
         EXPECT_TRUE(same_bytes(y.download(), want));
       }

@@ -29,10 +29,11 @@ LocalEngine::LocalEngine(const std::filesystem::path& checkpoint, const LocalEng
       options_(options),
       spec_(read_model_spec(checkpoint).value()),
       placement_(even_split(spec_, options.num_workers, 1)),
+      ops_(make_ops()),
+      tails_(make_tails()),
       fabric_(0, options.wait),
-      exchange_(fabric_.make_end("router")),
+      exchange_(fabric_.make_end("router", tails_.get())),
       members_(static_cast<size_t>(options.num_workers)) {
-  ops_ = make_ops();
   auto ranks = make_ranks();
   engine_ = std::make_unique<Engine>(engine_options(), spec_, *weights_, *exchange_, std::move(cache_), *ops_,
                                      std::move(ranks));
@@ -57,6 +58,15 @@ void LocalEngine::stop() {
 
 std::unique_ptr<Ops> LocalEngine::make_ops() const {
   return options_.make_ops ? options_.make_ops() : make_cpu_ops({.num_threads = options_.num_threads});
+}
+
+std::unique_ptr<TailPool> LocalEngine::make_tails() const {
+  if (!options_.tails) return nullptr;
+  return std::make_unique<TailPool>(
+      TailMemory{.allocate = [&memory = ops_->memory()](size_t bytes) -> Result<TailBuffer> {
+        GH_ASSIGN(MemoryBlock block, memory.allocate_for_transfers(static_cast<int64_t>(bytes)));
+        return TailBuffer(std::move(block));
+      }});
 }
 
 KvCacheOptions LocalEngine::cache_options() const {
@@ -137,7 +147,7 @@ LocalEngine::Member::~Member() {
 
 void LocalEngine::attach_worker(int i) {
   auto m = std::make_unique<Member>();
-  m->exchange = fabric_.make_end(worker_name(i));
+  m->exchange = fabric_.make_end(worker_name(i), tails_.get());
   m->worker = std::make_unique<Worker>(
       spec_, *m->exchange,
       options_.workers_on_cpu ? make_cpu_ops({.num_threads = options_.num_threads}) : make_ops());

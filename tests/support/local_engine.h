@@ -14,6 +14,7 @@
 #include "experts/worker.h"
 #include "router/engine.h"
 #include "transport/loopback.h"
+#include "transport/tail_pool.h"
 
 namespace guildhall {
 
@@ -43,6 +44,7 @@ struct LocalEngineOptions {
   std::function<std::unique_ptr<Ops>()> make_ops;
   // How ranks meet; empty: through shared memory.
   std::function<std::unique_ptr<CollectiveGroup>(const std::vector<Ops*>&)> make_group;
+  bool tails = false;  // on a device: all rows stay in its memory
   std::chrono::nanoseconds deadline = std::chrono::minutes(1), recovery_timeout = std::chrono::minutes(1);
 };
 
@@ -64,6 +66,7 @@ class LocalEngine {
 
   Engine& engine() { return *engine_; }
   Ops& ops() { return *ops_; }
+  uint64_t num_tails() const { return tails_ ? tails_->num_taken() : 0; }
   LoopbackFabric& fabric() { return fabric_; }
   const ModelSpec& spec() const { return spec_; }
   int64_t dense_bytes() const { return weights_->bytes(); }
@@ -90,6 +93,7 @@ class LocalEngine {
   };
   static std::string worker_name(int i) { return "w" + std::to_string(i); }
   std::unique_ptr<Ops> make_ops() const;
+  std::unique_ptr<TailPool> make_tails() const;
   std::unique_ptr<TensorRanks> make_ranks();
   KvCacheOptions cache_options() const;
   EngineOptions engine_options();
@@ -100,6 +104,8 @@ class LocalEngine {
   ModelSpec spec_;
   LoadProgress progress_;
   Placement placement_;
+  std::unique_ptr<Ops> ops_;
+  std::unique_ptr<TailPool> tails_;
   LoopbackFabric fabric_;
   std::unique_ptr<Exchange> exchange_;
   std::mutex mutex_;  // guards members_ and what follows
@@ -107,7 +113,6 @@ class LocalEngine {
   uint64_t last_generation_ = 0;
   std::deque<std::pair<int32_t, Status>> losses_;
   std::condition_variable lost_;
-  std::unique_ptr<Ops> ops_;
   std::unique_ptr<DenseWeights> weights_;
   std::unique_ptr<KvCache> cache_;  // until the engine takes it
   std::unique_ptr<Engine> engine_;

@@ -16,6 +16,7 @@ class CountedMemory {
  public:
   TailMemory memory() {
     return {.allocate = [this](size_t bytes) -> Result<TailBuffer> {
+              if (is_full) return Status{Code::resource_exhausted, "the device is full"};
               auto* data = static_cast<std::byte*>(::operator new[](bytes, std::align_val_t{256}));
               TailBuffer buffer(data, [](std::byte* p) { ::operator delete[](p, std::align_val_t{256}); });
               made_.push_back(buffer);
@@ -23,6 +24,7 @@ class CountedMemory {
             },
             .is_host = true};
   }
+  bool is_full = false;
   size_t num_made() const { return made_.size(); }
   size_t num_alive() const {
     return static_cast<size_t>(
@@ -125,7 +127,7 @@ constexpr Size kSizes[] = {{64, 1},       {64, 4096}, {1000, 0},       {100000, 
                            {64, 1 << 20}, {0, 64},    {300000, 65536}, {5, 0},      {4096, 3 << 20}};
 
 TEST_P(Tails, ComeWithTheirFramesInOrder) {
-  ASSERT_TRUE(sender_->sends_tails(to_));
+  ASSERT_TRUE(sender_->sends_tail(to_, 1));
   uint64_t seed = 0;
   for (const Size& size : kSizes) send(size.head, size.tail, seed++);
   ASSERT_TRUE(drive_until(std::size(kSizes)));
@@ -158,6 +160,22 @@ TEST_P(Tails, StayAsLongAsTheirFrameIsHeld) {
   at_receiver_->hold.clear();
 }
 
+// What comes then is received by the host, whole; nothing is sent as a tail any more.
+class TailsOverUcx : public Tails {};
+TEST_P(TailsOverUcx, EndWhereTheDeviceIsFull) {
+  send(64, 5000, 1);
+  ASSERT_TRUE(drive_until(1));
+  acquire(64, 70000, 2);
+  memory_.is_full = true;
+  const Exchange::Outgoing outgoing{to_, 64};
+  sender_->post({&outgoing, 1});
+  ASSERT_TRUE(drive_until(2));
+  Bytes whole = pattern(64, 2), tail = pattern(70000, 1002);
+  whole.insert(whole.end(), tail.begin(), tail.end());
+  EXPECT_EQ(at_receiver_->got[1].head, whole);
+  EXPECT_EQ(sender_->sends_tail(to_, 70000), !GetParam().into_tails);
+}
+
 TEST_P(Tails, AreGivenBackWhateverBecomesOfTheLink) {
   for (size_t i = 0; i < 20; ++i) send(64, 200000, i);
   acquire(64, 100, 99);  // never posted
@@ -170,7 +188,7 @@ TEST_P(Tails, AreGivenBackWhateverBecomesOfTheLink) {
   EXPECT_EQ(memory_.num_alive(), 0u);
 }
 
-std::vector<Kind> kinds() {
+std::vector<Kind> ucx_kinds() {
   const auto ucx = [](UcxOptions options) {
     return [options](LoopbackFabric&, const std::string&, TailPool* tails) {
       UcxOptions mine = options;
@@ -178,18 +196,21 @@ std::vector<Kind> kinds() {
       return open_ucx(mine);
     };
   };
-  return {{"loopback", true,
-           [](LoopbackFabric& fabric, const std::string& name, TailPool* tails) {
-             return fabric.make_end(name, tails);
-           }},
-          {"ucx_tcp", true, ucx(tcp_options())},
+  return {{"ucx_tcp", true, ucx(tcp_options())},
           {"ucx_tcp_to_host", false, ucx(tcp_options())},
           {"ucx_shm", true, ucx(shared_memory_options())},
           {"ucx_shm_to_host", false, ucx(shared_memory_options())}};
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, Tails, testing::ValuesIn(kinds()),
-                         [](const auto& info) { return info.param.name; });
+// Which hands its memory over.
+const Kind kLoopback{"loopback", true, [](LoopbackFabric& fabric, const std::string& name, TailPool* tails) {
+                       return fabric.make_end(name, tails);
+                     }};
+
+std::string name_of(const testing::TestParamInfo<Kind>& info) { return info.param.name; }
+INSTANTIATE_TEST_SUITE_P(Loopback, Tails, testing::Values(kLoopback), name_of);
+INSTANTIATE_TEST_SUITE_P(Ucx, Tails, testing::ValuesIn(ucx_kinds()), name_of);
+INSTANTIATE_TEST_SUITE_P(Ucx, TailsOverUcx, testing::ValuesIn(ucx_kinds()), name_of);
 
 }  // namespace
 }  // namespace guildhall
