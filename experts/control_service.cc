@@ -44,6 +44,8 @@ Result<ExpertsOfLayer> read_placement(const control::Placement& message, const M
 struct ControlService::Impl : std::enable_shared_from_this<Impl> {
   struct Router {
     std::string name;
+    std::vector<std::string> replicas;  // the worker's peers on the data plane
+    size_t num_attached = 0;            // of them
     uint64_t generation = 0;
     bool placed = false;  // it sent a placement: it hears of loading
   };
@@ -96,7 +98,11 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
     if (acceptable.has_error()) return refuse(link, acceptable.error(), id);
     if (routers.count(link) > 0)
       return refuse(link, {Code::invalid_argument, "a second hello on one link"}, id);
-    routers[link] = {hello.router_name(), hello.generation()};
+    std::vector<std::string> addresses{hello.exchange_address()};
+    for (const std::string& more : hello.more_exchange_addresses()) addresses.push_back(more);
+    Router& router = routers[link] = {.name = hello.router_name(), .generation = hello.generation()};
+    for (size_t i = 0; i < addresses.size(); ++i)
+      router.replicas.push_back(addresses.size() == 1 ? router.name : fmt::format("{}/{}", router.name, i));
     // Weak: the worker may outlive the io_context, and with it keep this should it never come to attach.
     const auto on_io = [weak = weak_from_this(), weak_link = std::weak_ptr(link)](auto action) {
       const auto self = weak.lock();
@@ -107,14 +113,15 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
         if (self && link) action(*self, link);
       });
     };
-    worker.attach_router(
-        hello.router_name(), hello.exchange_address(), hello.generation(),
-        [on_io, id](Result<void> attached) {
-          on_io([id, attached](Impl& self, const LinkPtr& link) { self.on_attached(link, attached, id); });
-        },
-        [on_io](const Status& why) {
-          on_io([why](Impl& self, const LinkPtr& link) { self.on_data_link_lost(link, why); });
-        });
+    for (size_t i = 0; i < addresses.size(); ++i)
+      worker.attach_router(
+          router.replicas[i], addresses[i], hello.generation(),
+          [on_io, id](Result<void> attached) {
+            on_io([id, attached](Impl& self, const LinkPtr& link) { self.on_attached(link, attached, id); });
+          },
+          [on_io](const Status& why) {
+            on_io([why](Impl& self, const LinkPtr& link) { self.on_data_link_lost(link, why); });
+          });
   }
 
   Result<void> check_hello(const control::Hello& hello) const {
@@ -131,14 +138,22 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
       if (codec >= kNumCodecs)
         return Status{Code::unsupported,
                       fmt::format("{} asks for codec {}, which this version lacks", who, codec)};
+    if (hello.more_exchange_addresses_size() >= kMaxReplicas)
+      return Status{Code::invalid_argument,
+                    fmt::format("{} has {} replicas; at most {} fit", who,
+                                hello.more_exchange_addresses_size() + 1, kMaxReplicas)};
     if (hello.combine() > static_cast<uint32_t>(Combine::reduced))
       return Status{Code::unsupported,
                     fmt::format("{} asks for combine {}, which this version lacks", who, hello.combine())};
     return {};
   }
 
+  // Of one replica; the router hears when all are.
   void on_attached(const LinkPtr& link, const Result<void>& attached, uint64_t id) {
+    const auto router = routers.find(link);
+    if (router == routers.end()) return;  // the link ended meanwhile
     if (attached.has_error()) return refuse(link, attached.error(), id);
+    if (++router->second.num_attached < router->second.replicas.size()) return;
     control::Envelope envelope;
     envelope.set_id(id);
     control::HelloReply& reply = *envelope.mutable_hello_reply();
@@ -264,7 +279,8 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
     const auto router = routers.find(link);
     if (router == routers.end()) return;
     log_info("router_detached", "router={} reason=\"{}\"", router->second.name, why.message);
-    worker.detach_router(router->second.name, router->second.generation);
+    for (const std::string& replica : router->second.replicas)
+      worker.detach_router(replica, router->second.generation);
     routers.erase(router);
   }
 

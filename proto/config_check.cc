@@ -37,6 +37,7 @@ class Checker {
     if (config_.model().path().empty()) add("model.path", "missing; name the checkpoint's folder");
     check_routers();
     check_device("router.dense.device", config_.router().dense().device());
+    check_dense();
     check_workers();
     check_gpu_memory();
     return std::move(problems_);
@@ -68,6 +69,16 @@ class Checker {
       else
         check_address(key + ".listen", router.listen(), /*any_port=*/true);
     }
+  }
+
+  void check_dense() {
+    const config::Dense& dense = config_.router().dense();
+    if (dense.data_parallel() > 1 && dense.tensor_parallel() > 1)
+      add("router.dense.data_parallel",
+          fmt::format(
+              "{} replicas of {} ranks each (tensor_parallel) do not go into one router; set one of both "
+              "to 1, and list several routers for more",
+              dense.data_parallel(), dense.tensor_parallel()));
   }
 
   void check_workers() {

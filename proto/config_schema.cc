@@ -73,6 +73,24 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      "is "
      "asked for."},
 
+    {"router.http.first_token_timeout",
+     "0s",
+     "Time a completion has, from its arrival, for its first token; later it is answered 503 with "
+     "`retry-after`. "
+     "0s: none.",
+     {},
+     0,
+     24 * kHour},
+    {"router.http.request_timeout",
+     "0s",
+     "Time a completion has for everything: without a token by then it is answered 503, else it ends with "
+     "what "
+     "it has and the finish reason `abort`. A request's own field `timeout`, in seconds, may be shorter (408 "
+     "without a token). 0s: none.",
+     {},
+     0,
+     24 * kHour},
+
     {"router.dense.device", "auto",
      "Where attention and the other dense layers run: `auto` (a GPU where this build and this machine have "
      "one, else the CPU), `cpu`, `cuda` (the first GPU) or `cuda:N`."},
@@ -88,9 +106,8 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      64},
     {"router.dense.threads",
      "0",
-     "Compute threads; of each rank, with `tensor_parallel`. 0: one per core this process may use; ranks "
-     "share "
-     "the cores.",
+     "Compute threads; of each replica (`data_parallel`) or rank (`tensor_parallel`). 0: one per core this "
+     "process may use; replicas and ranks share the cores.",
      {},
      0,
      kMaxThreads},
@@ -99,6 +116,42 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      "must agree "
      "for equal bits.",
      "auto | portable | avx2 | avx512 | avx512_bf16"},
+    {"router.dense.data_parallel",
+     "1",
+     "Replicas of the dense layers in this process, all on `device`. Each has its own batch, its own share "
+     "of "
+     "`kv_cache.memory` and of the cores, and `batching.max_sequences` of its own; weights are there once, "
+     "and "
+     "`batching.max_waiting` is for all together. Texts do not depend on it. Not together with "
+     "`tensor_parallel`.",
+     {},
+     1,
+     64},
+
+    {"router.front_end.prefix_affinity",
+     "2048",
+     "With several replicas, a request goes where the fewest tokens are outstanding; one that holds the "
+     "beginning of its prompt may have as many more of them as it holds tokens, and at most this many. 0: "
+     "prefixes do not count.",
+     {},
+     0,
+     1 << 24},
+    {"router.front_end.spread", "true",
+     "With several `routers`: a request may be forwarded, once, to a peer that is less loaded or holds the "
+     "beginning of its prompt, with its API key and request id. False: each router serves what comes to it.",
+     "true | false"},
+    {"router.front_end.spread_margin",
+     "512",
+     "Outstanding tokens that a peer must have less than this router, to be sent a request.",
+     {},
+     0,
+     1 << 24},
+    {"router.front_end.load_interval",
+     "200ms",
+     "Time between two questions for a peer's load. A peer that does not answer within 1s is left out.",
+     {},
+     10'000,
+     60 * kSecond},
 
     {"router.kv_cache.block_size", "16", "Tokens per page.", {}, 1, 4096},
     {"router.kv_cache.memory",

@@ -18,6 +18,8 @@ class Envelope;
 
 // major << 16 | minor. Majors must be equal; a minor adds messages and fields the other side may ignore.
 inline constexpr uint32_t kControlVersion = 1u << 16;
+// Replicas of one router, each a peer of its own on the data plane. Each keeps slots on every worker.
+inline constexpr int kMaxReplicas = 64;
 constexpr uint32_t control_major(uint32_t version) { return version >> 16; }
 
 // A placement of 1024 layers x 4096 experts takes about 8 MiB. Larger messages drop the link.

@@ -110,7 +110,9 @@ class Cluster::Peer : public std::enable_shared_from_this<Cluster::Peer> {
     hello.set_protocol_version(kControlVersion);
     hello.set_software_version(GUILDHALL_VERSION);
     hello.set_router_name(options_->router_name);
-    hello.set_exchange_address(options_->exchange_address);
+    const std::vector<std::string>& replicas = options_->exchange_addresses;
+    hello.set_exchange_address(replicas.front());
+    for (size_t i = 1; i < replicas.size(); ++i) hello.add_more_exchange_addresses(replicas[i]);
     hello.set_exchange_kind(options_->exchange_kind);
     hello.set_model_type(options_->model_type);
     hello.set_model_fingerprint(options_->model_fingerprint);

@@ -22,7 +22,8 @@ namespace guildhall {
 
 struct ClusterOptions {
   std::string router_name;
-  std::string exchange_kind, exchange_address;
+  std::string exchange_kind;
+  std::vector<std::string> exchange_addresses;  // of each replica: one link serves them all
   std::string model_type;
   uint64_t model_fingerprint = 0;
   Combine combine = Combine::exact;
@@ -37,7 +38,7 @@ struct WorkerAddress {
 
 // Called on the io thread.
 struct ClusterEvents {
-  // The worker holds its experts and has connected to our exchange; `generation` names this link.
+  // The worker holds its experts and has connected to our exchanges; `generation` names this link.
   std::function<void(int32_t worker, const std::string& exchange_address, uint64_t generation)> on_ready;
   std::function<void(int32_t worker, const Status& why)> on_lost;
   // A worker that was never ready cannot be: not reached within startup_timeout, or it refused us.

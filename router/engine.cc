@@ -125,7 +125,7 @@ void Engine::attach_worker(int32_t worker, std::string name, std::string exchang
       return;
     }
     const std::string transport = exchange_.describe(*peer);
-    log_info("worker_attached", "worker={} transport=\"{}\"", name, transport);
+    log_info("worker_attached", "replica={} worker={} transport=\"{}\"", options_.name, name, transport);
     options_.on_worker_attached(worker, transport);
     dispatcher_.attach(worker, name, *peer, generation);
   });
@@ -271,7 +271,8 @@ Result<View2<const float>> Engine::run_forward() {
 
 // The step is void: every sequence is put back and recomputed once the workers are there again.
 void Engine::pause(const Status& why) {
-  log_warn("step_failed", "reason=\"{}\" running={}", to_string(why), scheduler_.num_running());
+  log_warn("step_failed", "replica={} reason=\"{}\" running={}", options_.name, to_string(why),
+           scheduler_.num_running());
   scheduler_.preempt_all();
   collect_lost_workers();
   const bool lost = why.code == Code::peer_lost || !dispatcher_.all_attached();

@@ -24,6 +24,7 @@
 namespace guildhall {
 
 struct EngineOptions {
+  std::string name;  // of the replica, in logs
   SchedulerOptions scheduler;
   DispatcherOptions dispatcher;
   // automatic: from measured times; always one when workers live in this process, as their experts then run

@@ -14,6 +14,7 @@
 #include "kernels/sampling.h"
 #include "router/logit_rules.h"
 #include "router/serving_stats.h"
+#include "router/spread.h"
 #include "router/step_clock.h"
 
 namespace guildhall {
@@ -47,6 +48,7 @@ struct EngineRequest {
   int32_t priority = 0;                    // lower goes first, and is preempted last
   std::string tenant;                      // who shares the service with others in turn
   std::string cache_salt;                  // only requests of the same salt share pages of the KV cache
+  std::optional<RequestId> beside;         // another choice of the same prompt: wants the same replica
 };
 
 struct EngineEvent {
@@ -77,6 +79,14 @@ struct EngineCounters {
   ServingStats serving;                  // histograms of requests and steps
 };
 
+// One of several engines behind a client, for people.
+struct ReplicaStatus {
+  std::string name;  // "r0/1"
+  bool serving = false;
+  int64_t outstanding_tokens = 0;  // router/spread.h
+  EngineCounters counters;
+};
+
 class EngineClient {
  public:
   virtual ~EngineClient() = default;
@@ -88,7 +98,9 @@ class EngineClient {
   // Any thread. cancel() by a caller that has all it wanted (a stop string): counted as a request that
   // stopped.
   virtual void complete(RequestId id) { cancel(id); }
-  virtual EngineCounters counters() const = 0;
+  virtual EngineCounters counters() const = 0;  // of all replicas together
+  // Any thread. What the request would meet now (router/spread.h).
+  virtual SpreadCandidate preview(const EngineRequest&) { return {}; }
 };
 
 }  // namespace guildhall

@@ -26,6 +26,12 @@ class Histogram {
     sum_ += value * static_cast<double>(times);
   }
 
+  // What another one of the same bounds observed.
+  void add(const Histogram& other) {
+    for (size_t i = 0; i < count_.size(); ++i) count_[i] += other.count_[i];
+    sum_ += other.sum_;
+  }
+
   std::span<const double> bounds() const { return bounds_; }
   int64_t count(size_t bucket) const { return count_[bucket]; }  // bucket <= bounds().size()
   double sum() const { return sum_; }

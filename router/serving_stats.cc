@@ -41,4 +41,14 @@ void ServingStats::record_finish(const RequestTimes& times, FinishReason reason,
   request_generated_tokens.observe(static_cast<double>(generated_tokens));
 }
 
+void ServingStats::add(const ServingStats& other) {
+  for (const auto histogram :
+       {&ServingStats::time_to_first_token, &ServingStats::inter_token_latency, &ServingStats::end_to_end,
+        &ServingStats::queue_time, &ServingStats::prefill_time, &ServingStats::decode_time,
+        &ServingStats::request_prompt_tokens, &ServingStats::request_generated_tokens,
+        &ServingStats::step_tokens, &ServingStats::step_sequences, &ServingStats::step_seconds})
+    (this->*histogram).add(other.*histogram);
+  for (size_t i = 0; i < finished.size(); ++i) finished[i] += other.finished[i];
+}
+
 }  // namespace guildhall

@@ -45,6 +45,8 @@ struct ServingStats {
   void record_finish(const RequestTimes& times, FinishReason reason, int64_t prompt_tokens,
                      int64_t generated_tokens, int64_t now_ns);
 
+  void add(const ServingStats& other);  // of another engine
+
   // Seconds, of requests. Time to first token: from submitted to first token; inter-token: between one
   // token of a request and its next; queue: submitted to started; prefill: started to first token; decode:
   // first token to last; end to end: submitted to finished.

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "router/engine_client.h"
+
 namespace guildhall {
 
 enum class ServingState { loading, ready, degraded, draining, failed };
@@ -19,11 +21,21 @@ struct WorkerStatus {
   std::string error;
 };
 
+// Another router, as this one knows it.
+struct PeerStatus {
+  std::string name, address;
+  bool answers = false;
+  int64_t outstanding_tokens = 0;
+  int64_t num_sent = 0, num_failed = 0;  // requests
+};
+
 struct ServingStatus {
   ServingState state = ServingState::loading;
   std::string message;  // why not ready
   int64_t router_bytes_done = 0, router_bytes_total = 0;
   std::vector<WorkerStatus> workers;
+  std::vector<ReplicaStatus> replicas;  // empty while loading
+  std::vector<PeerStatus> peers;        // filled in by the HTTP server
   int64_t kv_capacity_tokens = 0;
   double elapsed_s = 0;
 };

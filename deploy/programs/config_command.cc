@@ -40,7 +40,9 @@ Result<void> print_context(const config::Config& config, const ModelSpec& spec, 
   }
   GH_ASSIGN(const ModelShard widest, widest_shard(config, spec));
   GH_ASSIGN(const auto cache, KvCache::create(widest.spec, kv_cache_options(config, model_len)));
-  fmt::print("# context: {} tokens; KV cache: {} tokens\n", model_len, cache->capacity_tokens());
+  const int replicas = config.router().dense().data_parallel();
+  fmt::print("# context: {} tokens; KV cache: {} tokens{}\n", model_len, cache->capacity_tokens(),
+             replicas > 1 ? fmt::format(" for each of {} replicas", replicas) : "");
   return {};
 }
 
@@ -90,7 +92,7 @@ void print_router_devices(const config::Config& config) {
 void print_slots(const config::Config& config) {
   const SlotOptions slots = slot_options(config);
   if (config.transport().kind() == "loopback") return;
-  const auto link = static_cast<int64_t>(slots.link_bytes());
+  const auto link = static_cast<int64_t>(slots.link_bytes()) * config.router().dense().data_parallel();
   const int num_workers = config.experts().workers_size();
   fmt::print(
       "# slots: {} of {} per link and direction; the router maps {} for {} workers, a worker {} per router\n",

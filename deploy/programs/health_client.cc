@@ -105,6 +105,10 @@ Result<RouterHealth> query_health(const HostPort& address, std::chrono::millisec
   if (const json::value* workers = object.if_contains("workers"); workers != nullptr && workers->is_array())
     for (const json::value& worker : workers->get_array())
       if (worker.is_object()) health.workers.push_back(read_worker(worker.get_object()));
+  if (const json::value* all = object.if_contains("replicas"); all != nullptr && all->is_array())
+    for (const json::value& replica : all->get_array())
+      if (replica.is_object())
+        health.replicas.push_back({text(replica.get_object(), "name"), text(replica.get_object(), "state")});
   return health;
 }
 

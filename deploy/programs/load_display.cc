@@ -73,6 +73,9 @@ void print_workers(const RouterHealth& health) {
 
 void print_summary(const RouterHealth& health, const std::string& url, const std::string& model) {
   for (const WorkerHealth& w : health.workers) print_worker(w);
+  std::string replicas;
+  for (const ReplicaHealth& r : health.replicas) replicas += fmt::format(" {} {}", r.name, r.state);
+  if (health.replicas.size() > 1) fmt::print("  replicas:{}\n", replicas);
   fmt::print("  KV cache: {} tokens\n\n", health.kv_capacity_tokens);
   fmt::print("Serving {} at {}/v1\n\n", model, url);
   fmt::print("  curl {}/v1/completions -H 'content-type: application/json' \\\n", url);

@@ -36,6 +36,14 @@ Result<void> LocalWorkers::load(const Placement& placement) {
   return {};
 }
 
+void LocalWorkers::share(const LocalWorkers& loaded) {
+  for (size_t i = 0; i < members_.size(); ++i) {
+    members_[i].worker->set_store(loaded.members_[i].store);
+    std::lock_guard lock(mutex_);
+    members_[i].store = loaded.members_[i].store;
+  }
+}
+
 void LocalWorkers::cancel_load() {
   for (Member& member : members_) member.progress->cancel = true;
 }

@@ -24,7 +24,8 @@ class LocalWorkers {
 
   // Loads every worker's experts; blocks. Progress shows in status().
   Result<void> load(const Placement& placement);
-  void cancel_load();  // any thread
+  void share(const LocalWorkers& loaded);  // instead: its experts, in the memory where they are
+  void cancel_load();                      // any thread
   // Joins workers and engine. The router's own end has `router_address`.
   void attach(Engine& engine, const std::string& router_address);
   // One turn of every worker, on the engine thread; whether there was work.

@@ -76,21 +76,24 @@ Result<void> OtherRanks::load(const config::Config& config, const ModelSpec& spe
 Result<int64_t> OtherRanks::measure(const config::Config& config, const KvCacheOptions& options,
                                     const FirstRank& first) {
   const config::Batching& batching = config.router().batching();
+  const int64_t num_replicas = config.router().dense().data_parallel();
   int64_t num_pages = INT64_MAX, widest_page = 0;
   for (size_t r = 0; r < num_ranks(); ++r) {
     Ops& ops = r == 0 ? first.ops : *others_[r - 1].ops;
     const DenseWeights& weights = r == 0 ? first.weights : *others_[r - 1].weights;
-    GH_ASSIGN(const int64_t used_bytes, measure_peak(shard(r), weights, ops,
+    const MemoryFigures before = ops.memory().figures();
+    GH_ASSIGN(const int64_t peak_bytes, measure_peak(shard(r), weights, ops,
                                                      {.max_tokens = batching.max_batched_tokens(),
                                                       .max_sequences = batching.max_sequences(),
                                                       .max_model_len = options.max_model_len,
                                                       .block_size = options.block_size,
                                                       .kv_dtype = options.dtype,
                                                       .codecs_w = worker_codecs(config)}));
-    GH_ASSIGN(const int64_t bytes, kv_memory(kv_memory_rule(config), ops.memory().name(),
-                                             ops.memory().figures().total_bytes, used_bytes));
+    const int64_t step_bytes = std::max<int64_t>(0, peak_bytes - (before.total_bytes - before.free_bytes));
+    GH_ASSIGN(const int64_t bytes, kv_memory(kv_memory_rule(config), ops.memory().name(), before.total_bytes,
+                                             peak_bytes + (num_replicas - 1) * step_bytes));
     const int64_t page_bytes = KvCache::page_bytes(shard(r).spec, options);
-    num_pages = std::min(num_pages, bytes / page_bytes);
+    num_pages = std::min(num_pages, bytes / num_replicas / page_bytes);
     widest_page = std::max(widest_page, page_bytes);
   }
   return num_pages * widest_page;

@@ -32,7 +32,8 @@ class OtherRanks {
 
   Result<void> open(const config::Config& config);
   Result<void> load(const config::Config& config, const ModelSpec& spec, LoadProgress& progress);
-  // On GPUs, once all weights are there: the memory that the ranks' caches may take, for make_caches().
+  // On GPUs, once all weights are there: the memory that the ranks' caches may take, for make_caches(). Of
+  // one replica, where several share a GPU: each needs as much beside its cache as the one that rehearses.
   Result<int64_t> measure(const config::Config& config, const KvCacheOptions& options,
                           const FirstRank& first);
   // options.memory_bytes is what the rank takes whose keys and values take most. Returns the first rank's.

@@ -19,7 +19,12 @@ constexpr std::chrono::seconds kDrainLimit{30};
 RouterProcess::RouterProcess(config::Config config)
     : config_(std::move(config)), control_([this] { on_signal(); }) {}
 
-RouterProcess::~RouterProcess() { stop(); }
+RouterProcess::~RouterProcess() {
+  stop();
+  for (const auto& replica : replicas_) replica->end_engine();
+  weights_.reset();
+  while (!replicas_.empty()) replicas_.pop_back();  // the first, whose memory the others use, last
+}
 
 Result<void> RouterProcess::run() {
   const Result<void> started = start();
@@ -44,11 +49,9 @@ Result<void> RouterProcess::start() {
     chat_template_ = *std::move(chat_template);
   else  // everything but conversations works
     log_warn("chat_template_refused", "reason=\"{}\"", chat_template.error().message);
-  GH_ASSIGN(other_ranks_, OtherRanks::divide(config_, spec_));
-  GH_ASSIGN(ops_, open_device("router.dense.device", other_ranks_->device(0), dense_team_options(config_)));
-  GH_TRY(other_ranks_->open(config_));
+  GH_TRY(open_replicas());
   // On a GPU what is left is known when the weights are there.
-  if (ops_->memory().is_host()) GH_TRY(make_cache());
+  if (replicas_[0]->ops().memory().is_host()) GH_TRY(make_caches());
   GH_TRY(make_links());
   HttpServerOptions http = http_options(config_, spec_, max_model_len_);
   if (const std::string& file = config_.router().http().api_keys_file(); !file.empty()) {
@@ -59,45 +62,50 @@ Result<void> RouterProcess::start() {
            to_string(current_isa()));
   control_.start();
   GH_TRY(load());
-  if (!cache_) GH_TRY(make_cache());
-  return start_engine();
+  if (kv_capacity_tokens_ == 0) GH_TRY(make_caches());
+  return start_engines();
 }
 
-Result<void> RouterProcess::make_cache() {
-  KvCacheOptions options = kv_cache_options(config_, max_model_len_);
-  const KvMemoryRule rule = kv_memory_rule(config_);
-  if (ops_->memory().is_host()) {
-    if (rule.fraction)
-      return Status{Code::invalid_argument,
-                    "router.kv_cache.memory_fraction: it is for GPUs, and the dense "
-                    "layers run on the CPU; give router.kv_cache.memory instead"};
-  } else {
-    GH_ASSIGN(options.memory_bytes, other_ranks_->measure(config_, options, {*ops_, *weights_}));
+Result<void> RouterProcess::open_replicas() {
+  for (std::vector<int>& cores : replica_cores(config_)) {
+    const std::string name = replica_name(config_, static_cast<int>(replicas_.size()));
+    GH_ASSIGN(std::unique_ptr<Replica> replica, Replica::open(config_, spec_, name, std::move(cores)));
+    replicas_.push_back(std::move(replica));
   }
-  GH_ASSIGN(cache_, other_ranks_->make_caches(options, *ops_));
-  kv_capacity_tokens_ = cache_->capacity_tokens();
+  return {};
+}
+
+Result<void> RouterProcess::make_caches() {
+  KvCacheOptions options = kv_cache_options(config_, max_model_len_);
+  if (!replicas_[0]->ops().memory().is_host()) {
+    Replica& first = *replicas_[0];
+    GH_ASSIGN(options.memory_bytes, first.ranks().measure(config_, options, {first.ops(), *weights_}));
+  } else if (kv_memory_rule(config_).fraction) {
+    return Status{Code::invalid_argument,
+                  "router.kv_cache.memory_fraction: it is for GPUs, and the dense "
+                  "layers run on the CPU; give router.kv_cache.memory instead"};
+  }
+  for (const auto& replica : replicas_) {
+    GH_TRY(replica->make_cache(options));
+    kv_capacity_tokens_ += replica->kv_capacity_tokens();
+  }
   return {};
 }
 
 // The exchange, and the control links on which workers will start loading while this process does.
 Result<void> RouterProcess::make_links() {
   placement_ = even_split(spec_, config_.experts().workers_size(), 1);
-  if (config_.transport().kind() == "loopback") {
-    fabric_ = std::make_unique<LoopbackFabric>();
-    exchange_ = fabric_->make_end(config_.router().name());
-    GH_ASSIGN(local_workers_, LocalWorkers::make(config_, spec_, *fabric_));
-  } else {
-    tails_ = tail_pool(config_, ops_->memory());
-    ExchangeOptions exchange = exchange_options(config_, config_.router().name(), tails_.get());
-    exchange.nccl.is_hub = true;
-    GH_ASSIGN(exchange_, make_exchange(exchange));
+  for (const auto& replica : replicas_) GH_TRY(replica->open_exchange(config_, spec_));
+  if (!replicas_[0]->local_workers()) {
+    std::vector<std::string> addresses;
+    for (const auto& replica : replicas_) addresses.push_back(replica->exchange_address());
     std::vector<WorkerAddress> workers;
     for (const config::Worker& w : config_.experts().workers())
       workers.push_back({w.name(), w.address(), row_codecs(w)});
     ClusterOptions options{
         .router_name = config_.router().name(),
         .exchange_kind = config_.transport().kind(),
-        .exchange_address = exchange_->local_address(),
+        .exchange_addresses = std::move(addresses),
         .model_type = spec_.model_type,
         .model_fingerprint = fingerprint(spec_),
         .combine = combine_mode(config_),
@@ -115,10 +123,10 @@ ClusterEvents RouterProcess::cluster_events() {
   ClusterEvents events;
   events.on_ready = [this](int32_t worker, const std::string& address, uint64_t generation) {
     const std::string name = config_.experts().workers(worker).name();
-    with_engine([=](Engine& engine) { engine.attach_worker(worker, name, address, generation); });
+    with_engines([=](Engine& engine) { engine.attach_worker(worker, name, address, generation); });
   };
   events.on_lost = [this](int32_t worker, const Status&) {
-    with_engine([worker](Engine& engine) { engine.detach_worker(worker); });
+    with_engines([worker](Engine& engine) { engine.detach_worker(worker); });
   };
   events.on_startup_failed = [this](const Status& why) {
     cancel_load();
@@ -127,26 +135,27 @@ ClusterEvents RouterProcess::cluster_events() {
   return events;
 }
 
-void RouterProcess::with_engine(std::function<void(Engine&)> action) {
+void RouterProcess::with_engines(std::function<void(Engine&)> action) {
   std::lock_guard lock(mutex_);
-  if (engine_ready_)
-    action(*engine_);
-  else
-    before_engine_.push_back(std::move(action));
+  if (!engines_ready_) return before_engines_.push_back(std::move(action));
+  for (const auto& replica : replicas_) action(*replica->engine());
 }
 
 Result<void> RouterProcess::load() {
   const auto begin = Clock::now();
-  GH_ASSIGN(weights_, DenseWeights::load(config_.model().path(), spec_, other_ranks_->shard(0),
-                                         load_mode(config_), progress_, ops_->memory()));
-  GH_TRY(other_ranks_->load(config_, spec_, progress_));
-  if (local_workers_) GH_TRY(local_workers_->load(placement_));
+  Replica& first_replica = *replicas_[0];
+  GH_ASSIGN(weights_, DenseWeights::load(config_.model().path(), spec_, first_replica.ranks().shard(0),
+                                         load_mode(config_), progress_, first_replica.ops().memory()));
+  GH_TRY(first_replica.ranks().load(config_, spec_, progress_));
+  LocalWorkers* const first = first_replica.local_workers();
+  if (first) GH_TRY(first->load(placement_));
+  for (size_t i = 1; first && i < replicas_.size(); ++i) replicas_[i]->local_workers()->share(*first);
   log_info("weights_loaded", "size=\"{}\" time=\"{}\"", format_bytes(weights_->bytes()),
            format_duration(Clock::now() - begin));
   return {};
 }
 
-Result<void> RouterProcess::start_engine() {
+Result<void> RouterProcess::start_engines() {
   EngineOptions options = engine_options(config_, spec_, max_model_len_);
   options.on_worker_attached = [this](int32_t worker, const std::string& transport) {
     if (cluster_) cluster_->set_transport(worker, transport);
@@ -157,20 +166,21 @@ Result<void> RouterProcess::start_engine() {
     else
       shutdown_.request(lost.why);  // a worker in this process cannot come back
   };
-  if (local_workers_) options.dispatcher.pump_local_workers = [this] { return local_workers_->pump(); };
-  GH_ASSIGN(auto ranks, other_ranks_->join(config_, *ops_));
-  engine_ = std::make_unique<Engine>(std::move(options), spec_, *weights_, *exchange_, std::move(cache_),
-                                     *ops_, std::move(ranks));
-  engine_->set_placement(placement_);
-  if (local_workers_) local_workers_->attach(*engine_, exchange_->local_address());
+  std::vector<EngineClient*> engines;
+  for (const auto& replica : replicas_) {
+    options.name = replica->name();
+    GH_TRY(replica->start(config_, options, spec_, *weights_, placement_));
+    engines.push_back(replica->engine());
+  }
+  front_end_ = std::make_unique<FrontEnd>(front_end_options(config_), engines);
   {
     std::lock_guard lock(mutex_);
-    engine_ready_ = true;
-    for (const auto& action : before_engine_) action(*engine_);
-    before_engine_.clear();
+    engines_ready_ = true;
+    for (const auto& action : before_engines_)
+      for (const auto& replica : replicas_) action(*replica->engine());
+    before_engines_.clear();
   }
-  engine_thread_ = std::thread([this] { engine_->run(); });
-  http_->attach(*engine_, *tokenizer_, spec_.eos_token_ids, chat_template_.get());
+  http_->attach(*front_end_, *tokenizer_, spec_.eos_token_ids, chat_template_.get());
   return {};
 }
 
@@ -186,7 +196,7 @@ void RouterProcess::on_signal() {
 
 void RouterProcess::cancel_load() {
   progress_.cancel = true;
-  if (local_workers_) local_workers_->cancel_load();
+  if (!replicas_.empty() && replicas_[0]->local_workers()) replicas_[0]->local_workers()->cancel_load();
 }
 
 // Refuse new requests, let those under way end, then take everything down in the order of use.
@@ -195,28 +205,14 @@ void RouterProcess::stop() {
     std::lock_guard lock(mutex_);
     draining_ = true;
   }
-  if (engine_) engine_->drain();
+  for (const auto& replica : replicas_)
+    if (replica->engine()) replica->engine()->drain();
   if (http_) http_->stop(kDrainLimit);
-  if (engine_) engine_->stop();
-  if (engine_thread_.joinable()) {
-    engine_thread_.join();
-    report_service();
-  }
+  for (const auto& replica : replicas_) replica->stop();
   if (cluster_) cluster_->close();
   control_.stop();
   http_.reset();
   cluster_.reset();
-}
-
-// Where the steps' time went; what is neither kernels nor exchange is our own overhead.
-void RouterProcess::report_service() const {
-  const EngineCounters c = engine_->counters();
-  const double total = static_cast<double>(std::max<int64_t>(1, c.step_ns));
-  log_info("served",
-           "steps={} prompt_tokens={} generated_tokens={} kernels={:.1f}% exchange={:.1f}% other={:.1f}%",
-           c.steps, c.prompt_tokens, c.generated_tokens, 100 * static_cast<double>(c.kernel_ns) / total,
-           100 * static_cast<double>(c.exchange_ns) / total,
-           100 * static_cast<double>(c.step_ns - c.kernel_ns - c.exchange_ns) / total);
 }
 
 ServingStatus RouterProcess::serving_status() const {
@@ -227,19 +223,25 @@ ServingStatus RouterProcess::serving_status() const {
   status.kv_capacity_tokens = kv_capacity_tokens_;
   if (cluster_)
     status.workers = cluster_->status();
-  else if (local_workers_)
-    status.workers = local_workers_->status();
+  else if (!replicas_.empty() && replicas_[0]->local_workers())
+    status.workers = replicas_[0]->local_workers()->status();
   std::lock_guard lock(mutex_);
+  bool all_serve = true;
+  if (engines_ready_) {
+    status.replicas = front_end_->replicas();
+    for (size_t i = 0; i < replicas_.size(); ++i)
+      all_serve &= status.replicas[i].serving = replicas_[i]->engine()->serving();
+  }
   if (draining_)
     status.state = ServingState::draining;
-  else if (!engine_ready_)
+  else if (!engines_ready_)
     status.state = ServingState::loading;
-  else if (engine_->serving())
+  else if (all_serve)
     status.state = ServingState::ready, was_ready_ = true;
   else
     status.state = was_ready_ ? ServingState::degraded : ServingState::loading;
   for (const WorkerStatus& w : status.workers)
-    if (engine_ready_ && w.state != "ready" && w.state != "loading")
+    if (engines_ready_ && w.state != "ready" && w.state != "loading")
       status.message += w.name + " is " + w.state + ". ";
   return status;
 }

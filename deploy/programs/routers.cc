@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 namespace guildhall {
 
 std::vector<RouterOfFile> routers_of(const config::Config& config) {
@@ -31,7 +33,12 @@ Result<config::Config> config_of_router(const config::Config& config, const std:
   for (RouterOfFile& router : routers_of(config)) {
     if (!name.empty() && router.settings.name() != name) continue;
     config::Config own = config;
-    own.clear_routers();
+    const auto is_own = [&](const config::RouterOfList& listed) {
+      return listed.name() == router.settings.name();
+    };
+    own.mutable_routers()->erase(
+        std::remove_if(own.mutable_routers()->begin(), own.mutable_routers()->end(), is_own),
+        own.mutable_routers()->end());
     *own.mutable_router() = std::move(router.settings);
     return own;
   }

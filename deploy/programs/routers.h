@@ -18,8 +18,8 @@ struct RouterOfFile {
 // In the file's order; never empty.
 std::vector<RouterOfFile> routers_of(const config::Config& config);
 
-// The configuration as the router `name` reads it: `router` is its own, and `routers` is empty. An empty name
-// means the only router. Errors: not_found, with the names there are.
+// The configuration as the router `name` reads it: `router` is its own, and `routers` has the others. An
+// empty name means the only router. Errors: not_found, with the names there are.
 Result<config::Config> config_of_router(const config::Config& config, const std::string& name);
 
 }  // namespace guildhall

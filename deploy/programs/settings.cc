@@ -1,25 +1,24 @@
 #include "deploy/programs/settings.h"
 
 #include <fmt/format.h>
-#include <sched.h>
-
 #include <algorithm>
 
+#include "base/affinity.h"
 #include "base/log.h"
 #include "base/units.h"
 #include "deploy/programs/other_ranks.h"
 #include "kernels/isa.h"
 #include "kernels/make_ops.h"
 #include "proto/codec.h"
+#include "proto/host_port.h"
 
 namespace guildhall {
 namespace {
 
 std::chrono::milliseconds milliseconds(int64_t us) { return std::chrono::milliseconds(us / 1000); }
 
-int usable_cores() {
-  cpu_set_t set;
-  return sched_getaffinity(0, sizeof set, &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
+int num_replicas(const config::Config& config) {
+  return std::max(1, config.router().dense().data_parallel());
 }
 
 WaitOptions wait_options(const config::Config& config) {
@@ -52,6 +51,21 @@ Result<void> apply_isa(const config::Config& config) {
   return {};
 }
 
+PeerOptions peer_options(const config::Config& config) {
+  const config::FrontEnd& front_end = config.router().front_end();
+  PeerOptions options{.block_size = config.router().kv_cache().block_size(),
+                      .prefix_affinity = front_end.prefix_affinity(),
+                      .margin = front_end.spread_margin(),
+                      .interval = milliseconds(front_end.load_interval_us())};
+  for (const config::RouterOfList& peer : config.routers()) {
+    const auto listen = parse_host_port(peer.listen());
+    if (front_end.spread() == "false" || !listen || listen->port == 0) continue;
+    const bool everywhere = listen->host == "0.0.0.0" || listen->host == "::";
+    options.peers.push_back({peer.name(), {everywhere ? peer.host() : listen->host, listen->port}});
+  }
+  return options;
+}
+
 HttpServerOptions http_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len) {
   const config::Http& http = config.router().http();
   return {.listen = http.listen(),
@@ -61,6 +75,9 @@ HttpServerOptions http_options(const config::Config& config, const ModelSpec& sp
           .read_timeout = milliseconds(http.read_timeout_us()),
           .write_timeout = milliseconds(http.write_timeout_us()),
           .idle_timeout = milliseconds(http.idle_timeout_us()),
+          .limits = {.first_token = milliseconds(http.first_token_timeout_us()),
+                     .whole = milliseconds(http.request_timeout_us())},
+          .peers = peer_options(config),
           .model_name = config.model().name(),
           .max_model_len = static_cast<int32_t>(max_model_len),
           .vocab_size = static_cast<int32_t>(spec.vocab_size)};
@@ -109,7 +126,7 @@ std::unique_ptr<TailPool> tail_pool(const config::Config& config, DeviceMemory& 
 
 TeamOptions team_options(const config::Config& config, int threads) {
   constexpr int64_t kPatient = 2'000'000;  // transport.wait spin: cores are there to be used
-  TeamOptions options{.num_threads = threads > 0 ? threads : usable_cores()};
+  TeamOptions options{.num_threads = threads > 0 ? threads : static_cast<int>(usable_cores().size())};
   if (wait_options(config).mode == WaitMode::spin) options.spin_ns = kPatient;
   return options;
 }
@@ -119,6 +136,16 @@ TeamOptions dense_team_options(const config::Config& config) {
   TeamOptions options = team_options(config, dense.threads());
   if (dense.threads() == 0) options.num_threads = std::max(1, options.num_threads / dense.tensor_parallel());
   return options;
+}
+
+std::vector<std::vector<int>> replica_cores(const config::Config& config) {
+  const int num = num_replicas(config);
+  return num == 1 ? std::vector<std::vector<int>>(1) : split_cores(usable_cores(), num);
+}
+
+std::string replica_name(const config::Config& config, int replica) {
+  const std::string& router = config.router().name();
+  return num_replicas(config) == 1 ? router : fmt::format("{}/{}", router, replica);
 }
 
 Result<std::unique_ptr<Ops>> open_device(std::string_view key, const std::string& device, TeamOptions team) {
@@ -209,7 +236,7 @@ KvMemoryRule kv_memory_rule(const config::Config& config) {
 KvCacheOptions kv_cache_options(const config::Config& config, int64_t max_model_len) {
   const config::KvCache& cache = config.router().kv_cache();
   return {.block_size = cache.block_size(),
-          .memory_bytes = cache.memory_bytes(),
+          .memory_bytes = cache.memory_bytes() / num_replicas(config),
           .dtype = kv_dtype(config),
           .max_model_len = max_model_len,
           .max_tokens = config.router().batching().max_sequences() * max_model_len,
@@ -230,9 +257,17 @@ EngineOptions engine_options(const config::Config& config, const ModelSpec& spec
                         .deadline = std::chrono::microseconds(config.transport().deadline_us())};
   options.dispatcher.codecs_w = worker_codecs(config);
   options.micro_batches = micro_batches(config);
-  options.max_waiting = batching.max_waiting();
+  options.max_waiting = (batching.max_waiting() + num_replicas(config) - 1) / num_replicas(config);
   options.max_model_len = max_model_len;
   options.recovery_timeout = std::chrono::microseconds(config.transport().recovery_timeout_us());
+  return options;
+}
+
+FrontEndOptions front_end_options(const config::Config& config) {
+  FrontEndOptions options{.block_size = config.router().kv_cache().block_size(),
+                          .prefix_affinity = config.router().front_end().prefix_affinity(),
+                          .has_peers = !peer_options(config).peers.empty()};
+  for (int i = 0; i < num_replicas(config); ++i) options.names.push_back(replica_name(config, i));
   return options;
 }
 

@@ -5,6 +5,7 @@
 #include "model/weights.h"
 #include "proto/config.pb.h"
 #include "router/engine.h"
+#include "router/front_end.h"
 #include "router/http/server.h"
 #include "transport/make_exchange.h"
 #include "transport/tail_pool.h"
@@ -14,6 +15,8 @@ namespace guildhall {
 // Sets the instruction set the kernels use; refuses one this processor lacks.
 Result<void> apply_isa(const config::Config& config);
 
+// The other routers of the file, unless requests stay where they come to.
+PeerOptions peer_options(const config::Config& config);
 HttpServerOptions http_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len);
 SlotOptions slot_options(const config::Config& config);
 // Borrows tails, which outlive the exchange.
@@ -25,6 +28,10 @@ TeamOptions team_options(const config::Config& config,
                          int threads);  // threads 0: the cores this process may use
 // Of the dense layers; of each rank, where there are several.
 TeamOptions dense_team_options(const config::Config& config);
+// Of each replica: where its threads run. One replica may use every core: empty.
+std::vector<std::vector<int>> replica_cores(const config::Config& config);
+// "r0/1", or "r0" where there is one replica.
+std::string replica_name(const config::Config& config, int replica);
 // The device that key `key` asks for, and a log line that says what it is. The error names the key.
 Result<std::unique_ptr<Ops>> open_device(std::string_view key, const std::string& device, TeamOptions team);
 // The key that decides where `worker`, one of the configuration's, runs.
@@ -39,8 +46,10 @@ Combine combine_mode(const config::Config& config);
 Result<int64_t> max_model_len(const config::Config& config, const ModelSpec& spec);
 // Refuses a step so large that one worker's answer would be beyond a frame's limit (proto/exchange.h).
 Result<void> check_frame_size(const config::Config& config, const ModelSpec& spec);
-KvMemoryRule kv_memory_rule(const config::Config& config);
+KvMemoryRule kv_memory_rule(const config::Config& config);  // of all replicas together
+// Of one replica.
 KvCacheOptions kv_cache_options(const config::Config& config, int64_t max_model_len);
 EngineOptions engine_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len);
+FrontEndOptions front_end_options(const config::Config& config);
 
 }  // namespace guildhall

@@ -9,7 +9,9 @@
 #include "base/log.h"
 #include "router/http/chat.h"
 #include "router/http/chat_json.h"
+#include "router/http/deadline.h"
 #include "router/http/json_fields.h"
+#include "router/http/peer_reply.h"
 
 namespace guildhall {
 namespace {
@@ -23,8 +25,7 @@ bool is_new_name(const std::string& name) {
   return told.size() < kMostNames && told.insert(name).second;
 }
 
-ApiResult<std::unique_ptr<Generation>> begin(ClientSocket& client, const HttpService& service,
-                                             HttpRequest& request) {
+ApiResult<CompletionCall> parse(const HttpService& service, HttpRequest& request) {
   const ModelBackend* backend = service.backend();
   if (!backend) return service.not_ready();
   GH_ASSIGN(boost::json::object body, parse_json_body(request.body));
@@ -39,7 +40,7 @@ ApiResult<std::unique_ptr<Generation>> begin(ClientSocket& client, const HttpSer
              fmt::join(unknown, ","));
   call.tenant = request.tenant.name;
   call.priority = std::max(call.priority, request.tenant.best_priority);
-  return Generation::start(backend->engine, *backend->rules.tokenizer, std::move(call), client.waker());
+  return call;
 }
 
 std::unique_ptr<AnswerJson> make_format(const HttpService& service, const CompletionCall& call) {
@@ -48,21 +49,31 @@ std::unique_ptr<AnswerJson> make_format(const HttpService& service, const Comple
   return std::make_unique<CompletionJson>(tokenizer, service.options().model_name, call);
 }
 
-// What logs of HTTP servers say of a client that did not wait for its answer.
-constexpr int kClientLeft = 499;
-
 // Of events that are written together: what a socket's buffer takes at once.
 constexpr size_t kMaxWriteBytes = 64 << 10;
 
 std::string event(std::string_view data) { return fmt::format("data: {}\n\n", data); }
 
+// Waits for the engine, for `at_most`; ends the call when its time is over. False: nothing happened.
+Task<bool> wait_for_events(ClientSocket& client, Generation& generation, const CallDeadline& deadline,
+                           std::chrono::milliseconds at_most) {
+  const bool has_tokens = generation.has_tokens();
+  if (!deadline.expired(Clock::now(), has_tokens) &&
+      co_await client.wait(deadline.wait_time(Clock::now(), has_tokens, at_most)))
+    co_return true;
+  const Clock::time_point now = Clock::now();
+  const bool expired = deadline.expired(now, has_tokens);
+  if (expired) generation.expire(deadline.error(now));
+  co_return expired;
+}
+
 // Like answer_stream(), returns the status of the answer.
 Task<int> answer_whole(ClientSocket& client, const HttpRequest& request, Generation& generation,
-                       const AnswerJson& format) {
+                       const AnswerJson& format, const CallDeadline& deadline) {
   std::vector<ChoiceDelta> choices(generation.num_sequences());
   for (size_t i = 0; i < choices.size(); ++i) choices[i].index = static_cast<int>(i);
   while (!generation.done()) {
-    co_await client.wait(std::chrono::hours(1));
+    co_await wait_for_events(client, generation, deadline, std::chrono::hours(1));
     if (client.gone()) co_return kClientLeft;
     for (ChoiceDelta& delta : generation.pump()) {
       ChoiceDelta& choice = choices[static_cast<size_t>(delta.index)];
@@ -85,14 +96,15 @@ Task<int> answer_whole(ClientSocket& client, const HttpRequest& request, Generat
 // The head goes out with the first event (or ping), so that an engine that fails at once still gets a proper
 // status.
 Task<int> answer_stream(ClientSocket& client, const HttpRequest& request, Generation& generation,
-                        AnswerJson& format, std::chrono::milliseconds ping_interval) {
+                        AnswerJson& format, const CallDeadline& deadline,
+                        std::chrono::milliseconds ping_interval) {
   bool head_sent = false;
   auto piece = [&](std::string_view text) {
     std::string bytes = std::exchange(head_sent, true) ? "" : stream_head(request);
     return bytes += stream_piece(request, text);
   };
   while (!generation.done()) {
-    bool woken = co_await client.wait(ping_interval);
+    bool woken = co_await wait_for_events(client, generation, deadline, ping_interval);
     if (client.gone()) co_return kClientLeft;
     if (!woken) {
       std::string bytes = piece(": ping\n\n");
@@ -131,28 +143,80 @@ Task<int> answer_stream(ClientSocket& client, const HttpRequest& request, Genera
   co_return 200;
 }
 
+// What the call's first prompt would ask of an engine: by it a router is chosen.
+EngineRequest preview_of(const CompletionCall& call) {
+  EngineRequest request;
+  request.prompt_ids = call.prompts.front().ids;
+  request.max_tokens = call.max_tokens;
+  request.cache_salt = cache_salt_of(call);
+  return request;
+}
+
+bool is_busy(const ApiError& error) { return error.http_status == 429 || error.http_status == 503; }
+
+// The status of a peer's answer, if one answered: it has less to do, or this router cannot.
+Task<std::optional<int>> try_peer(ClientSocket& client, const HttpService& service,
+                                  const HttpRequest& request, const ApiResult<CompletionCall>& call) {
+  Peers& peers = service.peers();
+  std::optional<EngineRequest> preview;
+  std::optional<size_t> peer;
+  if (call) {
+    preview = preview_of(*call);
+    peer = peers.choose(*preview, service.backend()->engine.preview(*preview));
+  } else if (is_busy(call.error())) {
+    peer = peers.least_loaded();
+  }
+  if (!peer) co_return std::nullopt;
+  co_return co_await answer_from_peer(client, peers, *peer, request, preview ? &*preview : nullptr);
+}
+
+Task<int> answer_error(ClientSocket& client, const HttpRequest& request, const ApiError& error) {
+  const std::string bytes = to_bytes(error_reply(error), request);
+  co_await client.write_all(bytes);
+  co_return error.http_status;
+}
+
+Task<int> answer_call(ClientSocket& client, const HttpRequest& request, Generation& generation,
+                      const HttpService& service, Clock::time_point arrival) {
+  const std::unique_ptr<AnswerJson> format = make_format(service, generation.call());
+  const CallDeadline deadline(arrival, service.options().limits, generation.call().timeout);
+  if (!generation.call().stream)
+    co_return co_await answer_whole(client, request, generation, *format, deadline);
+  co_return co_await answer_stream(client, request, generation, *format, deadline,
+                                   service.options().ping_interval);
+}
+
 }  // namespace
 
 Task<int> answer_completion(ClientSocket& client, const HttpService& service, HttpRequest& request,
                             size_t max_early_bytes) {
-  ApiResult<std::unique_ptr<Generation>> started = begin(client, service, request);
-  if (!started) {
-    std::string bytes = to_bytes(error_reply(started.error()), request);
-    co_await client.write_all(bytes);
-    co_return started.error().http_status;
+  const Clock::time_point arrival = Clock::now();
+  const ApiResult<CompletionCall> call = parse(service, request);
+  const bool spreads = !request.from_peer && !service.peers().none();
+  if (!call && !(spreads && is_busy(call.error())))
+    co_return co_await answer_error(client, request, call.error());
+  if (spreads) client.start_watch(max_early_bytes);
+  std::optional<int> status;
+  if (spreads) status = co_await try_peer(client, service, request, call);
+  std::optional<ApiError> refusal;
+  if (!status && !call) refusal = call.error();
+  if (!status && call) {
+    ApiResult<std::unique_ptr<Generation>> started = Generation::start(
+        service.backend()->engine, *service.backend()->rules.tokenizer, *call, client.waker());
+    if (started) {
+      const std::unique_ptr<Generation> generation = *std::move(started);
+      if (!spreads) client.start_watch(max_early_bytes);
+      status = co_await answer_call(client, request, *generation, service, arrival);
+    } else {
+      refusal = started.error();
+      const ApiResult<CompletionCall> refused = *refusal;
+      if (spreads && is_busy(*refusal)) status = co_await try_peer(client, service, request, refused);
+    }
   }
-  std::unique_ptr<Generation> generation = *std::move(started);
-  const std::unique_ptr<AnswerJson> format = make_format(service, generation->call());
-  client.start_watch(max_early_bytes);
-  int status = 0;
-  if (generation->call().stream)
-    status = co_await answer_stream(client, request, *generation, *format, service.options().ping_interval);
-  else
-    status = co_await answer_whole(client, request, *generation, *format);
+  if (!status) status = co_await answer_error(client, request, *refusal);
   if (client.gone()) log_debug("client_gone", "request_id={}", request.request_id);
-  generation.reset();  // cancels what still runs, before anything else is waited for
   co_await client.stop_watch();
-  co_return status;
+  co_return *status;
 }
 
 }  // namespace guildhall

@@ -19,7 +19,7 @@ constexpr std::string_view kFields[] = {
     "frequency_penalty", "repetition_penalty", "logit_bias", "allowed_token_ids", "min_tokens", "stop",
     "stop_token_ids", "ignore_eos", "n", "best_of", "stream", "stream_options", "echo", "logprobs", "user",
     "cache_salt", "priority", "prompt_logprobs", "return_token_ids", "include_stop_str_in_output",
-    "request_id",
+    "request_id", "timeout",
     // Labels for OpenAI's own dashboards: nothing to do with them, nothing to warn about.
     "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"};
 
@@ -132,6 +132,9 @@ ApiResult<void> parse_output(const json::object& body, CompletionCall& call) {
   call.best_of = call.num_choices = static_cast<int>(n.value_or(1));
   GH_ASSIGN(auto priority, read_int(body, "priority", {-1000, 1000}));
   call.priority = static_cast<int32_t>(priority.value_or(0));
+  GH_ASSIGN(auto timeout, read_number(body, "timeout", {0, kMaxTimeoutSeconds, /*min_excluded=*/true}));
+  if (timeout)
+    call.timeout = std::chrono::ceil<std::chrono::milliseconds>(std::chrono::duration<double>(*timeout));
   GH_ASSIGN(auto cache_salt, read_string(body, "cache_salt"));
   call.cache_salt = cache_salt.value_or("");
   GH_TRY(parse_stream(body, call));

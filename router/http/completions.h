@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <boost/json/object.hpp>
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -20,7 +21,8 @@ namespace guildhall {
 // What one call may ask for at most. The body limit bounds the rest.
 inline constexpr int64_t kMaxChoices = 128;  // n: OpenAI's bound
 inline constexpr int64_t kMaxSequences =
-    1024;                                    // prompts x n: the engine's queue is shared with other callers
+    1024;  // prompts x n: the engine's queue is shared with other callers
+inline constexpr double kMaxTimeoutSeconds = 86400;
 inline constexpr int64_t kMaxLogprobs = 20;  // the engine's bound
 
 struct Prompt {
@@ -48,6 +50,7 @@ struct CompletionCall {
   bool include_stop = false;      // stop strings and tokens are part of the text
   bool return_token_ids = false;  // of prompt and answer
   bool echo = false, stream = false, include_usage = false;
+  std::optional<std::chrono::milliseconds> timeout;  // for the whole call
 };
 
 // What the model behind the endpoint allows.

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "router/http/client_socket.h"
 #include "router/http/completion_reply.h"
+#include "router/http/peer_reply.h"
 
 namespace guildhall {
 namespace {
@@ -195,6 +196,8 @@ void BeastConnection::take_request(Parser& parser) {
 // Before the body is read: strangers send no megabytes.
 BeastConnection::Read BeastConnection::authenticate(const Parser& parser) {
   const beast::string_view authorization = parser.get()[http::field::authorization];
+  request_.authorization = std::string(authorization);
+  request_.from_peer = parser.get().find({kHopHeader.data(), kHopHeader.size()}) != parser.get().end();
   ApiResult<Tenant> tenant = service_.authenticate(request_, {authorization.data(), authorization.size()});
   if (!tenant) {
     refusal_ = tenant.error();

@@ -23,6 +23,8 @@ uint64_t choice_seed(uint64_t seed, int choice_idx) {
 
 }  // namespace
 
+std::string cache_salt_of(const CompletionCall& call) { return call.tenant + '\0' + call.cache_salt; }
+
 ApiResult<std::unique_ptr<Generation>> Generation::start(EngineClient& engine, const Tokenizer& tokenizer,
                                                          CompletionCall call, std::function<void()> wake) {
   std::unique_ptr<Generation> generation(new Generation(engine, tokenizer, std::move(call), std::move(wake)));
@@ -84,7 +86,8 @@ EngineRequest Generation::engine_request(size_t prompt_idx, int choice_idx) cons
         std::max(call_.num_prompt_logprobs.value_or(0), call_.echo ? call_.num_logprobs.value_or(0) : 0);
   request.priority = call_.priority;
   request.tenant = call_.tenant;
-  request.cache_salt = call_.tenant + '\0' + call_.cache_salt;
+  request.cache_salt = cache_salt_of(call_);
+  if (choice_idx > 0) request.beside = sequences_.back().id;
   return request;
 }
 
@@ -114,6 +117,20 @@ Generation::Echo Generation::echo_of(const Prompt& prompt) const {
   int64_t last = count_chars(echo.text);  // a normalising tokenizer's own text may be longer
   for (int64_t& offset : echo.offsets) offset = std::min(offset, last);
   return echo;
+}
+
+void Generation::expire(const ApiError& error) {
+  const bool any = has_tokens();
+  for (Sequence& sequence : sequences_) {
+    if (!sequence.running) continue;
+    engine_.cancel(sequence.id);
+    if (!any || lacks_scores(sequence)) {
+      error_ = error;
+      continue;
+    }
+    sequence.touched = true;
+    end(sequence, "abort");
+  }
 }
 
 std::vector<ChoiceDelta> Generation::pump() {
@@ -190,14 +207,18 @@ void Generation::end(Sequence& sequence, std::string_view finish_reason) {
   sequence.running = false;
   sequence.finish_reason = finish_reason;
   --num_running_;
-  size_t num_scored = call_.prompts[sequence.prompt_idx].ids.size() - 1;
+  if (lacks_scores(sequence))
+    error_ = ApiError{500,
+                      fmt::format("the engine scored {} of {} prompt tokens", sequence.prompt_logprobs.size(),
+                                  call_.prompts[sequence.prompt_idx].ids.size() - 1),
+                      "", "internal"};
+}
+
+// Its prompt's log-probabilities were asked for and are not all there.
+bool Generation::lacks_scores(const Sequence& sequence) const {
   const bool due = sequence.echo_due ? call_.num_logprobs.has_value()
                                      : !call_.echo && scores_prompt(sequence.first_choice);
-  if (due && sequence.prompt_logprobs.size() != num_scored)
-    error_ = ApiError{
-        500,
-        fmt::format("the engine scored {} of {} prompt tokens", sequence.prompt_logprobs.size(), num_scored),
-        "", "internal"};
+  return due && sequence.prompt_logprobs.size() != call_.prompts[sequence.prompt_idx].ids.size() - 1;
 }
 
 std::optional<ChoiceDelta> Generation::delta_of(Sequence& sequence, int index) {

@@ -24,13 +24,16 @@ struct ChoiceDelta {
   std::vector<ScoredToken> tokens;                // when logprobs were asked for
   std::vector<int32_t> token_ids;                 // when they were asked for
   std::vector<PositionLogprobs> prompt_logprobs;  // of positions 1.. of a whole answer, when asked for
-  std::optional<std::string_view> finish_reason;  // "stop" or "length", on the choice's last delta
+  std::optional<std::string_view> finish_reason;  // "stop", "length" or "abort", on the choice's last delta
 };
 
 struct TokenUsage {
   int64_t prompt_tokens = 0, completion_tokens = 0;
   int64_t cached_tokens = 0;  // of the prompts (of their first choices), found in the KV cache
 };
+
+// What of a call only other calls of the same share in the KV cache.
+std::string cache_salt_of(const CompletionCall& call);
 
 class Generation {
  public:
@@ -41,6 +44,11 @@ class Generation {
   ~Generation();
   Generation(const Generation&) = delete;
   Generation& operator=(const Generation&) = delete;
+
+  // Time is over. With tokens, every choice that still runs ends with finish_reason "abort"; a call that has
+  // none ends with `error`.
+  void expire(const ApiError& error);
+  bool has_tokens() const { return usage_.completion_tokens > 0; }
 
   // Applies the events that came. At most one delta per sequence, however many events; its index is the
   // sequence's, prompt by prompt. Those are the choices, unless more are drawn (best_of).
@@ -88,6 +96,7 @@ class Generation {
   std::optional<ChoiceDelta> delta_of(Sequence& sequence, int index);
   void add_echo(Sequence& sequence, ChoiceDelta& delta);
   bool scores_prompt(bool first_choice) const;
+  bool lacks_scores(const Sequence& sequence) const;
   bool ranks() const { return call_.best_of > call_.num_choices; }
 
   EngineClient& engine_;

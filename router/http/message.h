@@ -15,8 +15,10 @@ struct HttpRequest {
   std::string method;  // "GET"
   std::string path;    // without the query
   std::string body;
-  std::string request_id;  // the caller's x-request-id, or ours
-  Tenant tenant;           // whose key it came with; without a name where none are asked for
+  std::string request_id;     // the caller's x-request-id, or ours
+  std::string authorization;  // as it came, for a peer; never for a log
+  bool from_peer = false;     // a router forwarded it
+  Tenant tenant;              // whose key it came with; without a name where none are asked for
   bool http_1_0 = false;
   bool keep_alive = true;  // what the answer will say, too
   bool is_head() const { return method == "HEAD"; }
@@ -28,6 +30,9 @@ struct HttpReply {
   std::string_view content_type = "application/json";
   std::vector<std::pair<std::string_view, std::string>> headers;
 };
+
+// What logs of HTTP servers say of a client that did not wait for its answer.
+inline constexpr int kClientLeft = 499;
 
 // With retry-after, also in milliseconds, where trying again makes sense (429, 503).
 HttpReply error_reply(const ApiError& error);

@@ -95,6 +95,42 @@ void add_http(const HttpCounters& http, Families& families) {
   families.gauge("http_connections", "Connections that are open", "", {sample("", http.num_connections)});
 }
 
+// Of what the other families tell as sums, the part of each replica that says how evenly work is spread.
+void add_replicas(const std::vector<ReplicaStatus>& replicas, Families& families) {
+  std::vector<Sample> up, running, waiting, outstanding, pages_used, generated;
+  for (const ReplicaStatus& replica : replicas) {
+    up.push_back(sample(replica.name, replica.serving ? 1 : 0));
+    running.push_back(sample(replica.name, replica.counters.running));
+    waiting.push_back(sample(replica.name, replica.counters.waiting));
+    outstanding.push_back(sample(replica.name, replica.outstanding_tokens));
+    pages_used.push_back(sample(replica.name, replica.counters.kv_pages_used));
+    generated.push_back(sample(replica.name, replica.counters.generated_tokens));
+  }
+  const std::string label = "replica";
+  families.gauge("replica_up", "1 when the replica has all workers", label, std::move(up));
+  families.gauge("replica_running", "Sequences that run in the replica", label, std::move(running));
+  families.gauge("replica_waiting", "Sequences that wait in the replica", label, std::move(waiting));
+  families.gauge("replica_outstanding_tokens", "Tokens still to be computed, by which requests are spread",
+                 label, std::move(outstanding));
+  families.gauge("replica_kv_pages_used", "Used pages of the replica's KV cache", label,
+                 std::move(pages_used));
+  families.counter("replica_generated_tokens_total", "Tokens that the replica generated", label,
+                   std::move(generated));
+}
+
+void add_peers(const std::vector<PeerStatus>& peers, Families& families) {
+  std::vector<Sample> up, sent, failed;
+  for (const PeerStatus& peer : peers) {
+    up.push_back(sample(peer.name, peer.answers ? 1 : 0));
+    sent.push_back(sample(peer.name, peer.num_sent));
+    failed.push_back(sample(peer.name, peer.num_failed));
+  }
+  families.gauge("peer_up", "1 when the peer router tells its load", "peer", std::move(up));
+  families.counter("peer_requests_total", "Requests forwarded to the peer", "peer", std::move(sent));
+  families.counter("peer_failures_total", "Forwarded requests that the peer did not answer well", "peer",
+                   std::move(failed));
+}
+
 void add_requests(const EngineCounters& c, Families& families) {
   families.gauge("requests", "Sequences in the engine", "state",
                  {sample("running", c.running), sample("waiting", c.waiting)});
@@ -174,8 +210,10 @@ std::string metrics_text(const ServingStatus& status, const EngineCounters* engi
   Families families;
   add_status(status, families);
   add_http(http, families);
+  if (!status.peers.empty()) add_peers(status.peers, families);
   if (engine != nullptr) {
     add_requests(*engine, families);
+    add_replicas(status.replicas, families);
     add_finished(engine->serving, families);
     add_latencies(engine->serving, families);
     add_steps(*engine, families);

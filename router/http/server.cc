@@ -72,7 +72,7 @@ std::string print(const tcp::endpoint& endpoint) {
 
 struct HttpServer::Impl {
   Impl(HttpServerOptions options, const StatusSource& status)
-      : service(std::move(options), status),
+      : service(std::move(options), status, context),
         accept_strand(asio::make_strand(context)),
         acceptor(accept_strand) {}
 
@@ -84,8 +84,8 @@ struct HttpServer::Impl {
   template <class Action>
   void for_each_connection(Action action);
 
-  HttpService service;
   asio::io_context context;
+  HttpService service;
   asio::strand<asio::io_context::executor_type> accept_strand;
   tcp::acceptor acceptor;  // on accept_strand
   tcp::endpoint endpoint;  // as bound
@@ -180,6 +180,7 @@ void HttpServer::Impl::stop(std::chrono::milliseconds drain_limit) {
     if (!connections.empty()) log_warn("http_streams_cut", "connections={}", connections.size());
   }
   for_each_connection([](Connection& connection) { connection.cut(); });
+  service.peers().stop();
   for (std::thread& thread : threads) thread.join();  // the context runs out of work
 }
 
@@ -190,6 +191,7 @@ Result<std::unique_ptr<HttpServer>> HttpServer::start(HttpServerOptions options,
   auto impl = std::make_unique<Impl>(std::move(options), status);
   GH_TRY(impl->listen());
   asio::co_spawn(impl->accept_strand, impl->accept_loop(), asio::detached);
+  impl->service.peers().start();
   for (int i = 0; i < std::max(1, impl->service.options().num_threads); ++i)
     impl->threads.emplace_back([context = &impl->context] { context->run(); });
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));

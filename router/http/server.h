@@ -13,6 +13,8 @@
 #include "model/tokenizer/tokenizer.h"
 #include "router/engine_client.h"
 #include "router/http/api_keys.h"
+#include "router/http/deadline.h"
+#include "router/http/peer_options.h"
 #include "router/status_board.h"
 
 namespace guildhall {
@@ -28,8 +30,10 @@ struct HttpServerOptions {
   std::chrono::milliseconds write_timeout{
       30'000};  // without any progress: the connection and its request end
   std::chrono::milliseconds idle_timeout{120'000};  // between requests
+  CallLimits limits;                                // for completions
   std::chrono::milliseconds ping_interval{10'000};  // silence in a stream before a comment is sent
   std::shared_ptr<const ApiKeys> api_keys;          // null: everyone may use the API
+  PeerOptions peers;                                // to whom requests may be forwarded
   std::string model_name;                           // what /v1/models lists and `model` must be
   int32_t max_model_len = 0;                        // tokens of prompt and completion together
   int32_t vocab_size = 0;  // ids the model knows, often more than the tokenizer; 0: the tokenizer's

@@ -19,6 +19,7 @@ enum class Endpoint {
   none,
   live,
   health,
+  load,
   metrics,
   models,
   model,
@@ -47,6 +48,7 @@ constexpr Route kRoutes[] = {
     {"/tokenizer_info", "GET", Endpoint::tokenizer_info},
     {"/live", "GET", Endpoint::live},
     {"/health", "GET", Endpoint::health},
+    {"/load", "GET", Endpoint::load},
     {"/metrics", "GET", Endpoint::metrics},
 };
 
@@ -124,6 +126,25 @@ json::object worker_object(const WorkerStatus& worker) {
   return object;
 }
 
+json::object replica_object(const ReplicaStatus& replica) {
+  json::object object;
+  object["name"] = replica.name;
+  object["state"] = replica.serving ? "ready" : "degraded";
+  object["outstanding_tokens"] = replica.outstanding_tokens;
+  object["running"] = replica.counters.running;
+  object["waiting"] = replica.counters.waiting;
+  return object;
+}
+
+json::object peer_object(const PeerStatus& peer) {
+  json::object object;
+  object["name"] = peer.name;
+  object["address"] = peer.address;
+  object["state"] = peer.answers ? "ready" : "left out";
+  object["outstanding_tokens"] = peer.outstanding_tokens;
+  return object;
+}
+
 }  // namespace
 
 void HttpService::attach(EngineClient& engine, const Tokenizer& tokenizer, std::vector<int32_t> eos_token_ids,
@@ -147,7 +168,7 @@ ApiResult<Tenant> HttpService::authenticate(const HttpRequest& request,
                                             std::string_view authorization) const {
   const Endpoint endpoint = find_route(request.path).endpoint;
   if (!options_.api_keys || endpoint == Endpoint::live || endpoint == Endpoint::health ||
-      endpoint == Endpoint::metrics)
+      endpoint == Endpoint::load || endpoint == Endpoint::metrics)
     return Tenant{.best_priority = std::numeric_limits<int32_t>::min()};
   if (const Tenant* tenant = options_.api_keys->find(authorization)) return *tenant;
   if (authorization.empty())
@@ -204,6 +225,8 @@ HttpReply HttpService::respond(const HttpRequest& request) const {
       return json_reply({{"status", "live"}});
     case Endpoint::health:
       return health();
+    case Endpoint::load:
+      return load();
     case Endpoint::metrics:
       return metrics();
     case Endpoint::models:
@@ -230,8 +253,23 @@ HttpReply HttpService::respond(const HttpRequest& request) const {
   return {};
 }
 
-HttpReply HttpService::health() const {
+ServingStatus HttpService::status() const {
   ServingStatus status = status_.serving_status();
+  status.peers = peers_.status();
+  return status;
+}
+
+// What peers ask a few times a second: what a request would meet at the least loaded replica.
+HttpReply HttpService::load() const {
+  const ServingStatus status = status_.serving_status();
+  if (status.state != ServingState::ready || !backend()) return error_reply(not_ready());
+  int64_t least = std::numeric_limits<int64_t>::max();
+  for (const ReplicaStatus& replica : status.replicas) least = std::min(least, replica.outstanding_tokens);
+  return json_reply({{"outstanding_tokens", status.replicas.empty() ? 0 : least}});
+}
+
+HttpReply HttpService::health() const {
+  ServingStatus status = this->status();
   bool ready = status.state == ServingState::ready && backend();
   json::object body;
   // "ready" may reach the board a moment before the engine reaches us.
@@ -247,6 +285,12 @@ HttpReply HttpService::health() const {
   json::array workers;
   for (const WorkerStatus& worker : status.workers) workers.push_back(worker_object(worker));
   body["workers"] = std::move(workers);
+  json::array replicas;
+  for (const ReplicaStatus& replica : status.replicas) replicas.push_back(replica_object(replica));
+  body["replicas"] = std::move(replicas);
+  json::array peers;
+  for (const PeerStatus& peer : status.peers) peers.push_back(peer_object(peer));
+  body["peers"] = std::move(peers);
   HttpReply reply = json_reply(body);
   reply.status = ready ? 200 : 503;
   if (!ready) reply.headers.emplace_back("retry-after", "1");
@@ -258,7 +302,7 @@ HttpReply HttpService::metrics() const {
   reply.content_type = "text/plain; version=0.0.4; charset=utf-8";
   const ModelBackend* ready = backend();
   const EngineCounters counters = ready ? ready->engine.counters() : EngineCounters{};
-  reply.body = metrics_text(status_.serving_status(), ready ? &counters : nullptr, counters_);
+  reply.body = metrics_text(status(), ready ? &counters : nullptr, counters_);
   return reply;
 }
 

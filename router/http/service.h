@@ -7,6 +7,7 @@
 #include "router/http/completions.h"
 #include "router/http/http_counters.h"
 #include "router/http/message.h"
+#include "router/http/peers.h"
 #include "router/http/server.h"
 
 namespace guildhall {
@@ -19,8 +20,8 @@ struct ModelBackend {
 // Any thread.
 class HttpService {
  public:
-  HttpService(HttpServerOptions options, const StatusSource& status)
-      : options_(std::move(options)), status_(status) {}
+  HttpService(HttpServerOptions options, const StatusSource& status, boost::asio::io_context& context)
+      : options_(std::move(options)), status_(status), peers_(options_.peers, context) {}
 
   void attach(EngineClient& engine, const Tokenizer& tokenizer, std::vector<int32_t> eos_token_ids,
               const ChatTemplate* chat_template);
@@ -28,6 +29,7 @@ class HttpService {
     return backend_.load(std::memory_order_acquire);
   }  // null while loading
   const HttpServerOptions& options() const { return options_; }
+  Peers& peers() const { return peers_; }
 
   // POST /v1/completions and /v1/chat/completions are the connection's business, as they take time;
   // everything else is answered by respond().
@@ -43,7 +45,9 @@ class HttpService {
   HttpCounters& counters() const { return counters_; }
 
  private:
+  ServingStatus status() const;
   HttpReply health() const;
+  HttpReply load() const;
   HttpReply metrics() const;
   HttpReply models() const;
   HttpReply model(std::string_view id) const;
@@ -54,6 +58,7 @@ class HttpService {
 
   const HttpServerOptions options_;
   const StatusSource& status_;
+  mutable Peers peers_;            // any thread
   mutable HttpCounters counters_;  // any thread
   std::unique_ptr<const ModelBackend> owned_backend_;
   std::atomic<const ModelBackend*> backend_{nullptr};

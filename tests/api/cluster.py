@@ -117,6 +117,13 @@ class Cluster:
         self.log.flush()
         return (self.folder / "log").read_text()
 
+    def wait_output(self, text, limit_s=60):
+        deadline = time.monotonic() + limit_s
+        while text not in self.output():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{text!r} not found in:\n{self.output()}")
+            time.sleep(0.05)
+
     def get(self, path, timeout=30):
         return self.request("GET", path, None, timeout)
 

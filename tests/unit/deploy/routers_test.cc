@@ -53,7 +53,8 @@ TEST(RoutersOf, AListsRoutersShareTheSettingsOfRouter) {
   EXPECT_EQ(own->router().http().listen(), "0.0.0.0:8001");
   EXPECT_EQ(own->router().http().threads(), 3);
   EXPECT_EQ(own->router().dense().threads(), 5);
-  EXPECT_EQ(own->routers_size(), 0);
+  ASSERT_EQ(own->routers_size(), 1);  // its peers
+  EXPECT_EQ(own->routers(0).name(), "r0");
   EXPECT_EQ(own->experts().workers_size(), 1);
   EXPECT_EQ(config_of_router(config, "r0")->router().dense().threads(), 2);
 }

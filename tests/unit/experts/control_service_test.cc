@@ -269,6 +269,32 @@ TEST_F(ControlServiceTest, ASecondRouterMayShareThePlacementButNotChangeIt) {
   EXPECT_EQ(next_status().state(), control::LoadStatus::READY);
 }
 
+TEST_F(ControlServiceTest, ReplicasOfARouterShareItsLink) {
+  start();
+  const auto second_end = fabric_.make_end("r0/1");
+  control::Envelope both = router_hello();
+  both.mutable_hello()->add_more_exchange_addresses(second_end->local_address());
+  const auto dialed = dial(dial_options(), both);
+  ASSERT_TRUE(dialed.has_value()) << dialed.error().message;
+  ASSERT_TRUE(dialed->link->send(place({0, 4})));
+  ASSERT_EQ(await_loaded().state(), control::LoadStatus::READY);
+  EXPECT_EQ(query().num_routers(), 1u);
+}
+
+TEST_F(ControlServiceTest, AReplicaThatCannotBeReachedRefusesTheRouter) {
+  start();
+  control::Envelope both = router_hello();
+  both.mutable_hello()->add_more_exchange_addresses("loopback:999999");
+  DialOptions once = dial_options();
+  once.retry = false;
+  const auto dialed = dial(once, both);
+  ASSERT_TRUE(dialed.has_error());
+  EXPECT_THAT(dialed.error().message, HasSubstr("loopback:999999"));
+  both = router_hello();
+  for (int i = 0; i < 64; ++i) both.mutable_hello()->add_more_exchange_addresses("loopback:1");
+  expect_hello_refused(both, Code::invalid_argument, "router r0 has 65 replicas; at most 64 fit");
+}
+
 TEST_F(ControlServiceTest, RefusesAPlacementThatCannotBe) {
   start();
   const std::vector<std::pair<control::Envelope, std::string>> cases{

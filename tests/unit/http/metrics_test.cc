@@ -43,6 +43,8 @@ ServingStatus some_status() {
   status.state = ServingState::degraded;
   status.workers.push_back({.name = "w0", .state = "ready"});
   status.workers.push_back({.name = "w1", .state = "lost", .bytes_done = 5, .bytes_total = 7});
+  status.replicas = {{.name = "r0/0", .serving = true, .outstanding_tokens = 70}, {.name = "r0/1"}};
+  status.peers = {{.name = "r1", .answers = true, .num_sent = 3, .num_failed = 1}};
   return status;
 }
 
@@ -88,6 +90,9 @@ TEST(Metrics, SayWhatTheEngineCounted) {
                            "guildhall_http_requests_total{endpoint=\"/v1/completions\",status=\"200\"} 2\n",
                            "guildhall_http_requests_total{endpoint=\"/v1/completions\",status=\"429\"} 1\n",
                            "guildhall_http_connections 6\n",
+                           "guildhall_replica_up{replica=\"r0/1\"} 0\n",
+                           "guildhall_replica_outstanding_tokens{replica=\"r0/0\"} 70\n",
+                           "guildhall_peer_requests_total{peer=\"r1\"} 3\n",
                            "guildhall_requests_finished_total{reason=\"length\"} 1\n",
                            "guildhall_requests_finished_total{reason=\"cancelled\"} 1\n",
                            "guildhall_requests_finished_total{reason=\"stop\"} 0\n"})

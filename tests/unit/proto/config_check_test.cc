@@ -137,6 +137,14 @@ TEST(ConfigCheck, APartOfAGpusMemoryNeedsAGpu) {
   expect_problem(config, "router.kv_cache.memory_fraction", "routers[0].device is cpu");
 }
 
+TEST(ConfigCheck, ReplicasAndRanksDoNotGoTogether) {
+  auto config = two_workers();
+  config.mutable_router()->mutable_dense()->set_data_parallel(2);
+  EXPECT_TRUE(check_config(config).empty());
+  config.mutable_router()->mutable_dense()->set_tensor_parallel(2);
+  expect_problem(config, "router.dense.data_parallel", "2 replicas of 2 ranks");
+}
+
 TEST(ConfigCheck, AClusterNeedsAModelAndWorkers) {
   auto config = two_workers();
   config.mutable_model()->clear_path();

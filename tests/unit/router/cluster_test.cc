@@ -34,7 +34,7 @@ class ClusterTest : public ControlTest {
     ModelSpec spec = tiny_gqa_spec();
     ClusterOptions options{.router_name = "r0",
                            .exchange_kind = "loopback",
-                           .exchange_address = "router-address",
+                           .exchange_addresses = {"router-address", "second-replica"},
                            .model_type = "tiny",
                            .model_fingerprint = 4711,
                            .combine = Combine::reduced,
@@ -108,6 +108,7 @@ TEST_F(ClusterTest, GreetsPlacesAndFollowsLoadingUntilReady) {
   EXPECT_EQ(status().state, "connecting");
   EXPECT_EQ(hello.message.hello().router_name(), "r0");
   EXPECT_EQ(hello.message.hello().exchange_address(), "router-address");
+  EXPECT_THAT(hello.message.hello().more_exchange_addresses(), ElementsAre("second-replica"));
   EXPECT_EQ(hello.message.hello().exchange_kind(), "loopback");
   EXPECT_EQ(hello.message.hello().model_type(), "tiny");
   EXPECT_EQ(hello.message.hello().model_fingerprint(), 4711u);
