@@ -176,6 +176,14 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      {},
      0,
      90},
+    {"router.kv_cache.swap",
+     "0",
+     "Host memory for pages of requests that are preempted: they come back when the request runs again, "
+     "where "
+     "that takes less time, as measured, than computing them again. 0: always computed again.",
+     {},
+     0,
+     1ll << 50},
     {"router.kv_cache.memory_fraction",
      "0",
      "On a GPU, instead of `memory`: the part of the device's memory that this process may fill. The cache "

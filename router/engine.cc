@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/trace.h"
 #include "base/units.h"
+#include "router/kv_counters.h"
 #include "router/micro_batch_split.h"
 
 namespace guildhall {
@@ -26,7 +27,9 @@ Engine::Engine(EngineOptions options, const ModelSpec& spec, const DenseWeights&
       exchange_(exchange),
       cache_(std::move(cache)),
       ops_(ops),
-      scheduler_(options_.scheduler, *cache_),
+      swap_(cache_->num_swap_pages() > 0 ? std::make_unique<PageSwap>(*cache_, ops, options_.preemption)
+                                         : nullptr),
+      scheduler_(options_.scheduler, *cache_, swap_.get()),
       dispatcher_(dispatcher_options(), exchange),
       ranks_(std::move(ranks)),
       forward_(ranks_ ? ranks_->shard(0).spec : spec, weights, *cache_, &dispatcher_, ops, clock_,
@@ -379,14 +382,8 @@ void Engine::finish(RequestId id, FinishReason reason, std::optional<Status> err
 void Engine::publish_counters() {
   num_waiting_ = scheduler_.num_waiting();
   std::lock_guard lock(counters_mutex_);
-  counters_.running = scheduler_.num_running();
-  counters_.waiting = scheduler_.num_waiting();
-  counters_.kv_pages_total = cache_->num_pages();
-  counters_.kv_pages_used = cache_->num_pages() - cache_->pool().num_free();
-  counters_.kv_pages_findable = cache_->pool().num_findable();
-  counters_.prefix_tokens_looked_up = scheduler_.num_looked_up();
-  counters_.prefix_tokens_found = scheduler_.num_found();
-  counters_.preemptions = scheduler_.num_preemptions();
+  count_sequences(scheduler_, counters_);
+  count_pages(*cache_, scheduler_, swap_.get(), counters_);
   const DispatchCounters& exchanged = dispatcher_.counters();
   counters_.experts_touched = exchanged.experts_touched;
   counters_.dispatches = exchanged.dispatches;

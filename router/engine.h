@@ -30,6 +30,8 @@ struct EngineOptions {
   // automatic: from measured times; always one when workers live in this process, as their experts then run
   // on this thread.
   MicroBatches micro_batches = MicroBatches::automatic;
+  // Where the cache has swap memory: measured, or always the same.
+  Preemption preemption = Preemption::measured;
   int64_t max_waiting = 1024;
   int64_t max_model_len = 0;
   std::chrono::nanoseconds recovery_timeout{};
@@ -96,6 +98,7 @@ class Engine final : public EngineClient {
   std::unique_ptr<KvCache> cache_;
   Ops& ops_;
   StepClock clock_;
+  std::unique_ptr<PageSwap> swap_;  // null: the cache has no swap memory
   Scheduler scheduler_;
   Dispatcher dispatcher_;
   std::unique_ptr<TensorRanks> ranks_;  // null: alone

@@ -67,10 +67,14 @@ using EventSink = std::function<void(EngineEvent&&)>;
 struct EngineCounters {
   int64_t running = 0, waiting = 0;
   int64_t kv_pages_total = 0, kv_pages_used = 0;
-  int64_t kv_pages_findable = 0;  // hold blocks that a later prompt may begin with
+  int64_t kv_pages_findable = 0;                    // hold blocks that a later prompt may begin with
+  int64_t kv_slots_filled = 0, kv_slots_empty = 0;  // token slots of used pages
+  int64_t kv_swap_pages_total = 0, kv_swap_pages_used = 0;
+  int64_t kv_swap_bytes_out = 0, kv_swap_bytes_in = 0;
+  int64_t prefix_queries = 0, prefix_hits = 0;  // requests
   int64_t prefix_tokens_looked_up = 0, prefix_tokens_found = 0;
   int64_t prompt_tokens = 0, generated_tokens = 0, steps = 0;
-  int64_t preemptions = 0;
+  int64_t preemptions_recompute = 0, preemptions_swap = 0;
   int64_t experts_touched = 0;                          // distinct (layer, expert) pairs, summed over steps
   int64_t step_ns = 0, kernel_ns = 0, exchange_ns = 0;  // sums; the rest of step_ns is overhead
   std::array<int64_t, kNumStepParts> part_ns{};         // sums by StepPart

@@ -50,11 +50,23 @@ Result<std::unique_ptr<KvCache>> KvCache::create(const ModelSpec& spec, const Kv
   Result<MemoryBlock> memory = device.allocate(num_pages * page_bytes);
   if (memory.has_error())
     return Status{memory.error().code, "router.kv_cache.memory: " + memory.error().message};
-  return std::unique_ptr<KvCache>(new KvCache(spec, options, num_pages, *std::move(memory)));
+  const int64_t swap_bytes = options.swap_bytes / page_bytes * page_bytes;
+  Result<MemoryBlock> swap_memory = MemoryBlock();
+  if (swap_bytes > 0) swap_memory = device.allocate_pinned(swap_bytes);
+  if (swap_memory.has_error())
+    return Status{swap_memory.error().code, "router.kv_cache.swap: " + swap_memory.error().message};
+  return std::unique_ptr<KvCache>(
+      new KvCache(spec, options, num_pages, *std::move(memory), *std::move(swap_memory)));
 }
 
-KvCache::KvCache(const ModelSpec& spec, const KvCacheOptions& options, int64_t num_pages, MemoryBlock memory)
-    : options_(options), memory_(std::move(memory)), pool_(num_pages, options.block_size) {
+KvCache::KvCache(const ModelSpec& spec, const KvCacheOptions& options, int64_t num_pages, MemoryBlock memory,
+                 MemoryBlock swap_memory)
+    : options_(options),
+      memory_(std::move(memory)),
+      swap_memory_(std::move(swap_memory)),
+      page_bytes_(page_bytes(spec, options)),
+      num_swap_pages_(options.swap_bytes / page_bytes_),
+      pool_(num_pages, options.block_size) {
   KvPages pages = page_shape(spec, options);
   pages.num_pages = num_pages;
   const bool values_alias_keys = std::holds_alternative<MlaSpec>(spec.attention);
@@ -66,6 +78,8 @@ KvCache::KvCache(const ModelSpec& spec, const KvCacheOptions& options, int64_t n
     pages.v = values_alias_keys ? pages.k : next + k_bytes;
     next += values_alias_keys ? k_bytes : 2 * k_bytes;
     layers_.push_back(pages);
+    arrays_.push_back({static_cast<std::byte*>(pages.k), k_bytes / num_pages});
+    if (!values_alias_keys) arrays_.push_back({static_cast<std::byte*>(pages.v), k_bytes / num_pages});
   }
 }
 

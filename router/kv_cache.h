@@ -24,6 +24,13 @@ struct KvCacheOptions {
   // Keep pages that no sequence uses for prompts that begin alike. Without it, memory beyond max_tokens is
   // left alone.
   bool prefix_caching = true;
+  int64_t swap_bytes = 0;  // of host memory, for pages of preempted sequences (page_swap.h)
+};
+
+// Keys or values of one layer: page p lies at data + p * page_bytes.
+struct PageArray {
+  std::byte* data = nullptr;
+  int64_t page_bytes = 0;
 };
 
 class KvCache {
@@ -37,6 +44,14 @@ class KvCache {
 
   KvPages layer(int64_t layer) const { return layers_[static_cast<size_t>(layer)]; }
 
+  // All that pages consist of, in all layers.
+  std::span<const PageArray> arrays() const { return arrays_; }
+  int64_t page_bytes() const { return page_bytes_; }  // in all of them
+
+  // The host's pages are dense, their arrays in the order of arrays().
+  int64_t num_swap_pages() const { return num_swap_pages_; }
+  std::byte* swap_page(int64_t page) { return swap_memory_.get() + page * page_bytes_; }
+
   int64_t block_size() const { return options_.block_size; }
   int64_t num_pages() const { return pool_.num_pages(); }
   int64_t capacity_tokens() const { return num_pages() * options_.block_size; }
@@ -44,10 +59,14 @@ class KvCache {
   PagePool& pool() { return pool_; }
 
  private:
-  KvCache(const ModelSpec& spec, const KvCacheOptions& options, int64_t num_pages, MemoryBlock memory);
+  KvCache(const ModelSpec& spec, const KvCacheOptions& options, int64_t num_pages, MemoryBlock memory,
+          MemoryBlock swap_memory);
   KvCacheOptions options_;
-  MemoryBlock memory_;           // the device's
+  MemoryBlock memory_;       // the device's
+  MemoryBlock swap_memory_;  // the host's, pinned
+  int64_t page_bytes_ = 0, num_swap_pages_ = 0;
   std::vector<KvPages> layers_;  // [L]
+  std::vector<PageArray> arrays_;
   PagePool pool_;
 };
 

@@ -1,5 +1,7 @@
 #include "router/page_pool.h"
 
+#include <fmt/format.h>
+
 #include "base/check.h"
 
 namespace guildhall {
@@ -28,6 +30,7 @@ int32_t PagePool::take() {
     page = released_.front();
     released_.pop_front();
     Content& content = content_p_[static_cast<size_t>(page)];
+    if (on_evict_) on_evict_(page, content.key);
     page_of_.erase(content.key);
     content.has_key = false;
   }
@@ -82,6 +85,39 @@ void PagePool::withdraw(const PrefixKey& key) {
   const auto it = announced_.find(key);
   GH_CHECK(it != announced_.end());
   if (--it->second == 0) announced_.erase(it);
+}
+
+int64_t PagePool::num_announced() const {
+  int64_t n = 0;
+  for (const auto& [key, count] : announced_) n += count;
+  return n;
+}
+
+std::string PagePool::audit(std::span<const std::vector<int32_t>* const> tables) const {
+  std::vector<int32_t> holders_p(holders_p_.size()), places_p(holders_p_.size());
+  for (const auto* table : tables)
+    for (const int32_t page : *table) ++holders_p[static_cast<size_t>(page)];
+  for (const int32_t page : unused_) ++places_p[static_cast<size_t>(page)];
+  for (const int32_t page : released_) ++places_p[static_cast<size_t>(page)];
+  size_t num_keys = 0;
+  for (size_t p = 0; p < holders_p.size(); ++p) {
+    if (holders_p[p] != holders_p_[p])
+      return fmt::format("page {} is in {} block tables, and {} are booked", p, holders_p[p], holders_p_[p]);
+    if ((holders_p[p] > 0 ? 1 : 0) + places_p[p] != 1)
+      return fmt::format("page {} is held by {} and {} times among the free", p, holders_p[p], places_p[p]);
+    const Content& content = content_p_[p];
+    if (!content.has_key) continue;
+    ++num_keys;
+    if (const auto it = page_of_.find(content.key);
+        it == page_of_.end() || it->second != static_cast<int32_t>(p))
+      return fmt::format("page {} has a key by which it is not found", p);
+  }
+  if (num_keys != page_of_.size())
+    return fmt::format("{} keys are found, {} pages have one", page_of_.size(), num_keys);
+  for (const int32_t page : unused_)
+    if (content_p_[static_cast<size_t>(page)].has_key)
+      return fmt::format("page {} is unused with a key", page);
+  return {};
 }
 
 }  // namespace guildhall

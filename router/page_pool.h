@@ -4,8 +4,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <span>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -35,15 +37,25 @@ class PagePool {
     int64_t num_pages = 0, num_free = 0;
   };
   Found find(std::span<const PrefixKey> keys) const;
+  bool is_findable(const PrefixKey& key) const { return page_of_.contains(key); }
   // Holds the pages of these keys, which find() found, and appends them to `pages`.
   void hold(std::span<const PrefixKey> keys, std::vector<int32_t>& pages);
   // From now on `page`, which is held and full, is found by `key`; unless another page already is.
   void publish(int32_t page, const PrefixKey& key);
 
+  // Called when the memory of a page with a key is needed, before it is found no more. It must not change the
+  // pool.
+  using OnEvict = std::function<void(int32_t page, const PrefixKey& key)>;
+  void set_on_evict(OnEvict on_evict) { on_evict_ = std::move(on_evict); }
+
   // A sequence is computing the page of `key`: others may wait for it. As often withdrawn as announced.
   void announce(const PrefixKey& key) { ++announced_[key]; }
   void withdraw(const PrefixKey& key);
   bool is_announced(const PrefixKey& key) const { return announced_.contains(key); }
+  int64_t num_announced() const;
+
+  // Checks the books against all block tables there are: what is wrong, or nothing.
+  std::string audit(std::span<const std::vector<int32_t>* const> tables) const;
 
  private:
   struct Content {
@@ -54,6 +66,7 @@ class PagePool {
   int32_t take();
 
   int64_t block_size_;
+  OnEvict on_evict_;
   std::vector<int32_t> holders_p_;  // sequences that hold the page
   std::vector<Content> content_p_;
   std::vector<int32_t> unused_;  // free, without a key. A stack: recently used pages are reused first

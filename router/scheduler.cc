@@ -1,5 +1,7 @@
 #include "router/scheduler.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "base/check.h"
@@ -19,26 +21,30 @@ PositionRange unscored_prompt(const Sequence& s, int64_t begin, int64_t end) {
 
 }  // namespace
 
-Scheduler::Scheduler(SchedulerOptions options, KvCache& cache)
-
+Scheduler::Scheduler(SchedulerOptions options, KvCache& cache, PageSwap* swap)
     : options_(options),
       cache_(cache),
       pool_(cache.pool()),
+      swap_(swap),
       step_budget_(options.max_batched_tokens, options.target_itl) {}
 
 std::unique_ptr<Sequence> Scheduler::remove(RequestId id) {
   const auto it = std::ranges::find(running_, id, [](const auto& s) { return s->id; });
-  if (it == running_.end()) return waiting_.remove(id);
-  auto sequence = std::move(*it);
-  running_.erase(it);
-  let_go(*sequence);
+  if (it != running_.end()) {
+    auto sequence = std::move(*it);
+    running_.erase(it);
+    let_go(*sequence);
+    return sequence;
+  }
+  auto sequence = waiting_.remove(id);
+  if (sequence && swap_ != nullptr) swap_->forget(*sequence);
   return sequence;
 }
 
 std::vector<std::unique_ptr<Sequence>> Scheduler::remove_all() {
   std::vector<std::unique_ptr<Sequence>> all;
   while (!running_.empty()) all.push_back(remove(running_.front()->id));
-  while (!waiting_.empty()) all.push_back(waiting_.take_next());
+  while (!waiting_.empty()) all.push_back(remove(waiting_.next()->id));
   return all;
 }
 
@@ -63,7 +69,7 @@ void Scheduler::make_way() {
     if (running_.back()->request.priority <= next.request.priority) return;
     const int64_t wanted = pool_.pages_for(static_cast<int64_t>(next.tokens.size()) + 1);
     if (num_running() < options_.max_sequences && wanted + reserved_pages() <= pool_.num_free()) return;
-    preempt_last();
+    preempt_last(Kind::cheapest);
   }
 }
 
@@ -86,23 +92,24 @@ void Scheduler::schedule_running(int64_t& budget) {
 bool Scheduler::make_room(Sequence& sequence, int64_t num_tokens) {
   while (!pool_.grow(sequence.pages, num_tokens)) {
     const bool self = running_.back().get() == &sequence;
-    preempt_last();
+    preempt_last(Kind::cheapest);
     if (self) return false;
   }
   return true;
 }
 
-void Scheduler::preempt_last() {
+void Scheduler::preempt_last(Kind kind) {
   auto sequence = std::move(running_.back());
   running_.pop_back();
   std::erase_if(chunks_, [&](const ScheduledChunk& c) { return c.sequence == sequence.get(); });
+  const bool kept = kind == Kind::cheapest && swap_ != nullptr && swap_->keep(*sequence);
+  ++(kept ? counters_.swapped : counters_.recomputed);
   let_go(*sequence);
   waiting_.put_back(std::move(sequence));
-  ++num_preemptions_;
 }
 
 void Scheduler::preempt_all() {
-  while (!running_.empty()) preempt_last();
+  while (!running_.empty()) preempt_last(Kind::recompute);
 }
 
 // Whose turn it is waits until all its tokens fit, so that it is never overtaken by others of its priority.
@@ -119,24 +126,44 @@ void Scheduler::admit_waiting(int64_t& budget) {
   }
 }
 
-// Gives the sequence its pages, those that are in the cache already and new ones for the rest of its tokens.
+// Gives the sequence its pages: those that are in the cache already, and new ones for what host memory keeps
+// and for the rest of its tokens. Pages are given up last first, so what the host has of a text follows what
+// the device has.
 bool Scheduler::admit(Sequence& s) {
   const std::span<const PrefixKey> keys = shareable_keys(s);
   const PagePool::Found found = pool_.find(keys);
-  const auto next = static_cast<size_t>(found.num_pages);
+  const auto there = static_cast<size_t>(found.num_pages);
+  const auto swapped = static_cast<size_t>(swap_ == nullptr ? 0 : swap_->find(keys.subspan(there)));
+  const size_t next = there + swapped;
   if (next < keys.size() && pool_.is_announced(keys[next])) return false;  // another is computing it
   const auto num_tokens = static_cast<int64_t>(s.tokens.size());
   // One page beyond its tokens, so that it is not preempted by its own first decode step.
   const int64_t wanted = pool_.pages_for(num_tokens + 1) - found.num_pages + reserved_pages();
   const bool alone = running_.empty() && pool_.num_free() == pool_.num_pages();
   if (wanted > pool_.num_free() - found.num_free && !alone) return false;
-  pool_.hold(keys.first(next), s.pages);
+  pool_.hold(keys.first(there), s.pages);
   if (!pool_.grow(s.pages, num_tokens)) {
     pool_.release(s.pages);
     return false;
   }
-  begin_at(s, found.num_pages, keys);
+  begin_at(s, restore(s, keys.first(next), there), keys);
   return true;
+}
+
+// Brings what host memory keeps of the sequence to its pages: of the blocks of `keys` those from `there` on,
+// and what is kept for it alone. The tokens that it need not compute.
+int64_t Scheduler::restore(Sequence& s, std::span<const PrefixKey> keys, size_t there) {
+  auto num_tokens = static_cast<int64_t>(keys.size()) * pool_.block_size();
+  if (swap_ == nullptr) return num_tokens;
+  const bool whole = s.kept.num_tokens > num_tokens && s.kept.num_keys == static_cast<int64_t>(keys.size());
+  const std::span<const int32_t> slots =
+      whole ? std::span<const int32_t>(s.kept.slots) : std::span<const int32_t>();
+  if (whole) num_tokens = s.kept.num_tokens;
+  swap_->restore(keys.subspan(there), slots,
+                 std::span(s.pages).subspan(there, keys.size() - there + slots.size()));
+  for (size_t block = there; block < keys.size(); ++block) pool_.publish(s.pages[block], keys[block]);
+  swap_->forget(s);
+  return num_tokens;
 }
 
 int64_t Scheduler::reserved_pages() const {
@@ -149,24 +176,45 @@ int64_t Scheduler::reserved_pages() const {
 }
 
 // Of the blocks that may come from the cache: not the last token's, whose logits are wanted, and none of a
-// prompt that is to be scored.
+// prompt that is to be scored but what the sequence computed itself.
 std::span<const PrefixKey> Scheduler::shareable_keys(Sequence& s) const {
-  if (!cache_.prefix_caching() || s.wants_prompt_scores()) return {};
+  if (!cache_.prefix_caching() || s.wants_prompt_scores())
+    return std::span<const PrefixKey>(s.keys).first(static_cast<size_t>(s.kept.num_keys));
   extend_prefix_keys(s.tokens, pool_.block_size(), s.request.cache_salt, s.keys);
   const auto usable = static_cast<int64_t>(s.tokens.size() - 1) / pool_.block_size();
   return std::span<const PrefixKey>(s.keys).first(static_cast<size_t>(usable));
 }
 
-void Scheduler::begin_at(Sequence& s, int64_t num_found, std::span<const PrefixKey> keys) {
-  s.num_computed = num_found * pool_.block_size();
-  s.num_published = num_found;
-  s.num_announced = std::max(num_found, static_cast<int64_t>(keys.size()));
-  for (int64_t i = num_found; i < s.num_announced; ++i) pool_.announce(keys[static_cast<size_t>(i)]);
+void Scheduler::begin_at(Sequence& s, int64_t num_tokens, std::span<const PrefixKey> keys) {
+  s.num_computed = num_tokens;
+  s.num_published = std::min(num_tokens / pool_.block_size(), static_cast<int64_t>(keys.size()));
+  s.num_announced = static_cast<int64_t>(keys.size());
+  for (int64_t i = s.num_published; i < s.num_announced; ++i) pool_.announce(keys[static_cast<size_t>(i)]);
   if (s.was_admitted) return;
   s.was_admitted = true;
   s.num_found_tokens = s.num_computed;
-  num_looked_up_ += keys.empty() ? 0 : s.prompt_len();
-  num_found_ += s.num_computed;
+  if (keys.empty()) return;
+  ++counters_.prefix_queries;
+  counters_.prefix_hits += s.num_computed > 0;
+  counters_.tokens_looked_up += s.prompt_len();
+  counters_.tokens_found += s.num_computed;
+}
+
+int64_t Scheduler::num_empty_slots() const {
+  int64_t n = 0;
+  for (const auto& s : running_)
+    n += static_cast<int64_t>(s->pages.size()) * pool_.block_size() - s->num_computed;
+  return n;
+}
+
+// Times a token of the chunk that most of the step went to, if it is a prompt's.
+void Scheduler::record_step(int64_t num_tokens, int64_t step_ns) {
+  step_budget_.record(num_tokens, step_ns);
+  if (swap_ == nullptr || chunks_.empty()) return;
+  const ScheduledChunk& most = *std::ranges::max_element(chunks_, {}, &ScheduledChunk::num_tokens);
+  if (most.num_tokens < 2 || 2 * most.num_tokens < num_tokens) return;
+  swap_->policy().record_prefill(
+      {most.sequence->num_computed, most.num_tokens, step_ns / num_tokens * most.num_tokens});
 }
 
 void Scheduler::advance(const ScheduledChunk& chunk) {
@@ -187,6 +235,25 @@ void Scheduler::let_go(Sequence& s) {
   for (int64_t i = s.num_published; i < s.num_announced; ++i) pool_.withdraw(s.keys[static_cast<size_t>(i)]);
   pool_.release(s.pages);
   s.num_computed = s.num_published = s.num_announced = 0;
+}
+
+std::string Scheduler::audit() const {
+  std::vector<const std::vector<int32_t>*> tables;
+  int64_t announced = 0;
+  for (const auto& s : running_) {
+    tables.push_back(&s->pages);
+    announced += std::max<int64_t>(0, s->num_announced - s->num_published);
+    if (s->kept.num_tokens > 0) return fmt::format("request {} runs, and pages are kept for it", s->id);
+  }
+  std::vector<const Sequence*> waiting;
+  waiting_.for_each([&](const Sequence& s) { waiting.push_back(&s); });
+  for (const Sequence* s : waiting)
+    if (!s->pages.empty()) return fmt::format("request {} waits, and holds pages", s->id);
+  if (announced != pool_.num_announced())
+    return fmt::format("{} blocks are being computed, {} are announced", announced, pool_.num_announced());
+  if (swap_ != nullptr)
+    if (std::string wrong = swap_->audit(waiting); !wrong.empty()) return wrong;
+  return pool_.audit(tables);
 }
 
 void Scheduler::fill(StepBatch& batch) {

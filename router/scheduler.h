@@ -1,19 +1,22 @@
 // scheduler.h: continuous batching. Sequences join and leave between steps; a step takes every decoding
 // sequence first, then prefill chunks up to the token budget. Memory is KV pages: a sequence is admitted when
 // its tokens fit beside a reserve for those that run, and of the running ones the last in priority and age is
-// preempted (recomputed later) when a decode finds no page, or a more important one no room. Prefill takes
-// what a target for the time between tokens leaves of a step. Prompts that begin alike share the pages of
-// their common blocks (prefix caching): who comes later, or comes back, begins where the cache ends, and
-// waits for a block that another is computing just now. Owner: the engine thread.
+// preempted (recomputed later, or its pages kept in host memory: page_swap.h) when a decode finds no page, or
+// a more important one no room. Prefill takes what a target for the time between tokens leaves of a step.
+// Prompts that begin alike share the pages of their common blocks (prefix caching): who comes later, or comes
+// back, begins where the cache ends, and waits for a block that another is computing just now. Owner: the
+// engine thread.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "router/kv_cache.h"
+#include "router/page_swap.h"
 #include "router/sequence.h"
 #include "router/step_batch.h"
 #include "router/step_budget.h"
@@ -40,7 +43,8 @@ struct ScheduledChunk {
 
 class Scheduler {
  public:
-  Scheduler(SchedulerOptions options, KvCache& cache);
+  // Borrowed. Without `swap`, preempted sequences are recomputed.
+  Scheduler(SchedulerOptions options, KvCache& cache, PageSwap* swap = nullptr);
 
   void add(std::unique_ptr<Sequence> sequence) { waiting_.add(std::move(sequence)); }
   // Takes the sequence out, its pages returned; nullptr when unknown.
@@ -51,8 +55,8 @@ class Scheduler {
   // next call that changes the scheduler.
   const std::vector<ScheduledChunk>& schedule(StepBatch& batch);
 
-  // The step took this long.
-  void record_step(int64_t num_tokens, int64_t step_ns) { step_budget_.record(num_tokens, step_ns); }
+  // The step that was planned last took this long. Before advance().
+  void record_step(int64_t num_tokens, int64_t step_ns);
 
   // The chunk's keys and values are in the cache: moves its sequence on.
   void advance(const ScheduledChunk& chunk);
@@ -60,13 +64,21 @@ class Scheduler {
   // Puts every running sequence back at the head of the queue, to be recomputed.
   void preempt_all();
 
+  // Checks the books of pages against the sequences there are: what is wrong, or nothing. Between steps.
+  std::string audit() const;
+
   bool idle() const { return running_.empty() && waiting_.empty(); }
   int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
   int64_t num_waiting() const { return waiting_.size(); }
-  int64_t num_preemptions() const { return num_preemptions_; }
-  // Prefix caching, sums over admitted sequences: tokens that were looked up, and that were found.
-  int64_t num_looked_up() const { return num_looked_up_; }
-  int64_t num_found() const { return num_found_; }
+  struct Counters {
+    int64_t recomputed = 0, swapped = 0;  // preemptions
+    // Prefix caching, over admitted sequences that looked for their prompt in the cache: how many did, and
+    // found some of it; their tokens, and those found.
+    int64_t prefix_queries = 0, prefix_hits = 0, tokens_looked_up = 0, tokens_found = 0;
+  };
+  const Counters& counters() const { return counters_; }
+  // Slots of running sequences' pages that hold no token yet.
+  int64_t num_empty_slots() const;
 
  private:
   int64_t num_decoding() const;
@@ -76,20 +88,23 @@ class Scheduler {
   bool admit(Sequence& sequence);
   int64_t reserved_pages() const;
   std::span<const PrefixKey> shareable_keys(Sequence& sequence) const;
-  void begin_at(Sequence& sequence, int64_t num_found, std::span<const PrefixKey> keys);
+  int64_t restore(Sequence& sequence, std::span<const PrefixKey> keys, size_t there);
+  void begin_at(Sequence& sequence, int64_t num_tokens, std::span<const PrefixKey> keys);
   void let_go(Sequence& sequence);
   bool make_room(Sequence& sequence, int64_t num_tokens);
-  void preempt_last();
+  enum class Kind { recompute, cheapest };
+  void preempt_last(Kind kind);
   void fill(StepBatch& batch);
 
   SchedulerOptions options_;
   KvCache& cache_;
   PagePool& pool_;
+  PageSwap* const swap_;
   StepBudget step_budget_;
   WaitQueue waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;  // by priority, of one priority the oldest first
   std::vector<ScheduledChunk> chunks_;
-  int64_t num_preemptions_ = 0, num_looked_up_ = 0, num_found_ = 0;
+  Counters counters_;
 };
 
 }  // namespace guildhall

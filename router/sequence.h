@@ -30,6 +30,13 @@ struct Sequence {
   int64_t num_found_tokens = 0;  // of the prompt, that were in the cache when it was first admitted
   bool was_admitted = false;
 
+  // What page_swap.h keeps of it while it waits, preempted: keys and values of its first num_tokens tokens,
+  // of the first num_keys blocks by their keys and of those after them in host pages of its own.
+  struct Kept {
+    int64_t num_tokens = 0, num_keys = 0;
+    std::vector<int32_t> slots;
+  } kept;
+
   int64_t prompt_len() const { return static_cast<int64_t>(request.prompt_ids.size()); }
   int64_t num_generated() const { return static_cast<int64_t>(tokens.size()) - prompt_len(); }
   int64_t num_pending() const { return static_cast<int64_t>(tokens.size()) - num_computed; }

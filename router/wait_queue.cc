@@ -89,4 +89,12 @@ std::unique_ptr<Sequence> WaitQueue::remove(RequestId id) {
   return nullptr;
 }
 
+void WaitQueue::for_each(const std::function<void(const Sequence&)>& visit) const {
+  for (const auto& [priority, level] : level_of_) {
+    for (const auto& s : level.put_back) visit(*s);
+    for (const auto& [name, tenant] : level.tenants)
+      for (const auto& s : tenant.line) visit(*s);
+  }
+}
+
 }  // namespace guildhall

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -25,6 +26,7 @@ class WaitQueue {
   Sequence* next();
   std::unique_ptr<Sequence> take_next();
   std::unique_ptr<Sequence> remove(RequestId id);  // nullptr: it does not wait here
+  void for_each(const std::function<void(const Sequence&)>& visit) const;
 
  private:
   using Line = std::deque<std::unique_ptr<Sequence>>;

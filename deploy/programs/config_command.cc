@@ -39,10 +39,15 @@ Result<void> print_context(const config::Config& config, const ModelSpec& spec, 
     return {};
   }
   GH_ASSIGN(const ModelShard widest, widest_shard(config, spec));
-  GH_ASSIGN(const auto cache, KvCache::create(widest.spec, kv_cache_options(config, model_len)));
+  KvCacheOptions options = kv_cache_options(config, model_len);
+  options.swap_bytes /= widest.num_ranks;
+  GH_ASSIGN(const auto cache, KvCache::create(widest.spec, options));
+  fmt::print("# context: {} tokens; KV cache: {} tokens in pages of {}", model_len, cache->capacity_tokens(),
+             format_bytes(cache->page_bytes()));
+  if (cache->num_swap_pages() > 0)
+    fmt::print("; swap: {} tokens", cache->num_swap_pages() * cache->block_size());
   const int replicas = config.router().dense().data_parallel();
-  fmt::print("# context: {} tokens; KV cache: {} tokens{}\n", model_len, cache->capacity_tokens(),
-             replicas > 1 ? fmt::format(" for each of {} replicas", replicas) : "");
+  fmt::print("{}\n", replicas > 1 ? fmt::format(" for each of {} replicas", replicas) : "");
   return {};
 }
 

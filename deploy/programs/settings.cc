@@ -240,7 +240,8 @@ KvCacheOptions kv_cache_options(const config::Config& config, int64_t max_model_
           .dtype = kv_dtype(config),
           .max_model_len = max_model_len,
           .max_tokens = config.router().batching().max_sequences() * max_model_len,
-          .prefix_caching = cache.prefix_caching() == "true"};
+          .prefix_caching = cache.prefix_caching() == "true",
+          .swap_bytes = cache.swap_bytes()};
 }
 
 EngineOptions engine_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len) {

@@ -136,8 +136,12 @@ void add_requests(const EngineCounters& c, Families& families) {
                  {sample("running", c.running), sample("waiting", c.waiting)});
   families.counter("prompt_tokens_total", "Prompt tokens computed", "", {sample("", c.prompt_tokens)});
   families.counter("generated_tokens_total", "Tokens generated", "", {sample("", c.generated_tokens)});
-  families.counter("preemptions_total", "Sequences put back to be recomputed", "",
-                   {sample("", c.preemptions)});
+  families.counter("preemptions_total", "Sequences put back, to be recomputed or with their pages kept",
+                   "kind",
+                   {sample("recompute", c.preemptions_recompute), sample("swap", c.preemptions_swap)});
+}
+
+void add_kv_cache(const EngineCounters& c, Families& families) {
   families.gauge("kv_pages", "Pages of the KV cache", "state",
                  {sample("used", c.kv_pages_used), sample("free", c.kv_pages_total - c.kv_pages_used)});
   families.gauge("kv_usage_ratio", "Used part of the KV cache's pages, 0 to 1", "",
@@ -146,6 +150,17 @@ void add_requests(const EngineCounters& c, Families& families) {
                            : static_cast<double>(c.kv_pages_used) / static_cast<double>(c.kv_pages_total)}});
   families.gauge("kv_pages_findable", "Pages, used or free, that later prompts may begin with", "",
                  {sample("", c.kv_pages_findable)});
+  families.gauge("kv_slots", "Token slots of used pages", "state",
+                 {sample("filled", c.kv_slots_filled), sample("empty", c.kv_slots_empty)});
+  families.gauge(
+      "kv_swap_pages", "Pages of host memory for preempted sequences", "state",
+      {sample("used", c.kv_swap_pages_used), sample("free", c.kv_swap_pages_total - c.kv_swap_pages_used)});
+  families.counter("kv_swap_bytes_total", "Bytes of pages copied to host memory and back", "direction",
+                   {sample("out", c.kv_swap_bytes_out), sample("in", c.kv_swap_bytes_in)});
+  families.counter("prefix_queries_total", "Requests whose prompt was looked up in the KV cache", "",
+                   {sample("", c.prefix_queries)});
+  families.counter("prefix_hits_total", "Requests of whose prompt some was found in the KV cache", "",
+                   {sample("", c.prefix_hits)});
   families.counter("prefix_tokens_looked_up_total", "Prompt tokens looked up in the KV cache", "",
                    {sample("", c.prefix_tokens_looked_up)});
   families.counter("prefix_tokens_found_total", "Prompt tokens found in the KV cache", "",
@@ -214,6 +229,7 @@ std::string metrics_text(const ServingStatus& status, const EngineCounters* engi
   if (engine != nullptr) {
     add_requests(*engine, families);
     add_replicas(status.replicas, families);
+    add_kv_cache(*engine, families);
     add_finished(engine->serving, families);
     add_latencies(engine->serving, families);
     add_steps(*engine, families);

@@ -198,8 +198,20 @@ TEST_P(GoldenOverRanks, BitsDoNotDependOnTheCrowdOrOnPreemption) {
       EXPECT_EQ(bits(pending[i].get()), alone[i]) << "request " << i;
     return engine.engine().counters();
   };
-  EXPECT_EQ(in_crowd({.num_workers = 3}).preemptions, 0);
-  EXPECT_GT(in_crowd({.num_workers = 1, .max_batched_tokens = 40, .kv_tokens = 400}).preemptions, 0);
+  EXPECT_EQ(in_crowd({.num_workers = 3}).preemptions_recompute, 0);
+  EXPECT_GT(in_crowd({.num_workers = 1, .max_batched_tokens = 40, .kv_tokens = 400}).preemptions_recompute,
+            0);
+  for (const bool prefix_caching : {true, false}) {
+    const EngineCounters swapped = in_crowd({.num_workers = 1,
+                                             .max_batched_tokens = 40,
+                                             .kv_tokens = 400,
+                                             .prefix_caching = prefix_caching,
+                                             .swap_tokens = 4000,
+                                             .preemption = Preemption::swap});
+    EXPECT_GT(swapped.preemptions_swap, 0);
+    EXPECT_GT(swapped.kv_swap_bytes_in, 0);
+    EXPECT_EQ(swapped.preemptions_recompute, 0);
+  }
   const EngineCounters divided =
       in_crowd({.num_workers = 2, .worker_threads = true, .micro_batches = MicroBatches::two});
   EXPECT_GT(divided.steps_by_micro_batches[1], divided.steps_by_micro_batches[0]);

@@ -77,7 +77,8 @@ KvCacheOptions LocalEngine::cache_options() const {
           .dtype = options_.kv_dtype,
           .max_model_len = std::min(spec_.max_position, options_.kv_tokens),
           .max_tokens = options_.kv_tokens,
-          .prefix_caching = options_.prefix_caching};
+          .prefix_caching = options_.prefix_caching,
+          .swap_bytes = options_.swap_tokens * token_bytes};
 }
 
 // Also makes the first rank's weights and cache; null where it is the only one.
@@ -110,7 +111,8 @@ std::unique_ptr<TensorRanks> LocalEngine::make_ranks() {
 EngineOptions LocalEngine::engine_options() {
   EngineOptions engine;
   engine.scheduler = {.max_sequences = options_.max_sequences,
-                      .max_batched_tokens = options_.max_batched_tokens};
+                      .max_batched_tokens = options_.max_batched_tokens,
+                      .reserve_share = options_.reserve_share};
   engine.dispatcher = {
       .codecs_w = std::vector<RowCodecs>(static_cast<size_t>(options_.num_workers), options_.codecs),
       .combine = options_.combine,
@@ -120,6 +122,7 @@ EngineOptions LocalEngine::engine_options() {
       .deadline = options_.deadline};
   if (!options_.worker_threads) engine.dispatcher.pump_local_workers = [this] { return pump(); };
   engine.micro_batches = options_.micro_batches;
+  engine.preemption = options_.preemption;
   engine.max_waiting = options_.max_waiting;
   engine.max_model_len = std::min(spec_.max_position, options_.kv_tokens);
   engine.recovery_timeout = options_.recovery_timeout;

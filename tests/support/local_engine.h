@@ -27,6 +27,9 @@ struct LocalEngineOptions {
   int64_t block_size = 16;
   int64_t kv_tokens = 1 << 14;
   bool prefix_caching = true;
+  int64_t swap_tokens = 0;
+  double reserve_share = 0;
+  Preemption preemption = Preemption::measured;
   RowCodecs codecs;
   Combine combine = Combine::exact;
   DType kv_dtype = DType::f32;

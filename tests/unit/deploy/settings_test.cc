@@ -26,6 +26,7 @@ config::Config make_config() {
   router.mutable_dense()->set_threads(2), router.mutable_dense()->set_isa("auto");
   router.mutable_dense()->set_tensor_parallel(1);
   auto& cache = *router.mutable_kv_cache();
+  cache.set_swap_bytes(3 << 20);
   cache.set_block_size(4), cache.set_memory_bytes(1 << 20), cache.set_dtype("bf16");
   auto& batching = *router.mutable_batching();
   batching.set_max_sequences(5), batching.set_max_batched_tokens(96), batching.set_max_waiting(7);
@@ -89,6 +90,7 @@ TEST(Settings, KvCacheOptions) {
   EXPECT_EQ(options.dtype, DType::bf16);
   EXPECT_EQ(options.max_model_len, 48);
   EXPECT_EQ(options.max_tokens, 5 * 48);
+  EXPECT_EQ(options.swap_bytes, 3 << 20);
   config::Config f32 = make_config();
   f32.mutable_router()->mutable_kv_cache()->set_dtype("f32");
   EXPECT_EQ(kv_cache_options(f32, 48).dtype, DType::f32);

@@ -17,7 +17,10 @@ using testing::Not;
 
 EngineCounters some_counters() {
   EngineCounters c{.running = 3, .waiting = 2, .kv_pages_total = 100, .kv_pages_used = 40};
-  c.prompt_tokens = 1000, c.generated_tokens = 1'234'567'890'123, c.preemptions = 4;
+  c.prompt_tokens = 1000, c.generated_tokens = 1'234'567'890'123;
+  c.preemptions_recompute = 4, c.preemptions_swap = 5;
+  c.kv_slots_filled = 600, c.kv_slots_empty = 40, c.kv_swap_pages_total = 30, c.kv_swap_pages_used = 10;
+  c.kv_swap_bytes_out = 2048, c.kv_swap_bytes_in = 1024, c.prefix_queries = 9, c.prefix_hits = 6;
   c.kv_pages_findable = 50, c.prefix_tokens_looked_up = 900, c.prefix_tokens_found = 800;
   c.step_ns = 2'500'000'000;
   c.steps_by_micro_batches = {7, 11};
@@ -67,7 +70,16 @@ TEST(Metrics, SayWhatTheEngineCounted) {
                            "guildhall_requests{state=\"waiting\"} 2\n",
                            "guildhall_prompt_tokens_total 1000\n",
                            "guildhall_generated_tokens_total 1234567890123\n",
-                           "guildhall_preemptions_total 4\n",
+                           "guildhall_preemptions_total{kind=\"recompute\"} 4\n",
+                           "guildhall_preemptions_total{kind=\"swap\"} 5\n",
+                           "guildhall_kv_slots{state=\"filled\"} 600\n",
+                           "guildhall_kv_slots{state=\"empty\"} 40\n",
+                           "guildhall_kv_swap_pages{state=\"used\"} 10\n",
+                           "guildhall_kv_swap_pages{state=\"free\"} 20\n",
+                           "guildhall_kv_swap_bytes_total{direction=\"out\"} 2048\n",
+                           "guildhall_kv_swap_bytes_total{direction=\"in\"} 1024\n",
+                           "guildhall_prefix_queries_total 9\n",
+                           "guildhall_prefix_hits_total 6\n",
                            "guildhall_kv_pages{state=\"used\"} 40\n",
                            "guildhall_kv_pages{state=\"free\"} 60\n",
                            "guildhall_kv_pages_findable 50\n",

@@ -110,7 +110,7 @@ TEST_F(SchedulerTest, PreemptsTheYoungestWhenADecodeFindsNoPage) {
   EXPECT_THAT(step(), ElementsAre(Taken{1, 7}, Taken{2, 3}));  // 2 + 1 pages
   EXPECT_THAT(step(), ElementsAre(Taken{1, 1}, Taken{2, 1}));
   EXPECT_THAT(step(), ElementsAre(Taken{1, 1}));  // 1 takes the last page, 2 needs one: preempted
-  EXPECT_EQ(scheduler_->num_preemptions(), 1);
+  EXPECT_EQ(scheduler_->counters().recomputed, 1);
   EXPECT_EQ(scheduler_->num_waiting(), 1);
   scheduler_->remove(1);
   EXPECT_THAT(step(), ElementsAre(Taken{2, 5}));  // prompt and generated tokens recomputed
@@ -153,11 +153,11 @@ TEST_F(SchedulerTest, AMoreImportantOneRunsFirstAndTakesTheRoomOfALesserOne) {
   EXPECT_THAT(step(), ElementsAre(Taken{2, 3}, Taken{1, 7}));
   add_with_priority(3, 6, 0);  // two pages: 1 goes
   EXPECT_THAT(step(), ElementsAre(Taken{2, 1}, Taken{3, 6}));
-  EXPECT_EQ(scheduler_->num_preemptions(), 1);
+  EXPECT_EQ(scheduler_->counters().recomputed, 1);
   EXPECT_EQ(scheduler_->num_waiting(), 1);
   add_with_priority(4, 6, 5);  // nobody goes for an equal
   EXPECT_EQ(step().size(), 2u);
-  EXPECT_EQ(scheduler_->num_preemptions(), 1);
+  EXPECT_EQ(scheduler_->counters().recomputed, 1);
 }
 
 TEST_F(SchedulerTest, KeepsRoomForThoseThatRunToGrowIntoButNoMoreThanTheyCan) {

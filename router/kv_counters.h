@@ -1,0 +1,13 @@
+// kv_counters.h: what the scheduler and the KV cache tell of themselves in EngineCounters.
+#pragma once
+
+#include "router/engine_client.h"
+#include "router/scheduler.h"
+
+namespace guildhall {
+
+void count_sequences(const Scheduler& scheduler, EngineCounters& counters);
+// swap is null where there is none.
+void count_pages(KvCache& cache, const Scheduler& scheduler, const PageSwap* swap, EngineCounters& counters);
+
+}  // namespace guildhall
