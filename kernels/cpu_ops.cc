@@ -1,6 +1,7 @@
 #include "kernels/cpu_ops.h"
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "base/check.h"
@@ -25,6 +26,7 @@ class CpuOps final : public Ops {
 
   void upload(const void* host, void* device, size_t) override { GH_CHECK(host == device); }
   void download(const void* device, void* host, size_t) override { GH_CHECK(host == device); }
+  void copy_bytes(const void* from, void* to, size_t bytes) override { std::memcpy(to, from, bytes); }
   Mark mark() override { return 0; }
   void wait(Mark, const char*) override {}
   void replay(const RecordKey&, const std::function<void()>& body) override { body(); }

@@ -48,6 +48,8 @@ class Ops {
   // host == device, and the calls do nothing.
   virtual void upload(const void* host, void* device, size_t bytes) = 0;
   virtual void download(const void* device, void* host, size_t bytes) = 0;
+  // From one place on the device to another, in the order of the ops around it.
+  virtual void copy_bytes(const void* from, void* to, size_t bytes) = 0;
   // A point in the order of transfers. wait(mark) returns when all transfers enqueued before it are done; it
   // does not wait for kernels enqueued after the last of them. A device shows a wait in the trace under the
   // name `what`, a literal that begins with "wait ".

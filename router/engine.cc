@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <future>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -27,11 +28,9 @@ Engine::Engine(EngineOptions options, const ModelSpec& spec, const DenseWeights&
       exchange_(exchange),
       cache_(std::move(cache)),
       ops_(ops),
-      swap_(cache_->num_swap_pages() > 0 ? std::make_unique<PageSwap>(*cache_, ops, options_.preemption)
-                                         : nullptr),
-      scheduler_(options_.scheduler, *cache_, swap_.get()),
       dispatcher_(dispatcher_options(), exchange),
       ranks_(std::move(ranks)),
+      scheduler_(options_.scheduler, rank_caches()),
       forward_(ranks_ ? ranks_->shard(0).spec : spec, weights, *cache_, &dispatcher_, ops, clock_,
                options_.scheduler.max_batched_tokens, options_.max_model_len,
                ranks_ ? ranks_->first() : ForwardRank{}),
@@ -41,6 +40,12 @@ Engine::Engine(EngineOptions options, const ModelSpec& spec, const DenseWeights&
 }
 
 Engine::~Engine() = default;
+
+std::vector<RankCache> Engine::rank_caches() const {
+  std::vector<RankCache> cache_r = {{cache_.get(), &ops_}};
+  if (ranks_) ranks_->add_caches(cache_r);
+  return cache_r;
+}
 
 DispatcherOptions Engine::dispatcher_options() {
   DispatcherOptions options = options_.dispatcher;
@@ -136,6 +141,12 @@ void Engine::attach_worker(int32_t worker, std::string name, std::string exchang
 
 void Engine::detach_worker(int32_t worker) {
   post_link_change([this, worker] { dispatcher_.detach(worker); });
+}
+
+std::string Engine::audit() {
+  std::promise<std::string> found;
+  post([&] { found.set_value(scheduler_.audit()); });
+  return found.get_future().get();
 }
 
 void Engine::drain() {
@@ -383,7 +394,7 @@ void Engine::publish_counters() {
   num_waiting_ = scheduler_.num_waiting();
   std::lock_guard lock(counters_mutex_);
   count_sequences(scheduler_, counters_);
-  count_pages(*cache_, scheduler_, swap_.get(), counters_);
+  count_pages(*cache_, scheduler_, counters_);
   const DispatchCounters& exchanged = dispatcher_.counters();
   counters_.experts_touched = exchanged.experts_touched;
   counters_.dispatches = exchanged.dispatches;

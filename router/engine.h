@@ -30,8 +30,6 @@ struct EngineOptions {
   // automatic: from measured times; always one when workers live in this process, as their experts then run
   // on this thread.
   MicroBatches micro_batches = MicroBatches::automatic;
-  // Where the cache has swap memory: measured, or always the same.
-  Preemption preemption = Preemption::measured;
   int64_t max_waiting = 1024;
   int64_t max_model_len = 0;
   std::chrono::nanoseconds recovery_timeout{};
@@ -60,6 +58,9 @@ class Engine final : public EngineClient {
   void attach_worker(int32_t worker, std::string name, std::string exchange_address, uint64_t generation);
   void detach_worker(int32_t worker);
 
+  // Any thread, while run() runs: checks the books of pages between two steps. What is wrong, or nothing.
+  std::string audit();
+
   void run();
   void drain();  // refuse new requests; run() returns when the last one is done
   void stop();   // run() returns after the current step; what is left is cancelled
@@ -69,6 +70,7 @@ class Engine final : public EngineClient {
   bool serving() const { return serving_.load(std::memory_order_acquire); }
 
  private:
+  std::vector<RankCache> rank_caches() const;
   DispatcherOptions dispatcher_options();
   MicroBatches micro_batches() const;
   void post(std::function<void()> command);
@@ -98,10 +100,9 @@ class Engine final : public EngineClient {
   std::unique_ptr<KvCache> cache_;
   Ops& ops_;
   StepClock clock_;
-  std::unique_ptr<PageSwap> swap_;  // null: the cache has no swap memory
-  Scheduler scheduler_;
   Dispatcher dispatcher_;
   std::unique_ptr<TensorRanks> ranks_;  // null: alone
+  Scheduler scheduler_;
   Forward forward_;
   Sampler sampler_;
   MicroBatchPolicy policy_;

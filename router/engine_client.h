@@ -80,7 +80,7 @@ struct EngineCounters {
   std::array<int64_t, kNumStepParts> part_ns{};         // sums by StepPart
   std::array<int64_t, 2> steps_by_micro_batches{};      // of one, of two
   int64_t dispatches = 0, pairs = 0, bytes_sent = 0, bytes_received = 0, stale_frames = 0;  // of the exchange
-  ServingStats serving;                  // histograms of requests and steps
+  ServingStats serving;  // histograms of requests and steps
 };
 
 // One of several engines behind a client, for people.

@@ -83,4 +83,10 @@ KvCache::KvCache(const ModelSpec& spec, const KvCacheOptions& options, int64_t n
   }
 }
 
+void KvCache::copy_page(Ops& ops, int32_t from, int32_t to) const {
+  for (const PageArray& array : arrays_)
+    ops.copy_bytes(array.data + from * array.page_bytes, array.data + to * array.page_bytes,
+                   static_cast<size_t>(array.page_bytes));
+}
+
 }  // namespace guildhall

@@ -8,8 +8,7 @@
 #include <vector>
 
 #include "base/status.h"
-#include "kernels/device_memory.h"
-#include "kernels/paged_attention.h"
+#include "kernels/ops.h"
 #include "model/spec.h"
 #include "router/page_pool.h"
 
@@ -52,6 +51,9 @@ class KvCache {
   int64_t num_swap_pages() const { return num_swap_pages_; }
   std::byte* swap_page(int64_t page) { return swap_memory_.get() + page * page_bytes_; }
 
+  // Copies a page in all layers.
+  void copy_page(Ops& ops, int32_t from, int32_t to) const;
+
   int64_t block_size() const { return options_.block_size; }
   int64_t num_pages() const { return pool_.num_pages(); }
   int64_t capacity_tokens() const { return num_pages() * options_.block_size; }
@@ -68,6 +70,13 @@ class KvCache {
   std::vector<KvPages> layers_;  // [L]
   std::vector<PageArray> arrays_;
   PagePool pool_;
+};
+
+// The cache of one rank of tensor parallelism, and what copies there. All ranks' have pages and swap pages of
+// the same numbers; the first rank's pool keeps the books of all.
+struct RankCache {
+  KvCache* cache = nullptr;
+  Ops* ops = nullptr;
 };
 
 }  // namespace guildhall

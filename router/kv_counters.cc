@@ -16,7 +16,7 @@ void count_sequences(const Scheduler& scheduler, EngineCounters& counters) {
   counters.prefix_tokens_found = counted.tokens_found;
 }
 
-void count_pages(KvCache& cache, const Scheduler& scheduler, const PageSwap* swap, EngineCounters& counters) {
+void count_pages(KvCache& cache, const Scheduler& scheduler, EngineCounters& counters) {
   const PagePool& pool = cache.pool();
   counters.kv_pages_total = pool.num_pages();
   counters.kv_pages_used = pool.num_pages() - pool.num_free();
@@ -24,6 +24,7 @@ void count_pages(KvCache& cache, const Scheduler& scheduler, const PageSwap* swa
   const int64_t slots = counters.kv_pages_used * pool.block_size();
   counters.kv_slots_empty = std::min(slots, scheduler.num_empty_slots());
   counters.kv_slots_filled = slots - counters.kv_slots_empty;
+  const PageSwap* swap = scheduler.swap();
   if (swap == nullptr) return;
   counters.kv_swap_pages_total = swap->num_slots();
   counters.kv_swap_pages_used = swap->num_used();

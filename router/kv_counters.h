@@ -7,7 +7,6 @@
 namespace guildhall {
 
 void count_sequences(const Scheduler& scheduler, EngineCounters& counters);
-// swap is null where there is none.
-void count_pages(KvCache& cache, const Scheduler& scheduler, const PageSwap* swap, EngineCounters& counters);
+void count_pages(KvCache& cache, const Scheduler& scheduler, EngineCounters& counters);
 
 }  // namespace guildhall

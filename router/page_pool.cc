@@ -73,10 +73,21 @@ void PagePool::hold(std::span<const PrefixKey> keys, std::vector<int32_t>& pages
   }
 }
 
+int32_t PagePool::own(int32_t& page) {
+  const int32_t from = page;
+  int32_t& holders = holders_p_[static_cast<size_t>(from)];
+  GH_CHECK(holders > 0);
+  if (holders == 1) return from;
+  --holders;
+  page = take();
+  return from;
+}
+
 void PagePool::publish(int32_t page, const PrefixKey& key) {
   Content& content = content_p_[static_cast<size_t>(page)];
-  GH_CHECK(holders_p_[static_cast<size_t>(page)] > 0 && !content.has_key);
+  GH_CHECK(holders_p_[static_cast<size_t>(page)] > 0);
   if (!page_of_.emplace(key, page).second) return;
+  if (content.has_key) page_of_.erase(content.key);
   content.key = key;
   content.has_key = true;
 }

@@ -1,5 +1,5 @@
-// page_pool.h: the pages of a KV cache: how many sequences hold each, and which full pages can be found again
-// by what they hold (prefix caching). A page that nobody holds but that has a key stays as it is until its
+// page_pool.h: the pages of a KV cache: how many sequences hold each, and which pages can be found again by
+// what they hold (prefix caching). A page that nobody holds but that has a key stays as it is until its
 // memory is needed; the one released longest ago goes first. Owner: the engine thread.
 #pragma once
 
@@ -40,7 +40,11 @@ class PagePool {
   bool is_findable(const PrefixKey& key) const { return page_of_.contains(key); }
   // Holds the pages of these keys, which find() found, and appends them to `pages`.
   void hold(std::span<const PrefixKey> keys, std::vector<int32_t>& pages);
-  // From now on `page`, which is held and full, is found by `key`; unless another page already is.
+  // `page`, of a block table, will be written: becomes one that nobody else holds. If others do, there must
+  // be a free page for it; it is to be copied from the one returned, which they keep.
+  int32_t own(int32_t& page);
+  // From now on `page`, which is held, is found by `key`, and no more by another; unless another page already
+  // is. What the key speaks of is never written again; what comes after it in the page may be.
   void publish(int32_t page, const PrefixKey& key);
 
   // Called when the memory of a page with a key is needed, before it is found no more. It must not change the

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/check.h"
@@ -9,28 +10,32 @@
 
 namespace guildhall {
 
-PageSwap::PageSwap(KvCache& cache, Ops& ops, Preemption preemption)
-    : cache_(cache), ops_(ops), policy_(preemption), num_slots_(cache.num_swap_pages()) {
+PageSwap::PageSwap(std::vector<RankCache> cache_r, Preemption preemption)
+    : cache_r_(std::move(cache_r)),
+      pool_(cache_r_[0].cache->pool()),
+      policy_(preemption),
+      num_slots_(std::ranges::min(cache_r_, {}, [](const RankCache& r) {
+                   return r.cache->num_swap_pages();
+                 }).cache->num_swap_pages()) {
   for (int64_t slot = num_slots_; slot-- > 0;) free_slots_.push_back(static_cast<int32_t>(slot));
-  cache_.pool().set_on_evict([this](int32_t page, const PrefixKey& key) { on_evict(page, key); });
+  pool_.set_on_evict([this](int32_t page, const PrefixKey& key) { on_evict(page, key); });
 }
 
-PageSwap::~PageSwap() { cache_.pool().set_on_evict({}); }
+PageSwap::~PageSwap() { pool_.set_on_evict({}); }
 
 bool PageSwap::keep(Sequence& s) {
-  const PagePool& pool = cache_.pool();
-  const int64_t num_pages = pool.pages_for(s.num_computed);
+  const int64_t num_pages = pool_.pages_for(s.num_computed);
   if (num_pages == 0 || num_slots_ == 0) return false;
   // A block whose page has no key, as another's had it already, may be found no more.
   const auto is_lost = [&](size_t block) {
     const auto it = wanted_.find(s.keys[block]);
-    return !pool.is_findable(s.keys[block]) && (it == wanted_.end() || it->second.slot == kNone);
+    return !pool_.is_findable(s.keys[block]) && (it == wanted_.end() || it->second.slot == kNone);
   };
   const auto num_keys = static_cast<size_t>(s.num_published);
   auto num_missing = num_pages - s.num_published;
   for (size_t block = 0; block < num_keys; ++block) num_missing += is_lost(block);
   if (num_missing > static_cast<int64_t>(free_slots_.size())) return false;
-  if (!policy_.swaps({.num_tokens = s.num_computed, .bytes = num_pages * cache_.page_bytes()})) return false;
+  if (!policy_.swaps({.num_tokens = s.num_computed, .bytes = num_pages * page_bytes()})) return false;
 
   s.kept = {.num_tokens = s.num_computed, .num_keys = s.num_published, .slots = {}};
   for (size_t block = 0; block < static_cast<size_t>(num_pages); ++block) {
@@ -88,31 +93,40 @@ int32_t PageSwap::take_slot() {
   return slot;
 }
 
-// Between steps: the device has nothing else to do, and pages that were copied are free to be overwritten.
+int64_t PageSwap::page_bytes() const {
+  int64_t bytes = 0;
+  for (const RankCache& rank : cache_r_) bytes += rank.cache->page_bytes();
+  return bytes;
+}
+
+// Between steps: devices have nothing else to do, and pages that were copied are free to be overwritten.
 void PageSwap::copy(SwapPolicy::Direction direction) {
   if (copies_.empty()) return;
   const bool out = direction == SwapPolicy::Direction::out;
-  const bool is_host = ops_.memory().is_host();
   const int64_t begin = now_ns();
-  for (const Copy& c : copies_) {
-    std::byte* host = cache_.swap_page(c.slot);
-    for (const PageArray& array : cache_.arrays()) {
-      const auto bytes = static_cast<size_t>(array.page_bytes);
-      std::byte* device = array.data + c.page * array.page_bytes;
-      if (is_host)
-        std::memcpy(out ? host : device, out ? device : host, bytes);
-      else if (out)
-        ops_.download(device, host, bytes);
-      else
-        ops_.upload(host, device, bytes);
-      host += bytes;
-    }
-  }
-  ops_.wait(ops_.mark());
-  const int64_t bytes = static_cast<int64_t>(copies_.size()) * cache_.page_bytes();
+  for (const RankCache& rank : cache_r_)
+    for (const Copy& c : copies_) copy_page(rank, c, out);
+  for (const RankCache& rank : cache_r_) rank.ops->wait(rank.ops->mark(), "wait swap");
+  const int64_t bytes = static_cast<int64_t>(copies_.size()) * page_bytes();
   policy_.record_copy(direction, bytes, now_ns() - begin);
   (out ? bytes_out_ : bytes_in_) += bytes;
   copies_.clear();
+}
+
+void PageSwap::copy_page(const RankCache& rank, const Copy& copy, bool out) const {
+  const bool is_host = rank.ops->memory().is_host();
+  std::byte* host = rank.cache->swap_page(copy.slot);
+  for (const PageArray& array : rank.cache->arrays()) {
+    const auto bytes = static_cast<size_t>(array.page_bytes);
+    std::byte* device = array.data + copy.page * array.page_bytes;
+    if (is_host)
+      std::memcpy(out ? host : device, out ? device : host, bytes);
+    else if (out)
+      rank.ops->download(device, host, bytes);
+    else
+      rank.ops->upload(host, device, bytes);
+    host += bytes;
+  }
 }
 
 std::string PageSwap::audit(std::span<const Sequence* const> sequences) const {

@@ -20,8 +20,8 @@ namespace guildhall {
 
 class PageSwap {
  public:
-  // Borrowed. The cache's pool tells this what it gives up from now on.
-  PageSwap(KvCache& cache, Ops& ops, Preemption preemption);
+  // Borrowed. The first cache's pool tells this what it gives up from now on.
+  PageSwap(std::vector<RankCache> cache_r, Preemption preemption);
   ~PageSwap();
   PageSwap(const PageSwap&) = delete;
   PageSwap& operator=(const PageSwap&) = delete;
@@ -61,8 +61,11 @@ class PageSwap {
   int32_t take_slot();
   void copy(SwapPolicy::Direction direction);
 
-  KvCache& cache_;
-  Ops& ops_;
+  int64_t page_bytes() const;
+  void copy_page(const RankCache& rank, const Copy& copy, bool out) const;
+
+  const std::vector<RankCache> cache_r_;
+  PagePool& pool_;
   SwapPolicy policy_;
   const int64_t num_slots_;          // pages that fit in the host's memory
   std::vector<int32_t> free_slots_;  // a stack

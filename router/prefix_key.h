@@ -29,5 +29,8 @@ struct PrefixKeyHash {
 // different salts never share.
 void extend_prefix_keys(std::span<const int32_t> tokens_t, int64_t block_size, std::string_view salt,
                         std::vector<PrefixKey>& keys);
+// The key of the last block of tokens_t, full or not. `keys` has those of the blocks before it, at least.
+PrefixKey last_block_key(std::span<const int32_t> tokens_t, int64_t block_size, std::string_view salt,
+                         std::span<const PrefixKey> keys);
 
 }  // namespace guildhall

@@ -21,11 +21,12 @@ PositionRange unscored_prompt(const Sequence& s, int64_t begin, int64_t end) {
 
 }  // namespace
 
-Scheduler::Scheduler(SchedulerOptions options, KvCache& cache, PageSwap* swap)
+Scheduler::Scheduler(SchedulerOptions options, std::vector<RankCache> cache_r)
     : options_(options),
-      cache_(cache),
-      pool_(cache.pool()),
-      swap_(swap),
+      cache_r_(std::move(cache_r)),
+      cache_(*cache_r_[0].cache),
+      pool_(cache_r_[0].cache->pool()),
+      swap_(cache_.num_swap_pages() > 0 ? std::make_unique<PageSwap>(cache_r_, options.preemption) : nullptr),
       step_budget_(options.max_batched_tokens, options.target_itl) {}
 
 std::unique_ptr<Sequence> Scheduler::remove(RequestId id) {
@@ -131,22 +132,48 @@ void Scheduler::admit_waiting(int64_t& budget) {
 // the device has.
 bool Scheduler::admit(Sequence& s) {
   const std::span<const PrefixKey> keys = shareable_keys(s);
-  const PagePool::Found found = pool_.find(keys);
+  PagePool::Found found = pool_.find(keys);
   const auto there = static_cast<size_t>(found.num_pages);
   const auto swapped = static_cast<size_t>(swap_ == nullptr ? 0 : swap_->find(keys.subspan(there)));
   const size_t next = there + swapped;
   if (next < keys.size() && pool_.is_announced(keys[next])) return false;  // another is computing it
+  const bool may_tail = set_tail(s) && s.kept.num_tokens == 0 && there == keys.size();
+  const std::span<const PrefixKey> tail(may_tail ? &*s.tail : nullptr, may_tail ? 1 : 0);
+  const PagePool::Found found_tail = pool_.find(tail);
+  if (may_tail && found_tail.num_pages == 0 && pool_.is_announced(*s.tail)) return false;
+  // A free tail is taken over; one that others hold is copied, which takes a page like any other.
+  found.num_pages += found_tail.num_free, found.num_free += found_tail.num_free;
   const auto num_tokens = static_cast<int64_t>(s.tokens.size());
   // One page beyond its tokens, so that it is not preempted by its own first decode step.
   const int64_t wanted = pool_.pages_for(num_tokens + 1) - found.num_pages + reserved_pages();
   const bool alone = running_.empty() && pool_.num_free() == pool_.num_pages();
   if (wanted > pool_.num_free() - found.num_free && !alone) return false;
   pool_.hold(keys.first(there), s.pages);
+  const bool has_tail = found_tail.num_pages > 0;
+  if (has_tail) pool_.hold(tail, s.pages);
   if (!pool_.grow(s.pages, num_tokens)) {
     pool_.release(s.pages);
     return false;
   }
-  begin_at(s, restore(s, keys.first(next), there), keys);
+  if (has_tail) own(s, there);
+  begin_at(s, has_tail ? num_tokens - 1 : restore(s, keys.first(next), there), keys);
+  return true;
+}
+
+// The sequence is about to write to this block: copies it if others hold it too.
+void Scheduler::own(Sequence& s, size_t block) {
+  const int32_t from = pool_.own(s.pages[block]);
+  if (from == s.pages[block]) return;
+  for (const RankCache& rank : cache_r_) rank.cache->copy_page(*rank.ops, from, s.pages[block]);
+}
+
+// Whether all of the prompt's last block but the last token may come from the cache; then s.tail is its key.
+bool Scheduler::set_tail(Sequence& s) const {
+  const int64_t num_shareable = s.prompt_len() - 1;
+  if (!cache_.prefix_caching() || s.wants_prompt_scores() || s.num_generated() > 0 ||
+      num_shareable % pool_.block_size() == 0)
+    return false;
+  if (!s.tail) s.tail = last_block_key(s.tokens, pool_.block_size(), s.request.cache_salt, s.keys);
   return true;
 }
 
@@ -190,6 +217,8 @@ void Scheduler::begin_at(Sequence& s, int64_t num_tokens, std::span<const Prefix
   s.num_published = std::min(num_tokens / pool_.block_size(), static_cast<int64_t>(keys.size()));
   s.num_announced = static_cast<int64_t>(keys.size());
   for (int64_t i = s.num_published; i < s.num_announced; ++i) pool_.announce(keys[static_cast<size_t>(i)]);
+  s.tail_announced = set_tail(s) && num_tokens < s.prompt_len() - 1;
+  if (s.tail_announced) pool_.announce(*s.tail);
   if (s.was_admitted) return;
   s.was_admitted = true;
   s.num_found_tokens = s.num_computed;
@@ -228,11 +257,18 @@ void Scheduler::advance(const ScheduledChunk& chunk) {
     pool_.publish(s.pages[block], s.keys[block]);
     if (s.num_published < s.num_announced) pool_.withdraw(s.keys[block]);
   }
+  if (!s.tail_announced || s.num_computed < s.prompt_len()) return;
+  pool_.withdraw(*s.tail);
+  s.tail_announced = false;
+  const int64_t last = (s.prompt_len() - 1) / pool_.block_size();
+  if (last >= s.num_published) pool_.publish(s.pages[static_cast<size_t>(last)], *s.tail);
 }
 
 // Takes from the sequence what it has of the cache: it starts over when it runs again.
 void Scheduler::let_go(Sequence& s) {
   for (int64_t i = s.num_published; i < s.num_announced; ++i) pool_.withdraw(s.keys[static_cast<size_t>(i)]);
+  if (s.tail_announced) pool_.withdraw(*s.tail);
+  s.tail_announced = false;
   pool_.release(s.pages);
   s.num_computed = s.num_published = s.num_announced = 0;
 }
@@ -242,7 +278,7 @@ std::string Scheduler::audit() const {
   int64_t announced = 0;
   for (const auto& s : running_) {
     tables.push_back(&s->pages);
-    announced += std::max<int64_t>(0, s->num_announced - s->num_published);
+    announced += std::max<int64_t>(0, s->num_announced - s->num_published) + s->tail_announced;
     if (s->kept.num_tokens > 0) return fmt::format("request {} runs, and pages are kept for it", s->id);
   }
   std::vector<const Sequence*> waiting;

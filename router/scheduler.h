@@ -31,6 +31,8 @@ struct SchedulerOptions {
   // far.
   double reserve_share = 0;
   std::chrono::nanoseconds target_itl{0};  // step_budget.h
+  // Where the cache has swap memory: measured, or always the same.
+  Preemption preemption = Preemption::measured;
 };
 
 // A sequence's share of one step.
@@ -43,8 +45,8 @@ struct ScheduledChunk {
 
 class Scheduler {
  public:
-  // Borrowed. Without `swap`, preempted sequences are recomputed.
-  Scheduler(SchedulerOptions options, KvCache& cache, PageSwap* swap = nullptr);
+  // Borrowed.
+  Scheduler(SchedulerOptions options, std::vector<RankCache> cache_r);
 
   void add(std::unique_ptr<Sequence> sequence) { waiting_.add(std::move(sequence)); }
   // Takes the sequence out, its pages returned; nullptr when unknown.
@@ -76,6 +78,7 @@ class Scheduler {
     // found some of it; their tokens, and those found.
     int64_t prefix_queries = 0, prefix_hits = 0, tokens_looked_up = 0, tokens_found = 0;
   };
+  const PageSwap* swap() const { return swap_.get(); }  // null: preempted sequences are recomputed
   const Counters& counters() const { return counters_; }
   // Slots of running sequences' pages that hold no token yet.
   int64_t num_empty_slots() const;
@@ -88,6 +91,8 @@ class Scheduler {
   bool admit(Sequence& sequence);
   int64_t reserved_pages() const;
   std::span<const PrefixKey> shareable_keys(Sequence& sequence) const;
+  bool set_tail(Sequence& sequence) const;
+  void own(Sequence& sequence, size_t block);
   int64_t restore(Sequence& sequence, std::span<const PrefixKey> keys, size_t there);
   void begin_at(Sequence& sequence, int64_t num_tokens, std::span<const PrefixKey> keys);
   void let_go(Sequence& sequence);
@@ -97,9 +102,10 @@ class Scheduler {
   void fill(StepBatch& batch);
 
   SchedulerOptions options_;
-  KvCache& cache_;
+  const std::vector<RankCache> cache_r_;
+  const KvCache& cache_;  // the first rank's
   PagePool& pool_;
-  PageSwap* const swap_;
+  std::unique_ptr<PageSwap> swap_;  // null: the cache has no swap memory
   StepBudget step_budget_;
   WaitQueue waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;  // by priority, of one priority the oldest first

@@ -27,6 +27,9 @@ struct Sequence {
   // num_published can be found by others; the keys from there to num_announced are announced.
   std::vector<PrefixKey> keys;
   int64_t num_published = 0, num_announced = 0;
+  // The key of the prompt's last block, full or not, if more than its last token may be shared.
+  std::optional<PrefixKey> tail;
+  bool tail_announced = false;
   int64_t num_found_tokens = 0;  // of the prompt, that were in the cache when it was first admitted
   bool was_admitted = false;
 

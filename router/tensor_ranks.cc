@@ -46,6 +46,10 @@ void TensorRanks::start(int64_t max_tokens, int64_t max_position) {
   }
 }
 
+void TensorRanks::add_caches(std::vector<RankCache>& cache_r) const {
+  for (const auto& member : others_) cache_r.push_back({member->rank.cache.get(), member->rank.ops.get()});
+}
+
 // ---- the other ranks' threads
 
 void TensorRanks::follow(Member& member, int rank) {
@@ -100,6 +104,8 @@ Result<std::vector<std::unique_ptr<KvCache>>> make_rank_caches(const std::vector
   std::vector<std::unique_ptr<KvCache>> caches;
   for (size_t r = 0; r < shard_r.size(); ++r) {
     KvCacheOptions mine = options;
+    const auto num_ranks = static_cast<int64_t>(shard_r.size());
+    mine.swap_bytes = options.swap_bytes / num_ranks / largest * page_bytes(shard_r[r]);
     if (page_bytes(shard_r[r]) < largest)
       mine.memory_bytes = options.memory_bytes / largest * page_bytes(shard_r[r]);
     GH_ASSIGN(caches.emplace_back(), KvCache::create(shard_r[r].spec, mine, ops_r[r]->memory()));

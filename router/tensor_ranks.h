@@ -36,6 +36,10 @@ class TensorRanks {
   // Makes the others' Forwards and threads. Once, before the rest.
   void start(int64_t max_tokens, int64_t max_position);
 
+  // Appends the others' caches. Between steps, when their threads are at rest, the engine thread may copy
+  // there.
+  void add_caches(std::vector<RankCache>& cache_r) const;
+
   // As Forward's, on all ranks; `first` is the first rank's. The views are the first rank's.
   Result<View2<const float>> run(Forward& first, const StepBatch& batch, int64_t split);
   Result<View2<float>> logits(Forward& first, View2<const float> hidden_rh);

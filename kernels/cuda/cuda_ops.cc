@@ -53,6 +53,9 @@ class CudaOps final : public Ops {
   void download(const void* device, void* host, size_t bytes) override {
     transfer(host, device, bytes, cudaMemcpyDeviceToHost);
   }
+  void copy_bytes(const void* from, void* to, size_t bytes) override {
+    cuda_must(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream()), "cudaMemcpyAsync");
+  }
   Mark mark() override {
     device_->make_current();
     mark_i_[++last_mark_ % mark_i_.size()].record(device_->communication());

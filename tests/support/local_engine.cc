@@ -112,7 +112,8 @@ EngineOptions LocalEngine::engine_options() {
   EngineOptions engine;
   engine.scheduler = {.max_sequences = options_.max_sequences,
                       .max_batched_tokens = options_.max_batched_tokens,
-                      .reserve_share = options_.reserve_share};
+                      .reserve_share = options_.reserve_share,
+                      .preemption = options_.preemption};
   engine.dispatcher = {
       .codecs_w = std::vector<RowCodecs>(static_cast<size_t>(options_.num_workers), options_.codecs),
       .combine = options_.combine,
@@ -122,7 +123,6 @@ EngineOptions LocalEngine::engine_options() {
       .deadline = options_.deadline};
   if (!options_.worker_threads) engine.dispatcher.pump_local_workers = [this] { return pump(); };
   engine.micro_batches = options_.micro_batches;
-  engine.preemption = options_.preemption;
   engine.max_waiting = options_.max_waiting;
   engine.max_model_len = std::min(spec_.max_position, options_.kv_tokens);
   engine.recovery_timeout = options_.recovery_timeout;

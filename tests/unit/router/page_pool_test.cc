@@ -94,6 +94,52 @@ TEST(PagePool, OfTwoPagesWithTheSameContentOneIsFound) {
   EXPECT_EQ(third, first);
 }
 
+TEST(PagePool, APageThatOthersHoldIsWrittenOnlyByWhoOwnsIt) {
+  PagePool pool(3, 4);
+  const auto keys = keys_of({1, 2, 3, 4});
+  Pages first, second;
+  pool.grow(first, 3);
+  pool.publish(first[0], keys[0]);
+  EXPECT_EQ(pool.own(first[0]), first[0]);  // nobody else holds it
+  pool.hold(keys, second);
+  const int32_t shared = first[0];
+  EXPECT_EQ(pool.own(second[0]), shared);
+  EXPECT_NE(second[0], shared);
+  EXPECT_EQ(pool.num_free(), 1);
+  EXPECT_EQ(pool.audit(std::vector<const Pages*>{&first, &second}), "");
+  pool.release(second);
+  EXPECT_EQ(pool.num_free(), 2);
+}
+
+TEST(PagePool, APageIsFoundByItsNewestKey) {
+  PagePool pool(2, 4);
+  const auto part = last_block_key(std::vector<int32_t>{1, 2, 3}, 4, "", {});
+  const auto keys = keys_of({1, 2, 3, 4});
+  EXPECT_NE(part, keys[0]);
+  EXPECT_EQ(last_block_key(std::vector<int32_t>{1, 2, 3, 4}, 4, "", {}), keys[0]);
+  Pages pages, other;
+  pool.grow(pages, 3), pool.grow(other, 3);
+  pool.publish(pages[0], part);
+  EXPECT_TRUE(pool.is_findable(part));
+  pool.publish(pages[0], keys[0]);
+  EXPECT_FALSE(pool.is_findable(part));
+  pool.publish(other[0], part);
+  pool.publish(other[0], keys[0]);  // there is one already: stays as it was
+  EXPECT_TRUE(pool.is_findable(part));
+  EXPECT_EQ(pool.audit(std::vector<const Pages*>{&pages, &other}), "");
+}
+
+TEST(PagePool, TheAuditNamesWhatIsWrong) {
+  PagePool pool(2, 4);
+  Pages pages, copy;
+  pool.grow(pages, 8);
+  EXPECT_EQ(pool.audit(std::vector<const Pages*>{&pages}), "");
+  EXPECT_EQ(pool.audit({}), "page 0 is in 0 block tables, and 1 are booked");
+  copy = {1};
+  EXPECT_EQ(pool.audit(std::vector<const Pages*>{&pages, &copy}),
+            "page 1 is in 2 block tables, and 1 are booked");
+}
+
 TEST(PagePool, AnnouncementsAreCounted) {
   PagePool pool(1, 4);
   const auto keys = keys_of({1, 2, 3, 4});

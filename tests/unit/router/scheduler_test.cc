@@ -5,6 +5,7 @@
 
 #include <numeric>
 
+#include "kernels/cpu_ops.h"
 #include "tests/unit/router/specs.h"
 
 namespace guildhall {
@@ -21,7 +22,7 @@ class SchedulerTest : public ::testing::Test {
                                                 .max_model_len = 16,
                                                 .max_tokens = 1 << 20,
                                                 .prefix_caching = false});
-    scheduler_ = std::make_unique<Scheduler>(options, *cache_);
+    scheduler_ = std::make_unique<Scheduler>(options, std::vector<RankCache>{{cache_.get(), ops_.get()}});
   }
   Sequence& add(RequestId id, int64_t prompt_len, bool score_prompt = false) {
     auto s = std::make_unique<Sequence>();
@@ -56,6 +57,7 @@ class SchedulerTest : public ::testing::Test {
     return taken;
   }
   using Taken = std::pair<RequestId, int64_t>;
+  std::unique_ptr<Ops> ops_ = make_cpu_ops({.num_threads = 1});
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<Scheduler> scheduler_;
   StepBatch batch_;
