@@ -12,7 +12,7 @@ namespace {
 // Keys a table remembers: 16 tokens each cover two million tokens, in about 12 MB.
 constexpr size_t kMaxKeys = 1 << 17;
 
-static_assert(sizeof(EngineCounters) - sizeof(ServingStats) == sizeof(int64_t) * (20 + kNumStepParts + 2),
+static_assert(sizeof(EngineCounters) - sizeof(ServingStats) == sizeof(int64_t) * (29 + kNumStepParts + 2),
               "a counter that was added is to be summed below");
 
 void add(EngineCounters& sum, const EngineCounters& c) {
@@ -21,12 +21,21 @@ void add(EngineCounters& sum, const EngineCounters& c) {
                            &EngineCounters::kv_pages_total,
                            &EngineCounters::kv_pages_used,
                            &EngineCounters::kv_pages_findable,
+                           &EngineCounters::kv_slots_filled,
+                           &EngineCounters::kv_slots_empty,
+                           &EngineCounters::kv_swap_pages_total,
+                           &EngineCounters::kv_swap_pages_used,
+                           &EngineCounters::kv_swap_bytes_out,
+                           &EngineCounters::kv_swap_bytes_in,
+                           &EngineCounters::prefix_queries,
+                           &EngineCounters::prefix_hits,
                            &EngineCounters::prefix_tokens_looked_up,
                            &EngineCounters::prefix_tokens_found,
                            &EngineCounters::prompt_tokens,
                            &EngineCounters::generated_tokens,
                            &EngineCounters::steps,
-                           &EngineCounters::preemptions,
+                           &EngineCounters::preemptions_recompute,
+                           &EngineCounters::preemptions_swap,
                            &EngineCounters::experts_touched,
                            &EngineCounters::step_ns,
                            &EngineCounters::kernel_ns,

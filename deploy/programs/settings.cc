@@ -241,7 +241,7 @@ KvCacheOptions kv_cache_options(const config::Config& config, int64_t max_model_
           .max_model_len = max_model_len,
           .max_tokens = config.router().batching().max_sequences() * max_model_len,
           .prefix_caching = cache.prefix_caching() == "true",
-          .swap_bytes = cache.swap_bytes()};
+          .swap_bytes = cache.swap_bytes() / num_replicas(config)};
 }
 
 EngineOptions engine_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len) {

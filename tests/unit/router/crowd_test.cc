@@ -71,7 +71,9 @@ class Crowd : public EngineTest {
                             })
                     .value();
       if (cancel_after == 0) engine().cancel(*own_id);
-      if (i % 50 == 0) EXPECT_EQ(engine().audit(), "") << "after request " << i;
+      if (i % 50 == 0) {
+        EXPECT_EQ(engine().audit(), "") << "after request " << i;
+      }
     }
     while (state.num_ended < static_cast<int>(crowd.size())) {
       EXPECT_EQ(engine().audit(), "");
@@ -106,7 +108,9 @@ class Crowd : public EngineTest {
     if (kNumRequests < 500) return;  // too few to be sure of what follows
     EXPECT_GT(c.prefix_hits, 0);
     EXPECT_GT(c.preemptions_recompute + c.preemptions_swap, 0);
-    if (crowded.preemption == Preemption::swap) EXPECT_GT(c.kv_swap_bytes_in, 0);
+    if (crowded.preemption == Preemption::swap) {
+      EXPECT_GT(c.kv_swap_bytes_in, 0);
+    }
   }
 
   static LocalEngineOptions crowded(DType kv_dtype, Preemption preemption) {

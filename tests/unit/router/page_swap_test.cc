@@ -201,7 +201,7 @@ TEST_F(PageSwapTest, LosesNothingInACrowd) {
     }
     num_swapped += scheduler_->counters().swapped;
     scheduler_->remove_all();
-    if (scheduler_->swap() != nullptr) EXPECT_EQ(scheduler_->swap()->num_used(), 0);
+    EXPECT_EQ(scheduler_->swap() == nullptr ? 0 : scheduler_->swap()->num_used(), 0);
     EXPECT_EQ(cache_->pool().num_free(), cache_->num_pages());
     EXPECT_EQ(scheduler_->audit(), "");
   }
