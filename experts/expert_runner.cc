@@ -128,8 +128,8 @@ void ExpertRunner::upload_rows(std::span<const ExpertJob> jobs, View2<float> x_r
   const View2<std::byte> host = dispatched_.host.view(1, bytes);
   int64_t at = 0;
   for (const ExpertJob& job : jobs) {
-    if (job.dispatch->rows_on_device) continue;
     const std::span<const std::byte> rows = job.dispatch->rows;
+    if (job.dispatch->rows_on_device || rows.empty()) continue;
     std::byte* const to = host.data + at;
     const auto whole = static_cast<int64_t>(rows.size());
     parallel_rows(ops_.team(), whole, 1, [&](int64_t begin, int64_t end) {
