@@ -57,11 +57,11 @@ void add(EngineCounters& sum, const EngineCounters& c) {
 // What one request adds to its replica's outstanding tokens, until it ends. Used by one thread at a time.
 class FrontEnd::Claim {
  public:
-  Claim(std::atomic<int64_t>& sum, const EngineRequest& request)
-      : sum_(sum),
+  Claim(std::shared_ptr<std::atomic<int64_t>> sum, const EngineRequest& request)
+      : sum_(std::move(sum)),
         prompt_(static_cast<int64_t>(request.prompt_ids.size())),
         answer_(std::max<int64_t>(1, std::min<int64_t>(request.max_tokens, kExpectedTokens))) {
-    sum_ += prompt_ + answer_;
+    *sum_ += prompt_ + answer_;
   }
   ~Claim() { end(); }
   Claim(const Claim&) = delete;
@@ -71,16 +71,16 @@ class FrontEnd::Claim {
     const auto generated = static_cast<int64_t>(event.tokens.size());
     if (generated == 0 || answer_ == 0) return;
     const int64_t rest = std::max<int64_t>(1, answer_ - generated);
-    sum_ -= prompt_ + answer_ - rest;
+    *sum_ -= prompt_ + answer_ - rest;
     prompt_ = 0, answer_ = rest;
   }
 
  private:
   void end() {
-    sum_ -= prompt_ + answer_;
+    *sum_ -= prompt_ + answer_;
     prompt_ = answer_ = 0;
   }
-  std::atomic<int64_t>& sum_;
+  const std::shared_ptr<std::atomic<int64_t>> sum_;
   int64_t prompt_, answer_;
 };
 
@@ -144,7 +144,7 @@ std::vector<SpreadCandidate> FrontEnd::candidates(std::span<const PrefixKey> key
   std::lock_guard lock(mutex_);
   for (size_t i = 0; i < replicas_.size(); ++i)
     all[i] = {
-        .outstanding_tokens = replicas_[i]->outstanding_tokens,
+        .outstanding_tokens = replicas_[i]->outstanding_tokens->load(),
         .found_tokens = static_cast<int64_t>(replicas_[i]->prefixes.num_found(keys)) * options_.block_size};
   return all;
 }
@@ -177,7 +177,7 @@ EngineCounters FrontEnd::counters() const {
 
 int64_t FrontEnd::outstanding_tokens() const {
   int64_t sum = 0;
-  for (const auto& replica : replicas_) sum += replica->outstanding_tokens;
+  for (const auto& replica : replicas_) sum += replica->outstanding_tokens->load();
   return sum;
 }
 
@@ -185,7 +185,7 @@ std::vector<ReplicaStatus> FrontEnd::replicas() const {
   std::vector<ReplicaStatus> all;
   for (const auto& replica : replicas_)
     all.push_back({.name = replica->name,
-                   .outstanding_tokens = replica->outstanding_tokens,
+                   .outstanding_tokens = replica->outstanding_tokens->load(),
                    .counters = replica->engine->counters()});
   return all;
 }

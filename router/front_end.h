@@ -43,7 +43,8 @@ class FrontEnd final : public EngineClient {
   struct Replica {
     EngineClient* engine = nullptr;
     std::string name;
-    std::atomic<int64_t> outstanding_tokens{0};
+    // Shared with the sinks of its requests, which end when its engine lets go of them.
+    std::shared_ptr<std::atomic<int64_t>> outstanding_tokens = std::make_shared<std::atomic<int64_t>>(0);
     PrefixTable prefixes;  // under mutex_
 
     Replica(EngineClient* engine, std::string name);
