@@ -56,8 +56,7 @@ class UcxExchange final : public Exchange {
 
   struct Counters {
     uint64_t sent = 0, received = 0;
-    uint64_t sent_to_slots = 0;  // of sent; the others were active messages
-    uint64_t sent_with_tails = 0, received_into_tails = 0;
+    uint64_t sent_to_slots = 0;      // of sent; the others were active messages
     uint64_t stale_slots = 0;        // frames in slots of a link that is over: dropped
     uint64_t unknown_dropped = 0;    // from an end that is disconnected, or sent too much before its connect
     uint64_t malformed_dropped = 0;  // not our header

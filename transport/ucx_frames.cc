@@ -222,7 +222,6 @@ void UcxExchange::join_tail(PeerId id, Peer& peer, Arrival tail) {
   if (tail.tail) {
     head.tail = std::move(tail.tail);
     head.tail_bytes = tail.tail_bytes;
-    ++counters_.received_into_tails;
     return hand_over(id, std::move(head));
   }
   if (head.bytes > 0) std::memcpy(tail.buffer.data(), head.data(), head.bytes);

@@ -90,7 +90,6 @@ void UcxExchange::post(std::span<const Outgoing> frames) {
     peer->has_sent_frames = true;
     ++counters_.sent;
     counters_.sent_to_slots += in_slot;
-    counters_.sent_with_tails += tail != nullptr;
     std::span<const std::byte> message;
     if (!in_slot) message = {posting.send->buffer.data(), posting.bytes};
     send_tag(*peer, posting.send, message);

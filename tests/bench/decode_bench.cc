@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/units.h"
 #include "tests/bench/decode_device.h"
+#include "tests/bench/made_up_prompt.h"
 #include "tests/support/local_engine.h"
 
 namespace guildhall {
@@ -28,8 +29,7 @@ double seconds_since(int64_t begin_ns) { return static_cast<double>(now_ns() - b
 
 EngineRequest make_request(const ModelSpec& spec, int32_t prompt, int32_t tokens, int salt) {
   EngineRequest request;
-  for (int32_t i = 0; i < prompt; ++i)
-    request.prompt_ids.push_back(static_cast<int32_t>((i * 7919 + salt * 104729 + 11) % spec.vocab_size));
+  request.prompt_ids = made_up_prompt(spec.vocab_size, prompt, salt);
   request.sampling.temperature = 0;
   request.max_tokens = tokens;
   return request;

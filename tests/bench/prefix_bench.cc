@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "base/clock.h"
+#include "tests/bench/made_up_prompt.h"
 #include "tests/support/local_engine.h"
 
 namespace guildhall {
@@ -21,12 +22,9 @@ struct BenchOptions {
 // `shared` tokens that depend on `beginning` only, then `own` of its own.
 EngineRequest make_request(const ModelSpec& spec, const BenchOptions& options, int beginning, int ending) {
   EngineRequest request;
-  const auto add = [&](int32_t n, int64_t salt) {
-    for (int32_t i = 0; i < n; ++i)
-      request.prompt_ids.push_back(static_cast<int32_t>((i * 7919 + salt * 104729 + 11) % spec.vocab_size));
-  };
-  add(options.shared, beginning);
-  add(options.own, 1000 + ending);
+  request.prompt_ids = made_up_prompt(spec.vocab_size, options.shared, beginning);
+  const std::vector<int32_t> own = made_up_prompt(spec.vocab_size, options.own, 1000 + ending);
+  request.prompt_ids.insert(request.prompt_ids.end(), own.begin(), own.end());
   request.sampling.temperature = 0;
   request.max_tokens = 1;
   return request;

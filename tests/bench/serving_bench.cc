@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "tests/bench/http_streams.h"
+#include "tests/bench/made_up_prompt.h"
 #include "tests/support/local_engine.h"
 
 namespace guildhall {
@@ -42,13 +43,6 @@ struct Report {
 Report operator-(const Report& whole, const Report& prompts) {
   return {whole.seconds - prompts.seconds, whole.processor_seconds - prompts.processor_seconds,
           whole.reads - prompts.reads};
-}
-
-std::vector<int32_t> prompt_of(int32_t length, int64_t vocab_size, int client) {
-  std::vector<int32_t> ids;
-  for (int32_t i = 0; i < length; ++i)
-    ids.push_back(static_cast<int32_t>((i * 7919 + client * 104729 + 11) % vocab_size));
-  return ids;
 }
 
 template <class T>
@@ -84,9 +78,9 @@ Report run_streams(const std::vector<int>& fds, const BenchOptions& options, int
   const double processor_before = own_processor_seconds();
   const int64_t begin = now_ns();
   for (size_t i = 0; i < fds.size(); ++i) {
-    const std::string body =
-        fmt::format(R"({{"prompt":[{}],"max_tokens":{},"temperature":0,"ignore_eos":true,"stream":true}})",
-                    fmt::join(prompt_of(options.prompt, vocab_size, static_cast<int>(i)), ","), max_tokens);
+    const std::string body = fmt::format(
+        R"({{"prompt":[{}],"max_tokens":{},"temperature":0,"ignore_eos":true,"stream":true}})",
+        fmt::join(made_up_prompt(vocab_size, options.prompt, static_cast<int64_t>(i)), ","), max_tokens);
     send_request(fds[i], "/v1/completions", body);
     polls.push_back({fds[i], POLLIN, 0});
   }
@@ -152,7 +146,7 @@ Report run_offline(LocalEngine& engine, const BenchOptions& options, int32_t max
   const int64_t begin = now_ns();
   for (int i = 0; i < options.clients; ++i) {
     EngineRequest request;
-    request.prompt_ids = prompt_of(options.prompt, engine.spec().vocab_size, i);
+    request.prompt_ids = made_up_prompt(engine.spec().vocab_size, options.prompt, i);
     request.sampling.temperature = 0;
     request.max_tokens = max_tokens;
     pending.push_back(engine.submit(std::move(request)));

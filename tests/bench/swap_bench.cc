@@ -9,6 +9,7 @@
 #include <atomic>
 
 #include "base/clock.h"
+#include "tests/bench/made_up_prompt.h"
 #include "tests/support/local_engine.h"
 
 namespace guildhall {
@@ -24,8 +25,7 @@ constexpr int kRounds = 3;
 
 EngineRequest make_request(const ModelSpec& spec, int64_t length, int64_t salt, int32_t max_tokens) {
   EngineRequest request;
-  for (int64_t i = 0; i < length; ++i)
-    request.prompt_ids.push_back(static_cast<int32_t>((i * 7919 + salt * 104729 + 11) % spec.vocab_size));
+  request.prompt_ids = made_up_prompt(spec.vocab_size, length, salt);
   request.sampling.temperature = 0;
   request.max_tokens = max_tokens;
   return request;

@@ -116,22 +116,6 @@ TEST_P(CudaFp8Matmul, LinearMatchesRef) {
         }
 }
 
-TEST_P(CudaFp8Matmul, ARowsBitsAreTheSameAmongFew) {
-  constexpr int64_t kN = 37, kK = 600;
-  const DeviceWeight w(kN, kK, DType::e4m3, 1);
-  const std::vector<float> x = random_floats(kFewRows * kK, 2);
-  const DeviceArray<float> device_x(x), all(std::vector<float>(kFewRows * kN)),
-      one(std::vector<float>(kN, 0.0f));
-  linear_cuda(*blas_, {device_x.data(), kFewRows, kK}, w.view, {}, {all.data(), kFewRows, kN});
-  wait();
-  const std::vector<float> together = all.download();
-  for (int64_t t = 0; t < kFewRows; ++t) {
-    linear_cuda(*blas_, {device_x.data() + t * kK, 1, kK}, w.view, {}, {one.data(), 1, kN});
-    wait();
-    EXPECT_EQ(one.download(), std::vector<float>(together.begin() + t * kN, together.begin() + (t + 1) * kN));
-  }
-}
-
 // Every code but NaN, at either place of a pair and among few rows: exact where x is a power of two.
 TEST_P(CudaFp8Matmul, EveryCodeIsExactAmongFewRows) {
   std::vector<uint8_t> codes;

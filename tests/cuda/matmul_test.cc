@@ -93,17 +93,21 @@ TEST_P(CudaMatmul, LinearHeadsMatchesRef) {
 
 TEST_P(CudaMatmul, ARowsBitsAreTheSameAmongFew) {
   constexpr int64_t kN = 37, kK = 600;
-  const DeviceWeight w(kN, kK, DType::bf16, 1);
   const std::vector<float> x = random_floats(kFewRows * kK, 2);
-  const DeviceArray<float> device_x(x), all(std::vector<float>(kFewRows * kN)),
-      one(std::vector<float>(kN, 0.0f));
-  linear_cuda(*blas_, {device_x.data(), kFewRows, kK}, w.view, {}, {all.data(), kFewRows, kN});
-  wait();
-  const std::vector<float> together = all.download();
-  for (int64_t t = 0; t < kFewRows; ++t) {
-    linear_cuda(*blas_, {device_x.data() + t * kK, 1, kK}, w.view, {}, {one.data(), 1, kN});
+  for (const DType dtype : {DType::bf16, DType::e4m3}) {
+    SCOPED_TRACE(to_string(dtype));
+    const DeviceWeight w(kN, kK, dtype, 1);
+    const DeviceArray<float> device_x(x), all(std::vector<float>(kFewRows * kN)),
+        one(std::vector<float>(kN, 0.0f));
+    linear_cuda(*blas_, {device_x.data(), kFewRows, kK}, w.view, {}, {all.data(), kFewRows, kN});
     wait();
-    EXPECT_EQ(one.download(), std::vector<float>(together.begin() + t * kN, together.begin() + (t + 1) * kN));
+    const std::vector<float> together = all.download();
+    for (int64_t t = 0; t < kFewRows; ++t) {
+      linear_cuda(*blas_, {device_x.data() + t * kK, 1, kK}, w.view, {}, {one.data(), 1, kN});
+      wait();
+      EXPECT_EQ(one.download(),
+                std::vector<float>(together.begin() + t * kN, together.begin() + (t + 1) * kN));
+    }
   }
 }
 

@@ -6,38 +6,15 @@
 #include <cmath>
 #include <map>
 
-#include "tests/support/golden_case.h"
-#include "tests/support/local_engine.h"
+#include "tests/support/golden_run.h"
 
 namespace guildhall {
 namespace {
-
-EngineRequest greedy(const std::vector<int32_t>& ids, int32_t max_tokens) {
-  EngineRequest request;
-  request.prompt_ids = ids;
-  request.sampling.temperature = 0;
-  request.max_tokens = max_tokens;
-  request.num_logprobs = 5;
-  request.num_prompt_logprobs = 0;
-  return request;
-}
 
 class Golden : public ::testing::TestWithParam<std::string> {
  protected:
   const GoldenCase golden_ = read_golden_case(GetParam());
 };
-
-// Greedy continuations may part ways only where the oracle itself was undecided.
-void expect_greedy(const GoldenPrompt& expected, const Completion& got, float tolerance) {
-  ASSERT_EQ(got.tokens.size(), expected.greedy_ids.size());
-  for (size_t i = 0; i < got.tokens.size(); ++i) {
-    if (got.tokens[i] != expected.greedy_ids[i]) {
-      EXPECT_LE(expected.greedy_margins[i], tolerance) << "token " << i;
-      return;
-    }
-    EXPECT_NEAR(got.logprobs[i].chosen.logprob, expected.greedy_logprobs[i], tolerance) << "token " << i;
-  }
-}
 
 // The largest difference of a prompt's log-probabilities.
 float expect_agrees(const GoldenCase& golden, const LocalEngineOptions& options) {
@@ -46,15 +23,11 @@ float expect_agrees(const GoldenCase& golden, const LocalEngineOptions& options)
   for (const GoldenPrompt& prompt : golden.prompts) {
     SCOPED_TRACE(testing::Message() << "prompt of " << prompt.ids.size());
     const Completion got = engine.run(greedy(prompt.ids, static_cast<int32_t>(prompt.greedy_ids.size())));
-    EXPECT_FALSE(got.error.has_value()) << got.error->message;
-    EXPECT_EQ(got.prompt_logprobs.size(), prompt.logprobs.size());
+    expect_prompt(prompt, got, golden.tolerance);
+    EXPECT_EQ(got.tokens.size(), prompt.greedy_ids.size());
     if (::testing::Test::HasFailure()) return worst;
-    for (size_t i = 0; i < prompt.logprobs.size(); ++i) {
-      EXPECT_EQ(got.prompt_logprobs[i].chosen.token, prompt.ids[i + 1]);
-      EXPECT_NEAR(got.prompt_logprobs[i].chosen.logprob, prompt.logprobs[i], golden.tolerance)
-          << "position " << i + 1;
+    for (size_t i = 0; i < prompt.logprobs.size(); ++i)
       worst = std::max(worst, std::abs(got.prompt_logprobs[i].chosen.logprob - prompt.logprobs[i]));
-    }
     for (size_t i = 0; i < 5; ++i)
       EXPECT_NEAR(got.logprobs[0].top[i].logprob, prompt.top5_logprobs[i], golden.tolerance);
     expect_greedy(prompt, got, golden.tolerance);
@@ -70,14 +43,6 @@ TEST_P(Golden, AgreesWithTransformers) {
 TEST_P(Golden, RanksAgreeWithTransformers) {
   const float worst = expect_agrees(golden_, {.num_workers = 2, .num_threads = 1, .num_ranks = 2});
   RecordProperty("worst_logprob_error", std::to_string(worst));
-}
-
-// Bits of everything a completion says.
-std::vector<uint32_t> bits(const Completion& c) {
-  std::vector<uint32_t> out(c.tokens.begin(), c.tokens.end());
-  for (const auto* list : {&c.prompt_logprobs, &c.logprobs})
-    for (const PositionLogprobs& p : *list) out.push_back(std::bit_cast<uint32_t>(p.chosen.logprob));
-  return out;
 }
 
 std::vector<uint32_t> run_alone(const GoldenCase& golden, const LocalEngineOptions& options,

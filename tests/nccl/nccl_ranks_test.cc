@@ -7,21 +7,10 @@
 
 #include "kernels/cuda/cuda_ops.h"
 #include "router/nccl_collective.h"
-#include "tests/support/golden_case.h"
-#include "tests/support/local_engine.h"
+#include "tests/support/golden_run.h"
 
 namespace guildhall {
 namespace {
-
-EngineRequest greedy(const std::vector<int32_t>& ids, int32_t max_tokens) {
-  EngineRequest request;
-  request.prompt_ids = ids;
-  request.sampling.temperature = 0;
-  request.max_tokens = max_tokens;
-  request.num_logprobs = 1;
-  request.num_prompt_logprobs = 0;
-  return request;
-}
 
 // Steps of 8 tokens: of bf16 weights, more rows are rounded for the library (linear.h). Workers are
 // elsewhere: the ranks' devices are one in emulation, and what frees pinned memory waits for all of its
@@ -53,17 +42,9 @@ TEST_P(NcclRanks, AgreeWithTransformers) {
     if (prompt.ids.size() > kLongestPrompt) continue;
     SCOPED_TRACE(testing::Message() << "prompt of " << prompt.ids.size());
     const Completion got = engine.run(greedy(prompt.ids, kNewTokens));
-    ASSERT_FALSE(got.error.has_value()) << got.error->message;
-    ASSERT_EQ(got.prompt_logprobs.size(), prompt.logprobs.size());
-    for (size_t i = 0; i < prompt.logprobs.size(); ++i)
-      EXPECT_NEAR(got.prompt_logprobs[i].chosen.logprob, prompt.logprobs[i], golden_.tolerance) << i + 1;
-    for (size_t i = 0; i < got.tokens.size(); ++i) {
-      if (got.tokens[i] != prompt.greedy_ids[i]) {
-        EXPECT_LE(prompt.greedy_margins[i], golden_.tolerance) << "token " << i;
-        break;
-      }
-      EXPECT_NEAR(got.logprobs[i].chosen.logprob, prompt.greedy_logprobs[i], golden_.tolerance) << i;
-    }
+    expect_prompt(prompt, got, golden_.tolerance);
+    if (HasFatalFailure()) return;
+    expect_greedy(prompt, got, golden_.tolerance);
   }
 }
 

@@ -91,6 +91,7 @@ class PeersTest : public testing::Test {
     client.send(post_bytes(kCompletions, body, headers));
     return client.read_reply();
   }
+  void begin_stream(RawClient& client);
   static size_t served(const Node& node) { return node.engine.requests().size(); }
 
   Node there_, here_;
@@ -98,6 +99,16 @@ class PeersTest : public testing::Test {
 
 constexpr std::string_view kBody = R"({"prompt": "a", "max_tokens": 3})";
 constexpr std::string_view kStream = R"({"prompt": "a", "max_tokens": 3, "stream": true})";
+
+// A forwarded stream, as far as its first token.
+void PeersTest::begin_stream(RawClient& client) {
+  there_.engine.hold();
+  client.send(post_bytes(kCompletions, kStream));
+  ASSERT_TRUE(there_.engine.wait_submitted(1));
+  there_.engine.emit(1, tokens_event({1}));
+  EXPECT_EQ(client.read_head().status, 200);
+  EXPECT_THAT(client.read_event().value(), StartsWith("data: {"));
+}
 
 TEST_F(PeersTest, ALessLoadedPeerAnswers) {
   start();
@@ -136,14 +147,9 @@ TEST_F(PeersTest, ConnectionsStayOpenAfterAForwardedRequest) {
 }
 
 TEST_F(PeersTest, AStreamComesEventByEvent) {
-  there_.engine.hold();
   start();
   RawClient one(here_.server->port());
-  one.send(post_bytes(kCompletions, kStream));
-  ASSERT_TRUE(there_.engine.wait_submitted(1));
-  there_.engine.emit(1, tokens_event({1}));
-  EXPECT_EQ(one.read_head().status, 200);
-  EXPECT_THAT(one.read_event().value(), StartsWith("data: {"));
+  begin_stream(one);
   there_.engine.emit(1, tokens_event({1}, FinishReason::length));
   std::string last;
   while (auto event = one.read_event()) last = *event;
@@ -215,14 +221,9 @@ TEST_F(PeersTest, APeerThatDiesBeforeItsFirstByteIsReplacedByUs) {
 }
 
 TEST_F(PeersTest, AStreamThatBreaksOffEndsWithAnError) {
-  there_.engine.hold();
   start();
   RawClient one(here_.server->port());
-  one.send(post_bytes(kCompletions, kStream));
-  ASSERT_TRUE(there_.engine.wait_submitted(1));
-  there_.engine.emit(1, tokens_event({1}));
-  EXPECT_EQ(one.read_head().status, 200);
-  EXPECT_THAT(one.read_event().value(), StartsWith("data: {"));
+  begin_stream(one);
   there_.server->stop(std::chrono::milliseconds(0));
   EXPECT_THAT(one.read_event().value(), HasSubstr("peer_lost"));
   EXPECT_EQ(one.read_event().value(), "data: [DONE]");

@@ -151,8 +151,9 @@ TEST_P(GoldenWeights, ARankHoldsItsPartsAndReadsNoMore) {
           expect_part(gqa->v, all.v, shard.kv_heads.begin * dim, 0);
           expect_part(gqa->o, all.o, 0, shard.heads.begin * dim);
           ASSERT_EQ(gqa->o.cols, shard.heads.size() * dim);
-          if (!all.v_bias.empty())
+          if (!all.v_bias.empty()) {
             EXPECT_EQ(gqa->v_bias.front(), all.v_bias[static_cast<size_t>(shard.kv_heads.begin * dim)]);
+          }
           EXPECT_EQ(gqa->o_bias.empty(), all.o_bias.empty() || rank > 0);
         } else {
           const auto &mla = std::get<MlaWeights>(a.attention), &all = std::get<MlaWeights>(b.attention);
