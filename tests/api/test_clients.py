@@ -247,14 +247,15 @@ class Clients(unittest.TestCase):
         self.cluster.complete(prompt=PROMPT, max_tokens=2)
 
     def test_killed_worker_comes_back_and_the_text_is_the_same(self):
-        body = dict(prompt=PROMPT, max_tokens=400, temperature=0.7, seed=5, ignore_eos=True)
-        undisturbed = self.cluster.complete(**body)["choices"][0]["text"]
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            running = pool.submit(self.cluster.complete, **body)
-            time.sleep(0.2)
+        options = dict(model="test-model", prompt=PROMPT, max_tokens=900, temperature=0.7, seed=5,
+                       extra_body={"ignore_eos": True})
+        undisturbed = self.client.completions.create(**options).choices[0].text
+        with self.client.completions.create(stream=True, **options) as stream:
+            texts = [next(iter(stream)).choices[0].text]  # the request is under way, and far from its end
             os.kill(self.cluster.worker_pid("w0"), signal.SIGKILL)
-            self.assertEqual(running.result()["choices"][0]["text"], undisturbed)
-        self.cluster.wait_ready()
+            texts += [choice.text for part in stream for choice in part.choices]
+        self.assertEqual("".join(texts), undisturbed)
+        self.assertIn("worker_lost", self.cluster.output())
 
 
 class Starting(unittest.TestCase):

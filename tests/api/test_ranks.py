@@ -4,10 +4,12 @@ import json
 import os
 import signal
 import subprocess
+import time
 import unittest
 
 from cluster import BIN, DEMO, GOLDEN, Cluster
 from test_golden import greedy, score
+from test_replicas import metric
 
 TWO = {"dense": "device: cpu, tensor_parallel: 2", "threads": 1}
 CASES = ["qwen3_moe_bf16_128_experts", "deepseek_v3_f32"]
@@ -34,10 +36,12 @@ class Ranks(unittest.TestCase):
 
     def test_a_worker_dies_in_the_middle_of_answers_and_their_text_is_the_same(self):
         with Cluster(DEMO, **TWO) as cluster:
-            body = {"prompt": "And it came to pass", "max_tokens": 300, "temperature": 0, "ignore_eos": True}
+            body = {"prompt": "And it came to pass", "max_tokens": 900, "temperature": 0, "ignore_eos": True}
             undisturbed = cluster.complete(**body)["choices"][0]["text"]
             with concurrent.futures.ThreadPoolExecutor(4) as pool:
                 answers = [pool.submit(cluster.complete, **body) for _ in range(4)]
+                while sum(metric(cluster, "replica_running").values()) < 4 and not any(a.done() for a in answers):
+                    time.sleep(0.002)
                 os.kill(cluster.worker_pid("w1"), signal.SIGKILL)  # `up` starts it again
                 for answer in answers:
                     self.assertEqual(answer.result()["choices"][0]["text"], undisturbed)

@@ -81,7 +81,7 @@ class Replicas(unittest.TestCase):
 
     def test_a_lost_worker_concerns_all_and_none_loses_its_requests(self):
         prompts = [f"{word} it came to pass" for word in ("And", "So", "Then", "Now", "Yet", "But", "For", "Lo")]
-        body = {"max_tokens": 200, "temperature": 0, "ignore_eos": True}
+        body = {"max_tokens": 600, "temperature": 0, "ignore_eos": True}
         with Cluster(DEMO, **TWO) as cluster:
             expected = [cluster.complete(prompt=p, **body)["choices"][0]["text"] for p in prompts]
             with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -91,6 +91,7 @@ class Replicas(unittest.TestCase):
                 os.kill(cluster.worker_pid("w1"), signal.SIGKILL)
                 got = [f.result()["choices"][0]["text"] for f in under_way]
             self.assertEqual(got, expected)
+            cluster.wait_output("worker_lost")  # seen by now, if they had all ended before
             self.wait_for("ready again", lambda: cluster.get("/health")[0] == 200)
             self.assertEqual(metric(cluster, "replica_up"), dict.fromkeys(NAMES, 1.0))
 
