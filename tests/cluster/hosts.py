@@ -77,13 +77,16 @@ class Host:
 
     def request(self, method, port, path, body=None, timeout=120):
         """Status and JSON of a request to this host itself."""
+        status, text = self.request_text(method, port, path, body, timeout)
+        return status, json.loads(text) if text else None
+
+    def request_text(self, method, port, path, body=None, timeout=120):
         connection = http.client.HTTPConnection(self.address, port, timeout=timeout)
         connection.sock = self.dial((self.address, port), timeout)
         try:
             connection.request(method, path, body and json.dumps(body), {"content-type": "application/json"})
             response = connection.getresponse()
-            text = response.read()
-            return response.status, json.loads(text) if text else None
+            return response.status, response.read().decode()
         finally:
             connection.close()
 

@@ -1,6 +1,7 @@
 """`guildhall up` with one file on every host of a cluster: a router's host and two workers' hosts, frames over TCP."""
 import concurrent.futures
 import pathlib
+import re
 import shutil
 import tempfile
 import time
@@ -93,6 +94,15 @@ class Hosts(unittest.TestCase):
             self.assertLess(time.monotonic(), deadline, health)
             time.sleep(0.1)
 
+    def wait_until_running(self, replies):
+        """All at once, or one has ended already."""
+        while not any(reply.done() for reply in replies):
+            _, metrics = self.router_host.request_text("GET", PORT, "/metrics")
+            running = re.search(r"^guildhall_replica_running\{.*\} (\d+)", metrics, re.MULTILINE)
+            if running and int(running[1]) == len(replies):
+                return
+            time.sleep(0.01)
+
     def interrupt_all(self):
         for up in self.ups:
             if up.process.poll() is None:
@@ -156,7 +166,7 @@ class Hosts(unittest.TestCase):
         _, workers = self.start_everywhere()
         with concurrent.futures.ThreadPoolExecutor(len(LONG)) as clients:
             replies = [clients.submit(self.complete, request) for request in LONG]
-            time.sleep(0.3)
+            self.wait_until_running(replies)
             workers[0].process.kill()
             workers[0].process.wait()
             while self.worker_hosts[0].pids():
@@ -174,7 +184,7 @@ class Hosts(unittest.TestCase):
         """The wire to a worker fails for longer than the heartbeat limit: answers are right or OpenAI's errors."""
         with concurrent.futures.ThreadPoolExecutor(len(LONG) + 1) as clients:
             replies = [clients.submit(self.complete, request) for request in LONG]
-            time.sleep(0.3)
+            self.wait_until_running(replies)
             cut()
             during = clients.submit(self.complete, SHORT)
             time.sleep(3 * HEARTBEAT_LIMIT_S)
