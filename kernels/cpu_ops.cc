@@ -20,9 +20,9 @@ namespace {
 
 class CpuOps final : public Ops {
  public:
-  CpuOps(TeamOptions team, DeviceMemory& memory) : Ops(team), memory_(memory) {}
+  explicit CpuOps(TeamOptions team) : Ops(team) {}
 
-  DeviceMemory& memory() override { return memory_; }
+  DeviceMemory& memory() override { return host_memory(); }
 
   void upload(const void* host, void* device, size_t) override { GH_CHECK(host == device); }
   void download(const void* device, void* host, size_t) override { GH_CHECK(host == device); }
@@ -134,15 +134,10 @@ class CpuOps final : public Ops {
                     std::span<TokenScores> scores_i) override {
     token_scores_cpu(team(), logits_rv, row_i, scores_i);
   }
-
- private:
-  DeviceMemory& memory_;
 };
 
 }  // namespace
 
-std::unique_ptr<Ops> make_cpu_ops(TeamOptions team, DeviceMemory& memory) {
-  return std::make_unique<CpuOps>(team, memory);
-}
+std::unique_ptr<Ops> make_cpu_ops(TeamOptions team) { return std::make_unique<CpuOps>(team); }
 
 }  // namespace guildhall

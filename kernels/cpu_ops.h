@@ -5,7 +5,6 @@
 
 namespace guildhall {
 
-// `memory` is borrowed, and the host's.
-std::unique_ptr<Ops> make_cpu_ops(TeamOptions team, DeviceMemory& memory = host_memory());
+std::unique_ptr<Ops> make_cpu_ops(TeamOptions team);
 
 }  // namespace guildhall

@@ -17,19 +17,13 @@ constexpr std::chrono::milliseconds kLastWords{200};  // for goodbyes that are q
 }
 
 struct ControlThread::Impl {
-  Impl(std::function<void()> on_signal_, std::function<void()> on_reload_)
-      : on_signal(std::move(on_signal_)), on_reload(std::move(on_reload_)) {
-    signals.add(SIGHUP);
-    signals.add(SIGUSR2);
-  }
+  explicit Impl(std::function<void()> on_signal_) : on_signal(std::move(on_signal_)) {}
 
   void wait_for_signal() {
     signals.async_wait([this](const boost::system::error_code& error, int signal) {
       if (error) return;
       if (signal == SIGUSR2)
         write_trace_now();
-      else if (signal == SIGHUP)
-        on_reload();
       else
         on_signal();
       wait_for_signal();
@@ -45,14 +39,14 @@ struct ControlThread::Impl {
 
   boost::asio::io_context io{1};
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work{io.get_executor()};
-  boost::asio::signal_set signals{io, SIGTERM, SIGINT};
+  boost::asio::signal_set signals{io, SIGTERM, SIGINT, SIGUSR2};
   boost::asio::steady_timer last_words{io};
-  std::function<void()> on_signal, on_reload;
+  std::function<void()> on_signal;
   std::thread thread;
 };
 
-ControlThread::ControlThread(std::function<void()> on_signal, std::function<void()> on_reload)
-    : impl_(std::make_unique<Impl>(std::move(on_signal), std::move(on_reload))) {
+ControlThread::ControlThread(std::function<void()> on_signal)
+    : impl_(std::make_unique<Impl>(std::move(on_signal))) {
   impl_->wait_for_signal();
 }
 

@@ -2,7 +2,6 @@
 // 0 orderly end, 1 could not start or go on, 2 bad command line or configuration.
 #pragma once
 
-#include <filesystem>
 #include <functional>
 #include <string>
 
@@ -17,14 +16,8 @@ struct DaemonOptions {
   bool is_router = true;  // which finds its settings by --name, or is the only one; else --name is required
 };
 
-struct DaemonStart {
-  std::filesystem::path file;
-  config::Config of_file;  // as the file says it
-  config::Config config;   // a router's own settings are in `router`
-  std::string name;        // empty: the only router
-};
-
+// `run` gets a router's own settings in `router`.
 int daemon_main(int argc, char** argv, const DaemonOptions& options,
-                const std::function<Result<void>(DaemonStart)>& run);
+                const std::function<Result<void>(config::Config, const std::string& name)>& run);
 
 }  // namespace guildhall

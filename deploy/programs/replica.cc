@@ -6,32 +6,27 @@
 
 namespace guildhall {
 
-Result<std::unique_ptr<EngineReplica>> EngineReplica::open(const config::Config& config,
-                                                           const ModelSpec& spec, std::string name,
-                                                           std::vector<int> cores) {
-  std::unique_ptr<EngineReplica> replica(new EngineReplica(std::move(name), std::move(cores)));
+Result<std::unique_ptr<Replica>> Replica::open(const config::Config& config, const ModelSpec& spec,
+                                               std::string name, std::vector<int> cores) {
+  std::unique_ptr<Replica> replica(new Replica(std::move(name), std::move(cores)));
   const OnCores here(replica->cores_);  // the team's threads start here
   GH_ASSIGN(replica->other_ranks_, OtherRanks::divide(config, spec));
-  OtherRanks& ranks = *replica->other_ranks_;
-  const TeamOptions team = dense_team_options(config);  // its share of all cores
-  {
-    const OnCores first(ranks.cores(0));
-    GH_ASSIGN(replica->ops_, open_device("router.dense.device", ranks.device(0), team));
-  }
-  GH_TRY(ranks.open(config));
+  GH_ASSIGN(replica->ops_,
+            open_device("router.dense.device", replica->other_ranks_->device(0), dense_team_options(config)));
+  GH_TRY(replica->other_ranks_->open(config));
   return replica;
 }
 
-EngineReplica::~EngineReplica() { stop(); }
+Replica::~Replica() { stop(); }
 
-Result<void> EngineReplica::make_cache(const KvCacheOptions& options) {
+Result<void> Replica::make_cache(const KvCacheOptions& options) {
   const OnCores here(cores_);  // pages are touched first, and so lie, where they will be read
   GH_ASSIGN(cache_, other_ranks_->make_caches(options, *ops_));
   kv_capacity_tokens_ = cache_->capacity_tokens();
   return {};
 }
 
-Result<void> EngineReplica::open_exchange(const config::Config& config, const ModelSpec& spec) {
+Result<void> Replica::open_exchange(const config::Config& config, const ModelSpec& spec) {
   const OnCores here(cores_);
   if (config.transport().kind() == "loopback") {
     fabric_ = std::make_unique<LoopbackFabric>();
@@ -46,35 +41,35 @@ Result<void> EngineReplica::open_exchange(const config::Config& config, const Mo
   return {};
 }
 
-Result<void> EngineReplica::start(const config::Config& config, EngineOptions options, const ModelSpec& spec,
-                                  const DenseWeights& weights) {
+Result<void> Replica::start(const config::Config& config, EngineOptions options, const ModelSpec& spec,
+                            const DenseWeights& weights, const Placement& placement) {
   if (local_workers_) options.dispatcher.pump_local_workers = [this] { return local_workers_->pump(); };
   GH_ASSIGN(auto ranks, other_ranks_->join(config, *ops_));
   engine_ = std::make_unique<Engine>(std::move(options), spec, weights, *exchange_, std::move(cache_), *ops_,
                                      std::move(ranks));
+  engine_->set_placement(placement);
   if (local_workers_) local_workers_->attach(*engine_, exchange_->local_address());
   thread_ = std::thread([this] {
-    stay_on(cores_);
-    stay_on(other_ranks_->cores(0));
+    const OnCores here(cores_);
     engine_->run();
   });
   return {};
 }
 
-void EngineReplica::stop() {
+void Replica::stop() {
   if (!thread_.joinable()) return;
   engine_->stop();
   thread_.join();
   log_service();
 }
 
-void EngineReplica::end_engine() {
+void Replica::end_engine() {
   stop();
   engine_.reset();
 }
 
 // Where the steps' time went; what is neither kernels nor exchange is our own overhead.
-void EngineReplica::log_service() const {
+void Replica::log_service() const {
   const EngineCounters c = engine_->counters();
   const double total = static_cast<double>(std::max<int64_t>(1, c.step_ns));
   log_info("served",

@@ -1,30 +1,30 @@
-// load_window.h: the loads of the newest steps of a routing trace.
+// load_window.h: the loads of the newest steps of a routing trace, or of a router as it runs.
 #pragma once
 
 #include <cstdint>
+#include <deque>
 
 #include "router/balance/loads.h"
-#include "router/balance/step_window.h"
 #include "router/balance/trace_file.h"
 
 namespace guildhall {
 
-// Without steps; its layers are the model's.
-Loads empty_loads(const TraceHeader& header);
-
-// One thread. Slides as step_window.h says.
+// One thread. The window slides by eighths: it holds the newest 7/8 to 8/8 of window_steps (once there were
+// that many), so that memory does not grow with its length.
 class LoadWindow {
  public:
-  LoadWindow(const TraceHeader& header, int64_t window_steps)
-      : header_(header), window_(empty_loads(header), window_steps) {}
+  LoadWindow(const TraceHeader& header, int64_t window_steps);
 
   void add(const TraceStep& step);
-  Loads loads() const { return window_.sum(); }  // indexed by the model's layers
-  int64_t num_steps() const { return window_.num_steps(); }
+  Loads loads() const;  // indexed by the model's layers
+  int64_t num_steps() const;
 
  private:
+  Loads empty() const;
+
   TraceHeader header_;
-  StepWindow<Loads> window_;
+  int64_t steps_per_part_;
+  std::deque<Loads> parts_;  // oldest first; the last is being filled
 };
 
 }  // namespace guildhall

@@ -29,11 +29,10 @@ def demo():
     return Cluster(DEMO, num_workers=2)
 
 
-def run(*command, folder, more_env=None):
+def run(*command, folder):
     """Runs a client, offline as far as model hubs go; its own words go to FOLDER/log."""
     print("$ " + " ".join(str(word) for word in command), flush=True)
-    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(folder / "hf"),
-               **(more_env or {})}
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(folder / "hf")}
     with open(folder / "log", "w") as log:
         ended = subprocess.run([str(word) for word in command], stdout=log, stderr=subprocess.STDOUT, env=offline,
                                cwd=folder)
