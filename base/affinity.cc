@@ -18,6 +18,10 @@ void keep_on(std::span<const int> cores) {
 
 }  // namespace
 
+void stay_on(std::span<const int> cores) {
+  if (!cores.empty()) keep_on(cores);
+}
+
 std::vector<int> usable_cores() {
   cpu_set_t set;
   std::vector<int> cores;

@@ -13,6 +13,9 @@ std::vector<int> usable_cores();
 // memory). With fewer cores than parts, parts have one core each, in turn.
 std::vector<std::vector<int>> split_cores(std::span<const int> cores, int num_parts);
 
+// Keeps the calling thread, and threads that it starts from now on, on `cores` for good. Empty: does nothing.
+void stay_on(std::span<const int> cores);
+
 // Keeps the calling thread, and threads that it starts meanwhile (which inherit it for good), on `cores`
 // until the end of its life. Empty: does nothing.
 class OnCores {

@@ -12,6 +12,7 @@ namespace guildhall {
 // Sets the level (trace, debug, info, warn, error) and the process name shown in each line.
 // Returns false when the level is unknown. Called once, from main.
 bool init_log(std::string_view process, std::string_view level);
+bool set_log_level(std::string_view level);  // later, by any thread
 
 // log_info("worker_ready", "worker={} experts={}", name, count)
 template <class... Args>

@@ -11,43 +11,31 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "experts/expert_loader.h"
-#include "model/fingerprint.h"
+#include "experts/expert_moves.h"
+#include "experts/hello_check.h"
 #include "proto/control.pb.h"
 #include "proto/envelope.h"
-#include "proto/exchange.h"
 #include "transport/control/control_server.h"
 
 namespace guildhall {
 namespace {
 
 constexpr std::chrono::milliseconds kProgressInterval{200};
-
-Result<ExpertsOfLayer> read_placement(const control::Placement& message, const ModelSpec& spec) {
-  ExpertsOfLayer experts(static_cast<size_t>(spec.num_layers));
-  for (const control::LayerExperts& entry : message.layers()) {
-    if (entry.layer() >= experts.size() || !spec.is_moe_layer[entry.layer()])
-      return Status{Code::invalid_argument, fmt::format("placement: layer {} has no experts", entry.layer())};
-    auto& layer = experts[entry.layer()];
-    for (const uint32_t expert : entry.experts()) {
-      if (expert >= spec.moe.num_experts || (!layer.empty() && static_cast<int32_t>(expert) <= layer.back()))
-        return Status{
-            Code::invalid_argument,
-            fmt::format("placement: layer {}: expert {} is out of order or range", entry.layer(), expert)};
-      layer.push_back(static_cast<int32_t>(expert));
-    }
-  }
-  return experts;
-}
+constexpr std::chrono::seconds kLoadsInterval{1};
 
 }  // namespace
 
 struct ControlService::Impl : std::enable_shared_from_this<Impl> {
-  struct Router {
+  // Who has greeted: a router, or another worker that fetches experts.
+  struct Greeted {
     std::string name;
-    std::vector<std::string> replicas;  // the worker's peers on the data plane
-    size_t num_attached = 0;            // of them
+    bool is_worker = false;
+    std::vector<std::string> replicas;  // of a router: the worker's peers on the data plane
+    size_t num_to_attach = 0;           // links of the data plane that are still to come
     uint64_t generation = 0;
-    bool placed = false;  // it sent a placement: it hears of loading
+    bool placed = false;    // it sent a placement: it hears of loading, and of what is held
+    uint32_t has_seen = 0;  // newest holdings beyond which it asks for nothing
+    WorkerCounters told;    // of its last WorkerLoads
   };
 
   Impl(boost::asio::io_context& io, ControlServiceOptions options, const ModelSpec& spec, Worker& worker,
@@ -57,7 +45,8 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
         spec(spec),
         worker(worker),
         on_drain(std::move(on_drain)),
-        timer(io) {}
+        timer(io),
+        loads_timer(io) {}
 
   Result<void> listen() {
     ServerOptions server_options{.name = "worker=" + options.worker_name};
@@ -73,7 +62,34 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
       if (const auto self = weak.lock()) self->on_closed(link, why);
     };
     GH_ASSIGN(server, ControlServer::listen(io, options.listen, server_options, std::move(handlers)));
+    moves = std::make_unique<ExpertMoves>(io, loader_options(), peer_options(), spec, worker, move_hooks());
+    report_loads();
     return {};
+  }
+
+  ExpertLoaderOptions loader_options() const {
+    return {options.model_path, options.load_mode, options.memory_limit, options.memory_margin,
+            &worker.memory()};
+  }
+
+  PeerLinkOptions peer_options() const {
+    return {.worker_name = options.worker_name,
+            .exchange_kind = options.exchange_kind,
+            .exchange_address = options.exchange_address,
+            .heartbeat = options.heartbeat,
+            .deadline = options.peer_deadline};
+  }
+
+  // Called while this is alive: the moves are its own.
+  ExpertMovesHooks move_hooks() {
+    return {.changed = [this](bool is_new_version) { on_holdings_changed(is_new_version); },
+            .tell =
+                [](const LinkPtr& link, const control::MoveStatus& status) {
+                  control::Envelope envelope;
+                  *envelope.mutable_move_status() = status;
+                  send(link, envelope);
+                },
+            .seen_by_all = [this] { return seen_by_all(); }};
   }
 
   void on_message(const LinkPtr& link, const control::Envelope& message) {
@@ -82,6 +98,14 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
         return on_hello(link, message.hello(), message.id());
       case control::Envelope::kPlacement:
         return on_placement(link, message.placement(), message.id());
+      case control::Envelope::kHoldingsSeen:
+        return on_holdings_seen(link, message.holdings_seen());
+      case control::Envelope::kAddExperts:
+        if (is_router(link, message.id())) moves->add(link, message.add_experts());
+        return;
+      case control::Envelope::kDropExperts:
+        if (is_router(link, message.id())) moves->drop(link, message.drop_experts());
+        return;
       case control::Envelope::kStatusRequest:
         return on_status_request(link, message.id());
       case control::Envelope::kDrain:
@@ -94,15 +118,13 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
   }
 
   void on_hello(const LinkPtr& link, const control::Hello& hello, uint64_t id) {
-    const Result<void> acceptable = check_hello(hello);
+    const Result<void> acceptable =
+        draining ? Result<void>(
+                       Status{Code::unavailable, fmt::format("worker={} is draining", options.worker_name)})
+                 : check_hello(hello, options, spec);
     if (acceptable.has_error()) return refuse(link, acceptable.error(), id);
-    if (routers.count(link) > 0)
+    if (greeted.count(link) > 0)
       return refuse(link, {Code::invalid_argument, "a second hello on one link"}, id);
-    std::vector<std::string> addresses{hello.exchange_address()};
-    for (const std::string& more : hello.more_exchange_addresses()) addresses.push_back(more);
-    Router& router = routers[link] = {.name = hello.router_name(), .generation = hello.generation()};
-    for (size_t i = 0; i < addresses.size(); ++i)
-      router.replicas.push_back(addresses.size() == 1 ? router.name : fmt::format("{}/{}", router.name, i));
     // Weak: the worker may outlive the io_context, and with it keep this should it never come to attach.
     const auto on_io = [weak = weak_from_this(), weak_link = std::weak_ptr(link)](auto action) {
       const auto self = weak.lock();
@@ -113,47 +135,35 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
         if (self && link) action(*self, link);
       });
     };
-    for (size_t i = 0; i < addresses.size(); ++i)
-      worker.attach_router(
-          router.replicas[i], addresses[i], hello.generation(),
-          [on_io, id](Result<void> attached) {
-            on_io([id, attached](Impl& self, const LinkPtr& link) { self.on_attached(link, attached, id); });
-          },
-          [on_io](const Status& why) {
-            on_io([why](Impl& self, const LinkPtr& link) { self.on_data_link_lost(link, why); });
-          });
+    const auto attached = [on_io, id](Result<void> result) {
+      on_io([id, result](Impl& self, const LinkPtr& link) { self.on_attached(link, result, id); });
+    };
+    const auto lost = [on_io](const Status& why) {
+      on_io([why](Impl& self, const LinkPtr& link) { self.on_data_link_lost(link, why); });
+    };
+    Greeted& peer = greeted[link] = {.name = hello.router_name(),
+                                     .is_worker = hello.from_worker(),
+                                     .num_to_attach = 1,
+                                     .generation = hello.generation()};
+    if (peer.is_worker) {
+      const WorkerPeer asker{hello.router_name(), hello.exchange_address(), hello.generation()};
+      return worker.use_weight_links([=](WeightLinks& links) { attached(links.attach_asker(asker, lost)); });
+    }
+    std::vector<std::string> addresses{hello.exchange_address()};
+    for (const std::string& more : hello.more_exchange_addresses()) addresses.push_back(more);
+    peer.num_to_attach = addresses.size();
+    for (size_t i = 0; i < addresses.size(); ++i) {
+      peer.replicas.push_back(addresses.size() == 1 ? peer.name : fmt::format("{}/{}", peer.name, i));
+      worker.attach_router(peer.replicas[i], addresses[i], hello.generation(), attached, lost);
+    }
   }
 
-  Result<void> check_hello(const control::Hello& hello) const {
-    const std::string who = fmt::format("worker={}: router {}", options.worker_name, hello.router_name());
-    if (draining) return Status{Code::unavailable, fmt::format("worker={} is draining", options.worker_name)};
-    if (hello.exchange_kind() != options.exchange_kind)
-      return Status{Code::invalid_argument, fmt::format("{} has transport.kind {}, this worker {}", who,
-                                                        hello.exchange_kind(), options.exchange_kind)};
-    if (hello.model_type() != spec.model_type || hello.model_fingerprint() != fingerprint(spec))
-      return Status{Code::invalid_argument,
-                    fmt::format("{} serves another {} checkpoint than the one at {}", who, hello.model_type(),
-                                options.model_path.string())};
-    for (const uint32_t codec : {hello.dispatch_codec(), hello.combine_codec()})
-      if (codec >= kNumCodecs)
-        return Status{Code::unsupported,
-                      fmt::format("{} asks for codec {}, which this version lacks", who, codec)};
-    if (hello.more_exchange_addresses_size() >= kMaxReplicas)
-      return Status{Code::invalid_argument,
-                    fmt::format("{} has {} replicas; at most {} fit", who,
-                                hello.more_exchange_addresses_size() + 1, kMaxReplicas)};
-    if (hello.combine() > static_cast<uint32_t>(Combine::reduced))
-      return Status{Code::unsupported,
-                    fmt::format("{} asks for combine {}, which this version lacks", who, hello.combine())};
-    return {};
-  }
-
-  // Of one replica; the router hears when all are.
+  // Of one link of the data plane; the peer hears when all are.
   void on_attached(const LinkPtr& link, const Result<void>& attached, uint64_t id) {
-    const auto router = routers.find(link);
-    if (router == routers.end()) return;  // the link ended meanwhile
+    const auto peer = greeted.find(link);
+    if (peer == greeted.end()) return;  // the link ended meanwhile
     if (attached.has_error()) return refuse(link, attached.error(), id);
-    if (++router->second.num_attached < router->second.replicas.size()) return;
+    if (--peer->second.num_to_attach > 0) return;
     control::Envelope envelope;
     envelope.set_id(id);
     control::HelloReply& reply = *envelope.mutable_hello_reply();
@@ -166,30 +176,50 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
     send(link, envelope);
   }
 
-  // The router would not know before its deadline: it is told, and both begin anew.
+  // The other end would not know before its deadline: it is told, and may begin anew.
   void on_data_link_lost(const LinkPtr& link, const Status& why) const {
+    const auto peer = greeted.find(link);
+    if (peer == greeted.end() || peer->second.is_worker) return link->close(why);  // as when it is done here
     refuse(link, {why.code, "its data link ended: " + why.message}, 0);
   }
 
+  // Whether the link is a router's; another's is refused.
+  bool is_router(const LinkPtr& link, uint64_t id) const {
+    const auto peer = greeted.find(link);
+    const bool is_one = peer != greeted.end() && !peer->second.is_worker;
+    if (!is_one)
+      refuse(link, {Code::invalid_argument, "experts are placed and moved by routers, after a hello"}, id);
+    return is_one;
+  }
+
   void on_placement(const LinkPtr& link, const control::Placement& message, uint64_t id) {
-    const auto router = routers.find(link);
-    if (router == routers.end())
-      return refuse(link, {Code::invalid_argument, "a placement before a hello"}, id);
-    Result<ExpertsOfLayer> experts = read_placement(message, spec);
+    if (!is_router(link, id)) return;
+    Result<ExpertsOfLayer> experts = read_experts(message.layers(), spec, "placement");
     if (experts.has_error()) return refuse(link, experts.error(), id);
-    const bool same = loader && loader->experts() == *experts && state != control::LoadStatus::FAILED;
-    if (!same) {
-      for (const auto& [other, entry] : routers)
-        if (other != link && entry.placed)
-          return refuse(
-              link,
-              {Code::invalid_argument, fmt::format("router {} placed other experts here than router {}",
-                                                   entry.name, router->second.name)},
-              id);
+    // Who holds or loads something keeps it, and says so: others may have moved experts since.
+    if (state == control::LoadStatus::IDLE || state == control::LoadStatus::FAILED)
       load(std::move(*experts), message.version());
-    }
-    router->second.placed = true;
+    Greeted& router = greeted[link];
+    const bool is_first = !std::exchange(router.placed, true);
     send(link, load_status());
+    if (state != control::LoadStatus::READY) return;
+    if (is_first) router.has_seen = moves->holdings().version();  // it was never told of what is retiring
+    send(link, holdings_message());
+  }
+
+  void on_holdings_seen(const LinkPtr& link, const control::HoldingsSeen& message) {
+    const auto peer = greeted.find(link);
+    if (peer == greeted.end()) return;
+    uint32_t& seen = peer->second.has_seen;
+    seen = std::clamp(message.version(), seen, moves->holdings().version());
+    moves->check_seen();
+  }
+
+  uint32_t seen_by_all() const {
+    uint32_t least = UINT32_MAX;
+    for (const auto& [link, peer] : greeted)
+      if (peer.placed) least = std::min(least, peer.has_seen);
+    return least;
   }
 
   void load(ExpertsOfLayer experts, uint32_t version) {
@@ -198,10 +228,8 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
     placement_version = version;
     const uint64_t attempt = ++load_attempt;
     const std::weak_ptr<Impl> weak = weak_from_this();
-    ExpertLoaderOptions loader_options{options.model_path, options.load_mode, options.memory_limit,
-                                       options.memory_margin, &worker.memory()};
     loader = std::make_unique<ExpertLoader>(
-        std::move(loader_options), spec, std::move(experts),
+        loader_options(), spec, std::move(experts),
         [weak, attempt, &io = io](Result<std::shared_ptr<const ExpertStore>> store) {
           boost::asio::post(io, [weak, attempt, store = std::move(store)] {
             if (const auto self = weak.lock(); self && self->load_attempt == attempt) self->on_loaded(store);
@@ -215,14 +243,57 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
       state = control::LoadStatus::FAILED;
       error = store.error().message;
       log_error("load_failed", "{}", error);
-    } else {
-      state = control::LoadStatus::READY;
-      num_experts = (*store)->num_experts();
-      resident_bytes = (*store)->bytes();
-      worker.set_store(*store);
-      log_info("experts_loaded", "experts={} size=\"{}\"", num_experts, format_bytes(resident_bytes));
+      return tell_routers();
     }
+    // Announced when they can be dispatched to.
+    worker.set_store(*store, [weak = weak_from_this(), attempt = load_attempt, bytes = (*store)->bytes()] {
+      const auto self = weak.lock();
+      if (!self) return;
+      boost::asio::post(self->io, [weak, attempt, bytes] {
+        if (const auto self = weak.lock(); self && self->load_attempt == attempt) self->on_ready(bytes);
+      });
+    });
+  }
+
+  void on_ready(int64_t bytes) {
+    state = control::LoadStatus::READY;
+    log_info("experts_loaded", "experts={} size=\"{}\"", count_of(loader->experts()), format_bytes(bytes));
+    moves->start(loader->experts(), bytes);
+  }
+
+  void on_holdings_changed(bool is_new_version) {
     tell_routers();
+    if (!is_new_version) return;
+    const control::Envelope message = holdings_message();
+    for (const auto& [link, peer] : greeted)
+      if (peer.placed) send(link, message);
+  }
+
+  control::Envelope holdings_message() const {
+    control::Envelope envelope;
+    *envelope.mutable_holdings() = moves->holdings().message();
+    return envelope;
+  }
+
+  // To every router what it has not heard, once a second.
+  void report_loads() {
+    const WorkerCounters now = worker.counters();
+    control::Envelope envelope;
+    control::WorkerLoads& loads = *envelope.mutable_worker_loads();
+    loads.set_runs(now.runs);
+    loads.set_pairs(now.rows_served);
+    loads.set_activations(now.activations);
+    loads.set_compute_ns(now.compute_ns);
+    loads.set_weight_bytes(now.weight_bytes);
+    for (auto& [link, peer] : greeted) {
+      if (!peer.placed || peer.told.runs == now.runs) continue;
+      peer.told = now;
+      send(link, envelope);
+    }
+    loads_timer.expires_after(kLoadsInterval);
+    loads_timer.async_wait([weak = weak_from_this()](const boost::system::error_code& cancelled) {
+      if (const auto self = weak.lock(); self && !cancelled) self->report_loads();
+    });
   }
 
   void report_progress() {
@@ -236,8 +307,8 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
 
   void tell_routers() {
     const control::Envelope status = load_status();
-    for (const auto& [link, router] : routers)
-      if (router.placed) send(link, status);
+    for (const auto& [link, peer] : greeted)
+      if (peer.placed) send(link, status);
   }
 
   control::Envelope load_status() const {
@@ -254,8 +325,8 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
       status.set_bytes_total(loader->bytes_total());
     }
     if (state == control::LoadStatus::READY) {
-      status.set_num_experts(num_experts);
-      status.set_resident_bytes(resident_bytes);
+      status.set_num_experts(moves->holdings().num_resident());
+      status.set_resident_bytes(moves->resident_bytes());
     }
     if (state == control::LoadStatus::FAILED) status.set_error(error);
   }
@@ -267,7 +338,8 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
     reply.set_worker_name(options.worker_name);
     reply.set_software_version(GUILDHALL_VERSION);
     fill(*reply.mutable_load());
-    reply.set_num_routers(static_cast<uint32_t>(routers.size()));
+    reply.set_num_routers(static_cast<uint32_t>(
+        std::ranges::count_if(greeted, [](const auto& entry) { return !entry.second.is_worker; })));
     const WorkerCounters counters = worker.counters();
     reply.set_rows_served(counters.rows_served);
     reply.set_frames_served(counters.frames_served);
@@ -276,12 +348,17 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
   }
 
   void on_closed(const LinkPtr& link, const Status& why) {
-    const auto router = routers.find(link);
-    if (router == routers.end()) return;
-    log_info("router_detached", "router={} reason=\"{}\"", router->second.name, why.message);
-    for (const std::string& replica : router->second.replicas)
-      worker.detach_router(replica, router->second.generation);
-    routers.erase(router);
+    const auto found = greeted.find(link);
+    if (found == greeted.end()) return;
+    const Greeted peer = std::move(found->second);
+    greeted.erase(found);
+    log_info(peer.is_worker ? "worker_detached" : "router_detached", "{}={} reason=\"{}\"",
+             peer.is_worker ? "peer" : "router", peer.name, why.message);
+    for (const std::string& replica : peer.replicas) worker.detach_router(replica, peer.generation);
+    if (peer.is_worker)
+      worker.use_weight_links(
+          [generation = peer.generation](WeightLinks& links) { links.detach(generation); });
+    moves->forget(link);  // after the detachment: it holds up no drop, and sends nothing more
   }
 
   void refuse(const LinkPtr& link, const Status& why, uint64_t id) const {
@@ -300,14 +377,14 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
   const ModelSpec& spec;
   Worker& worker;
   const std::function<void()> on_drain;
-  boost::asio::steady_timer timer;
+  boost::asio::steady_timer timer, loads_timer;
   std::unique_ptr<ControlServer> server;
-  std::map<LinkPtr, Router> routers;
+  std::map<LinkPtr, Greeted> greeted;
   std::unique_ptr<ExpertLoader> loader;
+  std::unique_ptr<ExpertMoves> moves;
   uint64_t load_attempt = 0;
   control::LoadStatus::State state = control::LoadStatus::IDLE;
   uint32_t placement_version = 0;
-  int64_t num_experts = 0, resident_bytes = 0;
   std::string error;
   bool draining = false;
 };
@@ -325,8 +402,10 @@ ControlService::ControlService(std::shared_ptr<Impl> impl) : impl_(std::move(imp
 
 ControlService::~ControlService() {
   impl_->timer.cancel();
-  impl_->routers.clear();
+  impl_->loads_timer.cancel();
+  impl_->greeted.clear();
   impl_->loader.reset();
+  impl_->moves.reset();
 }
 
 std::string ControlService::local_address() const { return impl_->server->local_address(); }

@@ -1,5 +1,6 @@
 // control_service.h: a worker's side of the control plane: answers hellos, loads the experts a router places
-// here, reports progress and status, drains. Owner: the io thread; loading runs on a thread of its own.
+// here, announces what it holds and moves it on request (expert_moves.h), reports progress, load and status,
+// drains. Owner: the io thread; loading runs on threads of its own.
 #pragma once
 
 #include <filesystem>
@@ -28,6 +29,8 @@ struct ControlServiceOptions {
   double memory_margin = 0;  // part of a device's memory that they leave free
   std::string isa;
   std::chrono::nanoseconds heartbeat{};
+  // For another worker to be reached, and for each of its answers: above what a busy one needs for a step.
+  std::chrono::nanoseconds peer_deadline = std::chrono::seconds(10);
 };
 
 class ControlService {

@@ -8,16 +8,6 @@
 
 namespace guildhall {
 
-namespace {
-
-int64_t count_of(const ExpertsOfLayer& experts) {
-  int64_t count = 0;
-  for (const auto& layer : experts) count += static_cast<int64_t>(layer.size());
-  return count;
-}
-
-}  // namespace
-
 Result<void> check_memory(const ModelSpec& spec, const ExpertsOfLayer& experts, int64_t limit) {
   const int64_t count = count_of(experts);
   const int64_t each = expert_bytes(spec);

@@ -7,15 +7,13 @@
 #include <functional>
 #include <memory>
 #include <thread>
-#include <vector>
 
 #include "base/status.h"
+#include "experts/experts_of_layer.h"
 #include "model/spec.h"
 #include "model/weights.h"
 
 namespace guildhall {
-
-using ExpertsOfLayer = std::vector<std::vector<int32_t>>;  // [L] ascending expert indices
 
 struct ExpertLoaderOptions {
   std::filesystem::path model_path;

@@ -28,31 +28,19 @@ int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 ExpertRunner::ExpertRunner(const ModelSpec& spec, Ops& ops)
     : spec_(spec),
       ops_(ops),
+      experts_(spec),
       offset_e_(static_cast<size_t>(spec.moe.num_experts + 1)),
       pairs_(ops, {64, 64}),
       index_(ops, {64}) {}
 
-void ExpertRunner::set_store(std::shared_ptr<const ExpertStore> store) {
-  store_ = std::move(store);
-  experts_le_.assign(static_cast<size_t>(spec_.num_layers), {});
-  for (int64_t layer = 0; layer < spec_.num_layers; ++layer) {
-    if (!spec_.is_moe_layer[static_cast<size_t>(layer)]) continue;
-    auto& experts_e = experts_le_[static_cast<size_t>(layer)];
-    for (int64_t e = 0; e < spec_.moe.num_experts; ++e) {
-      const ExpertWeightView* held = store_->find(layer, e);
-      experts_e.push_back(held != nullptr ? *held : ExpertWeightView{});
-    }
-  }
-}
-
 Result<void> ExpertRunner::check(const DispatchView& dispatch) const {
   const FrameHeader& header = dispatch.header;
-  if (header.layer >= experts_le_.size() || experts_le_[header.layer].empty())
+  const std::span<const ExpertWeightView> experts_e = experts_.of_layer(header.layer);
+  if (experts_e.empty())
     return Status{Code::not_found, fmt::format("layer {} has no experts here", header.layer)};
   if (header.hidden != spec_.hidden)
     return Status{Code::invalid_argument, fmt::format("rows of {} elements; the model's hidden size is {}",
                                                       header.hidden, spec_.hidden)};
-  const auto& experts_e = experts_le_[header.layer];
   for (const DispatchPair& pair : dispatch.pairs)
     if (pair.expert >= experts_e.size() || experts_e[pair.expert].gate_fh.empty())
       return Status{Code::not_found, fmt::format("layer {} expert {} is not held here (placement version {})",
@@ -70,8 +58,10 @@ void ExpertRunner::run(std::span<const ExpertJob> jobs) {
   const View2<float> grouped_ph = grouped_.view(num_pairs, spec_.hidden);
   ops_.permute(rows(jobs, num_rows), pairs_[0], pairs_[1], grouped_ph);
   const View2<float> result_ph = result_.view(num_pairs, spec_.hidden);
-  ops_.expert_ffn(grouped_ph, offset_e_, experts_le_[jobs.front().dispatch->header.layer],
+  const int64_t layer = jobs.front().dispatch->header.layer;
+  ops_.expert_ffn(grouped_ph, offset_e_, experts_.of_layer(layer),
                   hidden_.view(num_pairs, spec_.moe.expert_width), result_ph);
+  count_activations(layer);
 
   if (!ops_.memory().is_host()) encode_results(jobs, result_ph);
   size_t first_pair = 0;
@@ -101,6 +91,14 @@ int64_t ExpertRunner::gather_pairs(std::span<const ExpertJob> jobs) {
     num_rows += job.dispatch->header.num_rows;
   }
   return num_rows;
+}
+
+void ExpertRunner::count_activations(int64_t layer) {
+  for (size_t e = 0; e + 1 < offset_e_.size(); ++e) {
+    if (offset_e_[e + 1] == offset_e_[e]) continue;
+    ++run_sums_.activations;
+    run_sums_.weight_bytes += static_cast<uint64_t>(experts_.bytes_of(layer, static_cast<int64_t>(e)));
+  }
 }
 
 // The dispatched rows of all jobs, decoded, on the device.

@@ -12,11 +12,11 @@
 #include <vector>
 
 #include "base/status.h"
+#include "experts/expert_table.h"
 #include "kernels/device_buffers.h"
 #include "kernels/ops.h"
 #include "kernels/view.h"
 #include "model/spec.h"
-#include "model/weights.h"
 #include "proto/codec.h"
 
 namespace guildhall {
@@ -28,19 +28,26 @@ struct ExpertJob {
   bool is_tail = false;  // rows_out is in the memory of the runner's device
 };
 
+// What was computed since the start.
+struct ExpertRunSums {
+  uint64_t activations = 0;   // experts run, summed over runs: each reads its weights once
+  uint64_t weight_bytes = 0;  // that they read
+};
+
 class ExpertRunner {
  public:
   // `spec` and `ops` are borrowed.
   ExpertRunner(const ModelSpec& spec, Ops& ops);
 
-  // The experts held from now on, in the memory of `ops`.
-  void set_store(std::shared_ptr<const ExpertStore> store);
+  // In the memory of `ops`. May change between runs: after one, nothing reads them any more.
+  ExpertTable& experts() { return experts_; }
 
   // Whether this dispatch can be run here: its layer, hidden size and every expert.
   Result<void> check(const DispatchView& dispatch) const;
 
   // Runs jobs of one layer together.
   void run(std::span<const ExpertJob> jobs);
+  const ExpertRunSums& sums() const { return run_sums_; }
 
  private:
   // Rows as they travel, on a GPU's way in or out.
@@ -52,6 +59,7 @@ class ExpertRunner {
   };
 
   int64_t gather_pairs(std::span<const ExpertJob> jobs);
+  void count_activations(int64_t layer);
   View2<float> rows(std::span<const ExpertJob> jobs, int64_t num_rows);
   void decode_rows(const DispatchView& dispatch, View2<float> x_rh);
   void upload_rows(std::span<const ExpertJob> jobs, View2<float> x_rh);
@@ -65,8 +73,8 @@ class ExpertRunner {
 
   const ModelSpec& spec_;
   Ops& ops_;
-  std::shared_ptr<const ExpertStore> store_;
-  std::vector<std::vector<ExpertWeightView>> experts_le_;          // [L][E]; empty views: not held
+  ExpertTable experts_;
+  ExpertRunSums run_sums_;
   std::vector<int32_t> expert_p_, row_p_, position_p_, offset_e_;  // over all jobs' pairs and rows
   DeviceArrays<2> pairs_;                                          // row_p_ and position_p_
   DeviceMatrix<float> x_{ops_}, grouped_{ops_}, hidden_{ops_}, result_{ops_}, gathered_{ops_};

@@ -18,12 +18,35 @@ constexpr uint64_t kMaxMergedRows = 4096;
 }  // namespace
 
 Worker::Worker(const ModelSpec& spec, Exchange& exchange, std::unique_ptr<Ops> ops)
-    : exchange_(exchange), ops_(std::move(ops)), runner_(spec, *ops_) {}
+    : exchange_(exchange),
+      ops_(std::move(ops)),
+      runner_(spec, *ops_),
+      weight_links_(exchange, *ops_, runner_.experts()) {}
 
 // ---- any thread ----
 
-void Worker::set_store(std::shared_ptr<const ExpertStore> store) {
-  post([this, store = std::move(store)]() mutable { runner_.set_store(std::move(store)); });
+void Worker::set_store(std::shared_ptr<const ExpertStore> store, std::function<void()> done) {
+  post([this, store = std::move(store), done = std::move(done)] {
+    runner_.experts().set(*store);
+    if (done) done();
+  });
+}
+
+void Worker::add_experts(std::vector<PlacedExpert> experts, std::function<void()> done) {
+  post([this, experts = std::move(experts), done = std::move(done)] {
+    runner_.experts().add(experts);
+    done();
+  });
+}
+
+void Worker::remove_experts(ExpertsOfLayer experts_l, std::function<void(std::vector<PlacedExpert>)> done) {
+  post([this, experts_l = std::move(experts_l), done = std::move(done)] {
+    done(runner_.experts().remove(experts_l));
+  });
+}
+
+void Worker::use_weight_links(std::function<void(WeightLinks&)> use) {
+  post([this, use = std::move(use)] { use(weight_links_); });
 }
 
 void Worker::attach_router(std::string name, std::string exchange_address, uint64_t generation,
@@ -61,8 +84,13 @@ void Worker::post(std::function<void()> command) {
 }
 
 WorkerCounters Worker::counters() const {
-  return {frames_served_.load(), rows_served_.load(), runs_.load(), frames_refused_.load(),
-          compute_ns_.load()};
+  return {.frames_served = frames_served_.load(),
+          .rows_served = rows_served_.load(),
+          .runs = runs_.load(),
+          .frames_refused = frames_refused_.load(),
+          .compute_ns = compute_ns_.load(),
+          .activations = activations_.load(),
+          .weight_bytes = weight_bytes_.load()};
 }
 
 // ---- the serve thread ----
@@ -76,9 +104,10 @@ void Worker::run() {
 bool Worker::poll() {
   const bool commanded = has_commands_.load(std::memory_order_acquire) && run_commands();
   const bool heard = exchange_.poll(*this) > 0;
-  if (queue_.empty()) return heard || commanded;
-  serve_round();
-  return true;
+  const bool waited_for = !queue_.empty();
+  if (waited_for) serve_round();
+  const bool gave = weight_links_.answer_one();  // one chunk: what a dispatch may have to wait for
+  return heard || commanded || waited_for || gave;
 }
 
 bool Worker::run_commands() {
@@ -93,9 +122,12 @@ bool Worker::run_commands() {
 }
 
 void Worker::on_frame(PeerId peer, std::span<const std::byte> bytes) {
-  const auto it = routers_.find(peer);
-  if (it == routers_.end()) return;
   const FrameBytes frame(bytes, exchange_.tail());
+  const auto it = routers_.find(peer);
+  if (it == routers_.end()) {
+    weight_links_.on_frame(peer, frame);
+    return;
+  }
   const Result<FrameHeader> header = decode_header(frame);
   if (header.has_error()) return drop(peer, header.error());
   // Before what it carries is looked at: a late frame, even a bad one, says nothing about this link.
@@ -152,6 +184,8 @@ void Worker::serve(std::span<const WaitingDispatch> dispatches) {
   }
   compute_ns_.fetch_add(static_cast<uint64_t>(now_ns() - begin), std::memory_order_relaxed);
   runs_.fetch_add(1, std::memory_order_relaxed);
+  activations_.store(runner_.sums().activations, std::memory_order_relaxed);
+  weight_bytes_.store(runner_.sums().weight_bytes, std::memory_order_relaxed);
   exchange_.post(replies_);
 }
 
@@ -198,6 +232,7 @@ void Worker::drop(PeerId peer, const Status& why) {
 }
 
 void Worker::on_peer_lost(PeerId peer, const Status& why) {
+  if (weight_links_.on_peer_lost(peer, why)) return;
   const auto it = routers_.find(peer);
   if (it == routers_.end()) return;
   log_warn("router_lost", "router={} reason=\"{}\"", it->second.name, why.message);

@@ -1,8 +1,9 @@
 // worker.h: serves dispatches: receive, run the experts, reply. What waits is served in rounds: one dispatch
 // of each router, those of one layer in one run of the experts; nobody is waited for. Knows routers as links
-// with a generation; frames of another generation are dropped, a bad frame drops that link only. Thread:
-// poll() and run() belong to the serve thread (in a router process with local experts, the engine thread);
-// everything else is for any thread and takes effect at the next poll().
+// with a generation; frames of another generation are dropped, a bad frame drops that link only. Between
+// rounds, other workers are given experts' bytes, a chunk at a time (weight_links.h). Thread: poll() and
+// run() belong to the serve thread (in a router process with local experts, the engine thread); everything
+// else is for any thread and takes effect at the next poll().
 #pragma once
 
 #include <atomic>
@@ -15,6 +16,7 @@
 
 #include "experts/dispatch_queue.h"
 #include "experts/expert_runner.h"
+#include "experts/weight_links.h"
 #include "transport/exchange.h"
 
 namespace guildhall {
@@ -23,6 +25,7 @@ struct WorkerCounters {
   uint64_t frames_served = 0, rows_served = 0;
   uint64_t runs = 0;  // of the experts; fewer than frames where routers' frames ran together
   uint64_t frames_refused = 0, compute_ns = 0;
+  uint64_t activations = 0, weight_bytes = 0;  // as ExpertRunSums
 };
 
 class Worker final : public ExchangeHandler {
@@ -30,9 +33,14 @@ class Worker final : public ExchangeHandler {
   // Borrowed: spec, exchange.
   Worker(const ModelSpec& spec, Exchange& exchange, std::unique_ptr<Ops> ops);
 
-  // Where the experts of set_store() must be.
+  // Where all experts must be.
   DeviceMemory& memory() { return ops_->memory(); }
-  void set_store(std::shared_ptr<const ExpertStore> store);
+  // These experts and no others. Here and below, `done` is called on the serve thread once it is so.
+  void set_store(std::shared_ptr<const ExpertStore> store, std::function<void()> done = {});
+  // Beside those held.
+  void add_experts(std::vector<PlacedExpert> experts, std::function<void()> done);
+  // `done` gets what was held: nothing here reads it any more.
+  void remove_experts(ExpertsOfLayer experts_l, std::function<void(std::vector<PlacedExpert>)> done);
   // A router that will send. Called on the serve thread: `done` when it is connected, or cannot be; `lost`
   // when its data link ended otherwise than by detach_router() or a router of the same address: bad frames,
   // or a failure.
@@ -40,6 +48,8 @@ class Worker final : public ExchangeHandler {
                      std::function<void(Result<void>)> done,
                      std::function<void(const Status& why)> lost = {});
   void detach_router(const std::string& name, uint64_t generation);
+  // Runs `use` on the serve thread.
+  void use_weight_links(std::function<void(WeightLinks&)> use);
   void stop();
 
   bool poll();  // serves a round of what has arrived; false when there was nothing
@@ -70,6 +80,7 @@ class Worker final : public ExchangeHandler {
   Exchange& exchange_;
   std::unique_ptr<Ops> ops_;
   ExpertRunner runner_;
+  WeightLinks weight_links_;
   std::unordered_map<PeerId, Router> routers_;
   DispatchQueue queue_;
   std::vector<ExpertJob> jobs_;              // of the run under way
@@ -79,6 +90,7 @@ class Worker final : public ExchangeHandler {
   std::vector<std::function<void()>> commands_;
   std::atomic<bool> has_commands_{false}, stopping_{false};
   std::atomic<uint64_t> frames_served_{0}, rows_served_{0}, runs_{0}, frames_refused_{0}, compute_ns_{0};
+  std::atomic<uint64_t> activations_{0}, weight_bytes_{0};
 };
 
 }  // namespace guildhall

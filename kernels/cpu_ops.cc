@@ -20,9 +20,9 @@ namespace {
 
 class CpuOps final : public Ops {
  public:
-  explicit CpuOps(TeamOptions team) : Ops(team) {}
+  CpuOps(TeamOptions team, DeviceMemory& memory) : Ops(team), memory_(memory) {}
 
-  DeviceMemory& memory() override { return host_memory(); }
+  DeviceMemory& memory() override { return memory_; }
 
   void upload(const void* host, void* device, size_t) override { GH_CHECK(host == device); }
   void download(const void* device, void* host, size_t) override { GH_CHECK(host == device); }
@@ -134,10 +134,15 @@ class CpuOps final : public Ops {
                     std::span<TokenScores> scores_i) override {
     token_scores_cpu(team(), logits_rv, row_i, scores_i);
   }
+
+ private:
+  DeviceMemory& memory_;
 };
 
 }  // namespace
 
-std::unique_ptr<Ops> make_cpu_ops(TeamOptions team) { return std::make_unique<CpuOps>(team); }
+std::unique_ptr<Ops> make_cpu_ops(TeamOptions team, DeviceMemory& memory) {
+  return std::make_unique<CpuOps>(team, memory);
+}
 
 }  // namespace guildhall

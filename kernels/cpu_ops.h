@@ -5,6 +5,7 @@
 
 namespace guildhall {
 
-std::unique_ptr<Ops> make_cpu_ops(TeamOptions team);
+// `memory` is borrowed, and the host's.
+std::unique_ptr<Ops> make_cpu_ops(TeamOptions team, DeviceMemory& memory = host_memory());
 
 }  // namespace guildhall

@@ -12,14 +12,16 @@ namespace guildhall {
 enum class DType : uint8_t {
   f32,
   bf16,
-  e4m3,  // of weights only: fp8 codes (fp8.h) with one fp32 scale per block of 128x128
+  e4m3,  // fp8 codes with fp32 scales: of weights one per block of 128x128 (fp8.h); of the KV cache,
+         // kv_codes.h
+  int8,  // of the KV cache only: kv_codes.h
 };
 
 GH_HOST_DEVICE constexpr int64_t dtype_bytes(DType dtype) {
   return dtype == DType::f32 ? 4 : dtype == DType::bf16 ? 2 : 1;
 }
 constexpr std::string_view to_string(DType dtype) {
-  return dtype == DType::f32 ? "f32" : dtype == DType::bf16 ? "bf16" : "e4m3";
+  return dtype == DType::f32 ? "f32" : dtype == DType::bf16 ? "bf16" : dtype == DType::e4m3 ? "e4m3" : "int8";
 }
 
 inline constexpr int64_t kFp8BlockSize = 128;

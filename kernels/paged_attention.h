@@ -9,26 +9,13 @@
 #include <span>
 
 #include "kernels/cuda/stream.h"
-#include "kernels/dtype.h"
+#include "kernels/kv_pages.h"
 #include "kernels/team.h"
 #include "kernels/view.h"
 
 namespace guildhall {
 
 inline constexpr int64_t kAttentionSplit = 128;
-
-// One layer's cache. Element (page, slot, kv_head) of keys starts at
-// k + ((page * block_size + slot) * num_kv_heads + kv_head) * k_dim; values likewise with v_stride per kv
-// head.
-struct KvPages {
-  DType dtype = DType::bf16;
-  int64_t num_pages = 0, block_size = 0, num_kv_heads = 0;
-  int64_t k_dim = 0;     // per head
-  int64_t v_dim = 0;     // per head
-  int64_t v_stride = 0;  // elements from one kv head's values to the next (== k_dim when values alias keys)
-  void* k = nullptr;
-  void* v = nullptr;  // MLA: == k
-};
 
 // What the host knows of a step, for a device's launches.
 struct TokenRange {
@@ -76,10 +63,10 @@ void paged_attention_cpu(Team& team, View3<const float> q_thd, const AttentionBa
 int64_t paged_attention_cuda_workspace(int64_t num_tokens, int64_t num_heads, const KvPages& pages,
                                        int64_t max_context);
 // batch.bounds is needed. Tokens of a sequence are adjacent, in order, at consecutive positions. A token at
-// position -1 is padding: its row becomes 0. bf16 pages whose dims fill 16 bytes go to the tensor cores: q
-// and the probabilities are rounded to bf16, and a NaN of a chunk's later token may reach its earlier ones.
-// Row rule: the bits of a lone token depend on its own context only; the others' also on how their chunk was
-// cut.
+// position -1 is padding: its row becomes 0. Pages of bf16 or codes whose dims fill 16
+// bytes go to the tensor cores: q, the probabilities and what codes are worth are rounded to bf16, and a NaN
+// of a chunk's later token may reach its earlier ones. Row rule: the bits of a lone token depend on its own
+// context only; the others' also on how their chunk was cut.
 void paged_attention_cuda(CudaStream stream, View3<const float> q_thd, const AttentionBatch& batch,
                           const KvPages& pages, float scale, std::span<std::byte> workspace,
                           View3<float> out_thd);

@@ -25,7 +25,28 @@ GH_PER_ISA(void attention_split(const AttentionSplit& split);
 
 namespace {
 
-static_assert(AttentionSplit::kKeys == kAttentionSplit);
+static_assert(AttentionSplit::kKeys == kAttentionSplit && AttentionSplit::kScaled == kKvGroup);
+
+KvElement element_of(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return KvElement::f32;
+    case DType::bf16:
+      return KvElement::bf16;
+    case DType::e4m3:
+      return KvElement::e4m3;
+    case DType::int8:
+      break;
+  }
+  return KvElement::int8;
+}
+
+// Where a split's keys and values lie.
+struct KeyRows {
+  std::array<const void*, kAttentionSplit> k_j, v_j;
+  std::array<const float*, kAttentionSplit> k_scale_j, v_scale_j;  // of codes
+  std::array<const uint16_t*, kAttentionSplit> k_tail_j;
+};
 
 // Rows (tokens x heads) of an item. At most kMaxRows, which bounds a thread's scratch: 128 rows x (128 scores
 // + v_dim) + a block of 32 keys, 0.4 MB for DeepSeek-V3. Small groups take adjacent tokens up to kTileRows:
@@ -126,13 +147,36 @@ class Attention {
            AttentionSplit::kBlockKeys * std::max(pages_.k_dim, pages_.v_dim);
   }
 
+  void find_rows(const Item& item, int64_t split, int64_t num_keys, KeyRows& rows) const {
+    const int64_t sequence = batch_.sequence_t[item.tile.first];
+    const int64_t rows_per_page = pages_.block_size * pages_.num_kv_heads;
+    for (int64_t j = 0; j < num_keys; ++j) {
+      const int64_t position = split * kAttentionSplit + j;
+      const int64_t page = batch_.block_table_sb(sequence, position / pages_.block_size);
+      const int64_t row =
+          (page * pages_.block_size + position % pages_.block_size) * pages_.num_kv_heads + item.kv_head;
+      if (is_kv_codes(pages_.dtype)) {
+        const KvCodeRow key = kv_code_row(pages_.k, key_layout_, rows_per_page, row),
+                        value = kv_code_row(pages_.v, value_layout_, rows_per_page, row);
+        rows.k_j[j] = key.code;
+        rows.v_j[j] = value.code;
+        rows.k_scale_j[j] = key.scale;
+        rows.v_scale_j[j] = value.scale;
+        rows.k_tail_j[j] = &key.tail->bits;
+      } else {
+        rows.k_j[j] = static_cast<const char*>(pages_.k) + row * pages_.k_dim * dtype_bytes(pages_.dtype);
+        rows.v_j[j] = static_cast<const char*>(pages_.v) + row * pages_.v_stride * dtype_bytes(pages_.dtype);
+      }
+    }
+  }
+
   // The item's rows against one split, into sum_rd [R, v_dim], max_r, denominator_r. Rows that see none of it
   // are left untouched.
   void attend(const Item& item, int64_t split, float* scratch, float* sum_rd, float* max_r,
               float* denominator_r) const {
     std::array<const float*, kMaxRows> q_r;
     std::array<int32_t, kMaxRows> visible_r;
-    std::array<const void*, kAttentionSplit> k_j, v_j;
+    KeyRows rows;
     int64_t first_row = 0, num_rows = item.num_rows();
     while (visible(item, first_row, split) <= 0) first_row += item.num_heads;
     for (int64_t r = first_row; r < num_rows; ++r) {
@@ -140,25 +184,21 @@ class Attention {
       visible_r[r] = static_cast<int32_t>(visible(item, r, split));
     }
     const int64_t num_keys = visible_r[num_rows - 1];
-    const int64_t sequence = batch_.sequence_t[item.tile.first];
-    for (int64_t j = 0; j < num_keys; ++j) {
-      const int64_t position = split * kAttentionSplit + j;
-      const int64_t page = batch_.block_table_sb(sequence, position / pages_.block_size);
-      const int64_t row =
-          (page * pages_.block_size + position % pages_.block_size) * pages_.num_kv_heads + item.kv_head;
-      k_j[j] = static_cast<const char*>(pages_.k) + row * pages_.k_dim * dtype_bytes(pages_.dtype);
-      v_j[j] = static_cast<const char*>(pages_.v) + row * pages_.v_stride * dtype_bytes(pages_.dtype);
-    }
+    find_rows(item, split, num_keys, rows);
     attention_split_({.q_r = q_r.data() + first_row,
                       .visible_r = visible_r.data() + first_row,
                       .num_rows = num_rows - first_row,
-                      .k_j = k_j.data(),
-                      .v_j = v_j.data(),
+                      .k_j = rows.k_j.data(),
+                      .v_j = rows.v_j.data(),
                       .num_keys = num_keys,
                       .k_dim = pages_.k_dim,
                       .v_dim = pages_.v_dim,
-                      .is_bf16 = pages_.dtype == DType::bf16,
+                      .element = element_of(pages_.dtype),
                       .scale = scale_,
+                      .k_scale_j = rows.k_scale_j.data(),
+                      .v_scale_j = rows.v_scale_j.data(),
+                      .k_tail_j = rows.k_tail_j.data(),
+                      .tail_dim = key_layout_.tail_dim,
                       .score_rj = scratch,
                       .block_jd = scratch + rows_per_item_ * kAttentionSplit,
                       .sum_rd = sum_rd + first_row * pages_.v_dim,
@@ -244,6 +284,7 @@ class Attention {
   const View3<const float> q_thd_;
   const AttentionBatch& batch_;
   const KvPages& pages_;
+  const KvPageLayout key_layout_ = key_layout(pages_), value_layout_ = value_layout(pages_);
   const float scale_;
   const View3<float> out_thd_;
   Lists& lists_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "kernels/cuda/e4m3.cuh"
 #include "kernels/paged_attention_cuda.cuh"
 
 namespace guildhall {
@@ -17,6 +18,45 @@ int64_t partial_bytes_per_token(int64_t num_heads, int64_t v_dim, int64_t max_co
 
 constexpr int kPlainThreads = 128;
 static_assert(kPlainThreads == kAttentionSplit);
+
+// Keys or values, a row of them at a time, element by element.
+template <class T>
+class PlainRows {
+ public:
+  __device__ PlainRows(const KvPages&, const KvPageLayout&, void* data, int64_t stride)
+      : data_(static_cast<const T*>(data)), stride_(stride) {}
+  __device__ auto row(int64_t row) const {
+    return [x = data_ + row * stride_](int64_t d) { return to_float(x[d]); };
+  }
+
+ private:
+  const T* data_;
+  int64_t stride_;
+};
+template <>
+class PlainRows<uint8_t> {  // codes
+ public:
+  __device__ PlainRows(const KvPages& pages, const KvPageLayout& layout, void* data, int64_t)
+      : layout_(layout),
+        data_(data),
+        rows_per_page_(pages.block_size * pages.num_kv_heads),
+        is_int8_(pages.dtype == DType::int8) {}
+  __device__ auto row(int64_t row) const {
+    return [x = kv_code_row(data_, layout_, rows_per_page_, row), code_dim = layout_.code_dim,
+            is_int8 = is_int8_](int64_t d) {
+      if (d >= code_dim) return to_float(x.tail[d - code_dim]);
+      const float scale = x.scale[d / kKvGroup];
+      return is_int8 ? static_cast<float>(static_cast<int8_t>(x.code[d])) * scale
+                     : from_e4m3(x.code[d], scale);
+    };
+  }
+
+ private:
+  KvPageLayout layout_;
+  void* data_;
+  int64_t rows_per_page_;
+  bool is_int8_;
+};
 
 // One block per token and query head: a thread per key, then a thread per value column.
 template <class T>
@@ -36,15 +76,17 @@ __global__ void plain_kernel(AttentionArgs args) {
     const int64_t page = args.block_table_sb(sequence, position / pages.block_size);
     return (page * pages.block_size + position % pages.block_size) * pages.num_kv_heads + kv_head;
   };
+  const PlainRows<T> all_keys(pages, key_layout(pages), pages.k, pages.k_dim),
+      all_values(pages, value_layout(pages), pages.v, pages.v_stride);
   float largest = -INFINITY, sum = 0;
   for (int64_t begin = 0; begin < context; begin += kPlainThreads) {
     const int64_t keys = min(context - begin, int64_t{kPlainThreads});
     __syncthreads();
     float score = -INFINITY;
     if (thread < keys) {
-      const T* k = static_cast<const T*>(pages.k) + slot_of(begin + thread) * pages.k_dim;
+      const auto key = all_keys.row(slot_of(begin + thread));
       score = 0;
-      for (int64_t d = 0; d < pages.k_dim; ++d) score += q[d] * to_float(k[d]);
+      for (int64_t d = 0; d < pages.k_dim; ++d) score += q[d] * key(d);
     }
     p[thread] = score;
     __syncthreads();
@@ -61,8 +103,7 @@ __global__ void plain_kernel(AttentionArgs args) {
     sum = sum * rescale + warp_sum(tile_sum);
     for (int64_t d = thread; d < pages.v_dim; d += kPlainThreads) {
       float value = out[d] * rescale;
-      for (int64_t j = 0; j < keys; ++j)
-        value += p[j] * to_float(static_cast<const T*>(pages.v)[slot_of(begin + j) * pages.v_stride + d]);
+      for (int64_t j = 0; j < keys; ++j) value += p[j] * all_values.row(slot_of(begin + j))(d);
       out[d] = value;
     }
   }
@@ -84,17 +125,25 @@ int64_t paged_attention_cuda_workspace(int64_t num_tokens, int64_t num_heads, co
 bool fits_tensor_cores(const AttentionArgs& args) {
   const KvPages& pages = args.pages;
   const bool one_buffer = pages.v == pages.k;
+  if (!aligned16(pages.k) || !aligned16(pages.v) || pages.k_dim > (one_buffer ? 576 : 256) ||
+      pages.v_dim > (one_buffer ? 512 : 256))
+    return false;
+  if (is_kv_codes(pages.dtype)) {
+    const KvPageLayout keys = key_layout(pages);
+    return keys.code_dim % 16 == 0 && keys.tail_dim % 8 == 0 && pages.v_dim % 16 == 0;
+  }
   return pages.dtype == DType::bf16 && pages.k_dim % 8 == 0 && pages.v_dim % 8 == 0 &&
-         pages.v_stride % 8 == 0 && aligned16(pages.k) && aligned16(pages.v) &&
-         pages.k_dim <= (one_buffer ? 576 : 256) && pages.v_dim <= (one_buffer ? 512 : 256);
+         pages.v_stride % 8 == 0;
 }
 
 void run_plain_attention(CudaStream stream, const AttentionArgs& args) {
   const dim3 grid(static_cast<unsigned>(args.num_tokens), static_cast<unsigned>(args.q_thd.dim1));
   const auto shared_bytes =
       static_cast<size_t>(args.pages.k_dim + args.pages.v_dim + kPlainThreads) * sizeof(float);
-  launch(args.pages.dtype == DType::bf16 ? plain_kernel<bf16> : plain_kernel<float>, grid, kPlainThreads,
-         shared_bytes, stream, args);
+  const auto kernel = is_kv_codes(args.pages.dtype)     ? plain_kernel<uint8_t>
+                      : args.pages.dtype == DType::bf16 ? plain_kernel<bf16>
+                                                        : plain_kernel<float>;
+  launch(kernel, grid, kPlainThreads, shared_bytes, stream, args);
 }
 
 void paged_attention_cuda(CudaStream stream, View3<const float> q_thd, const AttentionBatch& batch,

@@ -1,8 +1,7 @@
-// paged_attention_cuda.cuh: what the attention kernels share: their arguments, which query rows and which
-// part of the context a block works on, and how it brings keys and values from the pages into shared memory.
+// paged_attention_cuda.cuh: what the attention kernels share: their arguments, and which query rows and which
+// part of the context a block works on.
 #pragma once
 
-#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/warp.cuh"
 #include "kernels/paged_attention.h"
 
@@ -76,44 +75,6 @@ struct RowTiling {
   }
 };
 
-// Copies positions [begin, begin + kKeys) of a sequence's keys (or values) into rows of `pitch` elements;
-// zeros from `end` on. A warp takes every kWarps-th row.
-template <int kWarps, int kKeys>
-__device__ void copy_positions(AsyncCopies& copies, const AttentionArgs& args, const bf16* data,
-                               int64_t stride, int64_t dim, int64_t sequence, int64_t kv_head, int64_t begin,
-                               int64_t end, bf16* to, int pitch) {
-  constexpr int kTogether =
-      4;  // rows whose pages are looked up before the first copy has to wait for its own
-  static_assert(kKeys % (kWarps * kTogether) == 0);
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
-  const KvPages& pages = args.pages;
-  GH_ROLLED
-  for (int first = warp; first < kKeys; first += kWarps * kTogether) {
-    const bf16* from[kTogether];
-    GH_UNROLL
-    for (int i = 0; i < kTogether; ++i) {
-      const int64_t position = begin + first + i * kWarps;
-      const auto block = static_cast<uint32_t>(position) / static_cast<uint32_t>(pages.block_size);
-      const int64_t slot = position - int64_t{block} * pages.block_size;
-      const int64_t page = position < end ? args.block_table_sb(sequence, block) : 0;
-      from[i] = data + ((page * pages.block_size + slot) * pages.num_kv_heads + kv_head) * stride;
-    }
-    GH_ROLLED
-    for (int at = lane * 8; at < dim; at += kWarp * 8) {
-      GH_UNROLL
-      for (int i = 0; i < kTogether; ++i) {
-        const int row = first + i * kWarps;
-        const bool valid = begin + row < end;
-        copies.copy16(to + row * pitch + at, valid ? from[i] + at : data, valid);
-      }
-    }
-  }
-}
-
-// Elements from one row to the next in shared memory, for rows of up to `dim` used elements: 16 bytes more
-// than a multiple of 32, so that the 8 rows of a matrix start in different banks.
-GH_HOST_DEVICE constexpr int shared_pitch(int64_t dim) { return static_cast<int>((dim + 15) / 16 * 16 + 8); }
-
 // 2^x of a score against its row's largest so far; rows that have seen nothing yet have -inf.
 __device__ inline float exp2_from(float x, float largest) {
   return largest == -INFINITY ? 0.0f : exp2f(x - largest);
@@ -123,7 +84,7 @@ inline constexpr float kLog2E = 1.4426950408889634f;
 
 // Starts, on the launch's tokens:
 void run_plain_attention(CudaStream stream, const AttentionArgs& args);  // all tokens, any shape and type
-bool fits_tensor_cores(const AttentionArgs& args);                       // bf16, dims of whole 16-byte pieces
+bool fits_tensor_cores(const AttentionArgs& args);  // bf16 or codes, dims of whole 16-byte pieces
 void run_split_attention(CudaStream stream,
                          const AttentionArgs& args);  // lone tokens, by splits, then merged
 void run_wide_prefill(CudaStream stream,

@@ -30,12 +30,13 @@ __device__ int64_t context_of(const AttentionArgs& args, const QueryRows& rows) 
 
 using Wide = WideShape<8, 2, 5, 8, 32>;
 
+template <bool kCodes>
 __global__ void __launch_bounds__(Wide::kThreads) wide_kernel(AttentionArgs args) {
   GH_DYNAMIC_SHARED(unsigned char, memory);
-  WideShared<Wide> shared(args.pages);
-  shared.place(memory);
+  WideShared<Wide, kCodes> shared(args.pages);
+  shared.place(args, memory);
   for_stretches(args, Wide::kRows, [&](const QueryRows& rows) {
-    WideAttention<Wide> attention(args, rows, shared);
+    WideAttention<Wide, kCodes> attention(args, rows, shared);
     attention.run(0, context_of(args, rows));
     attention.for_results([&](int row, int column, float a, float b) {
       float* out = args.out_thd.at(rows.token(row), rows.head(row)) + column;
@@ -163,42 +164,21 @@ class NarrowRows {
   FragmentC out_[kTilesV];
 };
 
-size_t narrow_shared_bytes(const KvPages& pages) {
-  return size_t{2 * kKeys} * static_cast<size_t>(shared_pitch(pages.k_dim) + shared_pitch(pages.v_dim)) *
-         sizeof(bf16);
-}
+template <bool kCodes>
+using NarrowTiles = KeyTiles<kWarps, kKeys, kCodes>;
 
+template <bool kCodes>
 __global__ void __launch_bounds__(kThreads) narrow_kernel(AttentionArgs args) {
-  GH_DYNAMIC_SHARED(bf16, memory);
-  const KvPages& pages = args.pages;
-  const int k_pitch = shared_pitch(pages.k_dim), v_pitch = shared_pitch(pages.v_dim);
-  const int stage_elements = kKeys * (k_pitch + v_pitch);
-  const int padding = k_pitch - 8 - static_cast<int>(pages.k_dim);  // columns that no copy writes
-  for (int i = static_cast<int>(threadIdx.x); i < 2 * kKeys * padding; i += kThreads) {
-    const int row = i / padding;
-    memory[row / kKeys * stage_elements + row % kKeys * k_pitch + pages.k_dim + i % padding] = {};
-  }
+  GH_DYNAMIC_SHARED(unsigned char, memory);
+  NarrowTiles<kCodes> tiles(args.pages);
+  tiles.place(args, memory);
   for_stretches(args, kRows, [&](const QueryRows& rows) {
-    const int64_t context = context_of(args, rows), sequence = args.sequence_t[rows.token_begin];
-    AsyncCopies copies;
-    const auto copy = [&](int64_t tile, int stage) {
-      bf16* to = memory + stage * stage_elements;
-      copy_positions<kWarps, kKeys>(copies, args, static_cast<const bf16*>(pages.k), pages.k_dim, pages.k_dim,
-                                    sequence, rows.kv_head, tile, context, to, k_pitch);
-      copy_positions<kWarps, kKeys>(copies, args, static_cast<const bf16*>(pages.v), pages.v_stride,
-                                    pages.v_dim, sequence, rows.kv_head, tile, context, to + kKeys * k_pitch,
-                                    v_pitch);
-      copies.commit();
-    };
-    int stage = 0;
-    copy(0, stage);
+    const int64_t context = context_of(args, rows);
+    tiles.start(rows, 0, context);
     NarrowRows mine(args, rows);
-    for (int64_t tile = 0; tile < context; tile += kKeys, stage ^= 1) {
-      copies.wait<0>();
-      __syncthreads();  // the tile is here, and everybody is done with the other stage
-      if (tile + kKeys < context) copy(tile + kKeys, stage ^ 1);
-      const bf16* k = memory + stage * stage_elements;
-      mine.attend(tile, k, k_pitch, k + kKeys * k_pitch, v_pitch);
+    for (int64_t first = 0; first < context; first += kKeys) {
+      const auto tile = tiles.next();
+      mine.attend(first, tile.k, tiles.k_pitch, tile.v, tiles.v_pitch == 0 ? tiles.k_pitch : tiles.v_pitch);
     }
     mine.store();
     __syncthreads();  // shared memory is free for the next stretch
@@ -214,8 +194,12 @@ dim3 prefill_grid(const AttentionArgs& args, int64_t tile_rows) {
 }  // namespace
 
 void run_wide_prefill(CudaStream stream, const AttentionArgs& args) {
-  launch(wide_kernel, prefill_grid(args, Wide::kRows), Wide::kThreads, WideShared<Wide>(args.pages).bytes(),
-         stream, args);
+  const dim3 grid = prefill_grid(args, Wide::kRows);
+  if (is_kv_codes(args.pages.dtype))
+    launch(wide_kernel<true>, grid, Wide::kThreads, WideShared<Wide, true>(args.pages).bytes(), stream, args);
+  else
+    launch(wide_kernel<false>, grid, Wide::kThreads, WideShared<Wide, false>(args.pages).bytes(), stream,
+           args);
 }
 
 bool fits_narrow_prefill(const AttentionArgs& args) {
@@ -223,7 +207,11 @@ bool fits_narrow_prefill(const AttentionArgs& args) {
 }
 
 void run_narrow_prefill(CudaStream stream, const AttentionArgs& args) {
-  launch(narrow_kernel, prefill_grid(args, kRows), kThreads, narrow_shared_bytes(args.pages), stream, args);
+  const dim3 grid = prefill_grid(args, kRows);
+  if (is_kv_codes(args.pages.dtype))
+    launch(narrow_kernel<true>, grid, kThreads, NarrowTiles<true>(args.pages).bytes(), stream, args);
+  else
+    launch(narrow_kernel<false>, grid, kThreads, NarrowTiles<false>(args.pages).bytes(), stream, args);
 }
 
 }  // namespace guildhall

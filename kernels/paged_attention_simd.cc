@@ -1,7 +1,8 @@
 // paged_attention_simd.cc: scores, softmax and weighted values of one split; merging splits.
 // Row rule: a score accumulates along its dimension in one order, a value along the keys in one order,
 // whatever rows and keys share the register tile and whether keys were widened beforehand (widening bf16 is
-// exact). Keys a row does not see are never multiplied into it, not even by zero.
+// exact; codes always are, times their scale). Keys a row does not see are never multiplied into it, not even
+// by zero.
 #include "kernels/paged_attention_split.h"
 #include "kernels/simd.h"
 
@@ -166,38 +167,83 @@ void value_any_rows(int64_t num_rows, const float* p_rj, const void* const* v_j,
 
 GH_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// Keys (or values) [begin, begin + n) as floats in the block, with their addresses.
-void widen_block(const void* const* rows_j, int64_t begin, int64_t n, int64_t dim, float* block_jd,
-                 const void** address_j) {
+// Keys or values of the split.
+struct Side {
+  const void* const* row_j;
+  const float* const* scale_j;
+  const uint16_t* const* tail_j;
+  int64_t dim, tail_dim;
+};
+GH_INLINE Side key_side(const AttentionSplit& a) {
+  return {a.k_j, a.k_scale_j, a.k_tail_j, a.k_dim, a.tail_dim};
+}
+GH_INLINE Side value_side(const AttentionSplit& a) { return {a.v_j, a.v_scale_j, a.k_tail_j, a.v_dim, 0}; }
+
+void widen_bf16(const uint16_t* from, int64_t dim, float* to) {
+  int64_t d = 0;
+  for (; d + kLanes <= dim; d += kLanes) store(to + d, load_bf16(from + d));
+  if (d < dim) store_n(to + d, load_bf16_n(from + d, dim - d), dim - d);
+}
+
+template <KvElement kElement>
+GH_INLINE Vf load_codes(const uint8_t* p) {
+  return kElement == KvElement::e4m3 ? load_e4m3(p) : load_int8(p);
+}
+template <KvElement kElement>
+GH_INLINE Vf load_codes_n(const uint8_t* p, int64_t n) {
+  return kElement == KvElement::e4m3 ? load_e4m3_n(p, n) : load_int8_n(p, n);
+}
+template <KvElement kElement>
+void widen_codes(const uint8_t* from, const float* scale_g, int64_t dim, float* to) {
+  for (int64_t begin = 0; begin < dim; begin += AttentionSplit::kScaled, ++scale_g) {
+    const int64_t end = smaller(begin + AttentionSplit::kScaled, dim);
+    const Vf scale = splat(kElement == KvElement::e4m3 ? *scale_g / kE4m3Unit : *scale_g);
+    int64_t d = begin;
+    for (; d + kLanes <= end; d += kLanes) store(to + d, load_codes<kElement>(from + d) * scale);
+    if (d < end) store_n(to + d, load_codes_n<kElement>(from + d, end - d) * scale, end - d);
+  }
+}
+
+// Rows [begin, begin + n) as floats in the block, with their addresses.
+template <KvElement kElement>
+void widen_block(const Side& side, int64_t begin, int64_t n, float* block_jd, const void** address_j) {
   for (int64_t j = 0; j < n; ++j) {
-    const uint16_t* from = static_cast<const uint16_t*>(rows_j[begin + j]);
-    float* to = block_jd + j * dim;
-    int64_t d = 0;
-    for (; d + kLanes <= dim; d += kLanes) store(to + d, load_bf16(from + d));
-    if (d < dim) store_n(to + d, load_bf16_n(from + d, dim - d), dim - d);
+    float* to = block_jd + j * side.dim;
+    if constexpr (kElement == KvElement::bf16) {
+      widen_bf16(static_cast<const uint16_t*>(side.row_j[begin + j]), side.dim, to);
+    } else {
+      const int64_t code_dim = side.dim - side.tail_dim;
+      widen_codes<kElement>(static_cast<const uint8_t*>(side.row_j[begin + j]), side.scale_j[begin + j],
+                            code_dim, to);
+      widen_bf16(side.tail_j[begin + j], side.tail_dim, to + code_dim);
+    }
     address_j[j] = to;
   }
 }
 
 // Asks for the keys of the next block and the values of this one.
 GH_INLINE void fetch_ahead(const AttentionSplit& a, int64_t next_keys, int64_t values) {
-  const int64_t element_bytes = a.is_bf16 ? 2 : 4;
+  const int64_t element_bytes = a.element == KvElement::f32 ? 4 : a.element == KvElement::bf16 ? 2 : 1;
   for (int64_t j = next_keys; j < smaller(next_keys + AttentionSplit::kBlockKeys, a.num_keys); ++j)
-    fetch_row(a.k_j[j], a.k_dim * element_bytes);
+    fetch_row(a.k_j[j], (a.k_dim - a.tail_dim) * element_bytes);
   if (a.v_j[0] == a.k_j[0]) return;
   for (int64_t j = values; j < smaller(values + AttentionSplit::kBlockKeys, a.num_keys); ++j)
     fetch_row(a.v_j[j], a.v_dim * element_bytes);
 }
 
-template <class T, bool kWiden>
+// Whether rows of kElement are widened to T, a block at a time, before they are used.
+template <class T, KvElement kElement>
+constexpr bool kWiden = sizeof(T) == 4 && kElement != KvElement::f32;
+
+template <class T, KvElement kElement>
 void scores(const AttentionSplit& a) {
   const void* address_j[AttentionSplit::kBlockKeys];
   for (int64_t begin = 0; begin < a.num_keys; begin += AttentionSplit::kBlockKeys) {
     const int64_t n = smaller(AttentionSplit::kBlockKeys, a.num_keys - begin);
     const void* const* k_j = a.k_j + begin;
     fetch_ahead(a, begin + AttentionSplit::kBlockKeys, begin);
-    if constexpr (kWiden) {
-      widen_block(a.k_j, begin, n, a.k_dim, a.block_jd, address_j);
+    if constexpr (kWiden<T, kElement>) {
+      widen_block<kElement>(key_side(a), begin, n, a.block_jd, address_j);
       k_j = address_j;
     }
     for (int64_t r = 0; r < a.num_rows; r += kRowTile) {
@@ -231,15 +277,15 @@ void softmax_row(float scale, int64_t visible, float* score_j, float* max_out, f
   *denominator = reduce_add(sum);
 }
 
-template <class T, bool kWiden>
-void values(const AttentionSplit& a) {
+template <class T, KvElement kElement>
+void weigh_values(const AttentionSplit& a) {
   const void* address_j[AttentionSplit::kBlockKeys];
   for (int64_t i = 0; i < a.num_rows * a.v_dim; ++i) a.sum_rd[i] = 0;
   for (int64_t begin = 0; begin < a.num_keys; begin += AttentionSplit::kBlockKeys) {
     const int64_t n = smaller(AttentionSplit::kBlockKeys, a.num_keys - begin);
     const void* const* v_j = a.v_j + begin;
-    if constexpr (kWiden) {
-      widen_block(a.v_j, begin, n, a.v_dim, a.block_jd, address_j);
+    if constexpr (kWiden<T, kElement>) {
+      widen_block<kElement>(value_side(a), begin, n, a.block_jd, address_j);
       v_j = address_j;
     }
     for (int64_t r = 0; r < a.num_rows; r += kRowTile) {
@@ -259,22 +305,31 @@ void values(const AttentionSplit& a) {
   }
 }
 
-template <class T, bool kWiden>
+template <class T, KvElement kElement>
 void attend(const AttentionSplit& a) {
-  scores<T, kWiden>(a);
+  scores<T, kElement>(a);
   for (int64_t r = 0; r < a.num_rows; ++r)
     softmax_row(a.scale, a.visible_r[r], a.score_rj + r * AttentionSplit::kKeys, a.max_r + r,
                 a.denominator_r + r);
-  values<T, kWiden>(a);
+  weigh_values<T, kElement>(a);
 }
 
 }  // namespace
 
 void attention_split(const AttentionSplit& a) {
-  if (!a.is_bf16) return attend<float, false>(a);
-  // Widening once pays when three row tiles or more read the same keys (two: 10% slower than widening twice).
-  if (a.num_rows > 2 * kRowTile) return attend<float, true>(a);
-  attend<uint16_t, false>(a);
+  switch (a.element) {
+    case KvElement::f32:
+      return attend<float, KvElement::f32>(a);
+    case KvElement::bf16:
+      // Widening once pays when three row tiles or more read the same keys (two: 10% slower than widening
+      // twice).
+      if (a.num_rows > 2 * kRowTile) return attend<float, KvElement::bf16>(a);
+      return attend<uint16_t, KvElement::bf16>(a);
+    case KvElement::e4m3:
+      return attend<float, KvElement::e4m3>(a);
+    case KvElement::int8:
+      return attend<float, KvElement::int8>(a);
+  }
 }
 
 // (sum, max, denominator) of the splits so far takes in the next split's.

@@ -6,6 +6,9 @@
 
 namespace guildhall {
 
+// What keys and values are stored as.
+enum class KvElement : uint8_t { f32, bf16, e4m3, int8 };
+
 struct AttentionSplit {
   static constexpr int64_t kKeys = 128;      // the longest split (== kAttentionSplit)
   static constexpr int64_t kBlockKeys = 32;  // keys widened to float at a time, to stay in the nearest cache
@@ -14,12 +17,18 @@ struct AttentionSplit {
   const float* const* q_r;   // [R] -> [k_dim]
   const int32_t* visible_r;  // [R] how many of the split's keys the row sees, in [1, num_keys]
   int64_t num_rows;
-  const void* const* k_j;  // [num_keys] -> [k_dim]
+  const void* const* k_j;  // [num_keys] -> [k_dim], or codes [k_dim - tail_dim]
   const void* const* v_j;  // [num_keys] -> [v_dim]
   int64_t num_keys;        // in [1, kKeys]
   int64_t k_dim, v_dim;
-  bool is_bf16;  // keys and values; else float
+  KvElement element;
   float scale;
+  // Of codes only: a scale per kScaled of them, and the elements of a key that follow its codes, in bf16.
+  static constexpr int64_t kScaled = 128;
+  const float* const* k_scale_j;
+  const float* const* v_scale_j;
+  const uint16_t* const* k_tail_j;  // [num_keys] -> [tail_dim]
+  int64_t tail_dim;
 
   // Scratch.
   float* score_rj;  // [R, kKeys]

@@ -10,7 +10,7 @@ using Narrow = WideShape<4, 1, 4, 4, 64>;  // k_dim to 256, v_dim to 128
 using Wide16 = WideShape<4, 1, 9, 16, 32>;
 using Wide32 = WideShape<8, 2, 5, 8, 32>;  // for more than 16 heads: a key is read half as often
 
-template <class S>
+template <class S, bool kCodes>
 __global__ void __launch_bounds__(S::kThreads) split_kernel(AttentionArgs args) {
   const int64_t t = args.token_begin + blockIdx.x, split = blockIdx.z;
   if (!args.lone(t)) return;
@@ -20,9 +20,9 @@ __global__ void __launch_bounds__(S::kThreads) split_kernel(AttentionArgs args) 
   rows.token_begin = t;
   rows.num_tokens = 1;
   GH_DYNAMIC_SHARED(unsigned char, memory);
-  WideShared<S> shared(args.pages);
-  shared.place(memory);
-  WideAttention<S> attention(args, rows, shared);
+  WideShared<S, kCodes> shared(args.pages);
+  shared.place(args, memory);
+  WideAttention<S, kCodes> attention(args, rows, shared);
   attention.run(begin, min(begin + length, context));
 
   if (args.partial == nullptr) {
@@ -77,7 +77,10 @@ void run_splits(CudaStream stream, const AttentionArgs& args) {
   const int64_t head_tiles = RowTiling(group, S::kRows).head_tiles * args.pages.num_kv_heads;
   const dim3 grid(static_cast<unsigned>(args.num_tokens), static_cast<unsigned>(head_tiles),
                   static_cast<unsigned>(args.num_splits));
-  launch(split_kernel<S>, grid, S::kThreads, WideShared<S>(args.pages).bytes(), stream, args);
+  if (is_kv_codes(args.pages.dtype))
+    launch(split_kernel<S, true>, grid, S::kThreads, WideShared<S, true>(args.pages).bytes(), stream, args);
+  else
+    launch(split_kernel<S, false>, grid, S::kThreads, WideShared<S, false>(args.pages).bytes(), stream, args);
 }
 
 }  // namespace

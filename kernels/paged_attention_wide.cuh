@@ -5,7 +5,7 @@
 // 2023).
 #pragma once
 
-#include "kernels/paged_attention_cuda.cuh"
+#include "kernels/paged_attention_tiles.cuh"
 
 namespace guildhall {
 
@@ -25,29 +25,23 @@ struct WideShape {
 };
 
 // A block's dynamic shared memory.
-template <class S>
+template <class S, bool kCodes>
 struct WideShared {
-  int k_pitch, v_pitch;  // v_pitch 0: values are the first elements of keys
+  KeyTiles<S::kWarps, S::kKeys, kCodes> tiles;
 
-  GH_HOST_DEVICE explicit WideShared(const KvPages& pages)
-      : k_pitch(shared_pitch(pages.k_dim)), v_pitch(pages.v == pages.k ? 0 : shared_pitch(pages.v_dim)) {}
-  GH_HOST_DEVICE size_t stage_elements() const {
-    return size_t{S::kKeys} * static_cast<size_t>(k_pitch + v_pitch);
-  }
+  GH_HOST_DEVICE explicit WideShared(const KvPages& pages) : tiles(pages) {}
   GH_HOST_DEVICE size_t bytes() const {
-    return 2 * stage_elements() * sizeof(bf16) + S::kWarps * S::kRows * S::kPitch * sizeof(float) +
+    return tiles.bytes() + S::kWarps * S::kRows * S::kPitch * sizeof(float) +
            S::kRows * S::kPitch * sizeof(bf16) + 3 * S::kRows * sizeof(float);
   }
 
-  bf16 *k, *v;       // of stage 0; the other follows after stage_elements()
   float* score_wrj;  // [kWarps, kRows, kPitch], each warp's part
   bf16* p_rj;        // [kRows, kPitch]
   float *rescale_r, *max_r, *sum_r;
 
-  __device__ void place(unsigned char* memory) {
-    k = reinterpret_cast<bf16*>(memory);
-    v = v_pitch == 0 ? k : k + S::kKeys * k_pitch;
-    score_wrj = reinterpret_cast<float*>(k + 2 * stage_elements());
+  __device__ void place(const AttentionArgs& args, unsigned char* memory) {
+    tiles.place(args, memory);
+    score_wrj = reinterpret_cast<float*>(memory + tiles.bytes());
     p_rj = reinterpret_cast<bf16*>(score_wrj + S::kWarps * S::kRows * S::kPitch);
     rescale_r = reinterpret_cast<float*>(p_rj + S::kRows * S::kPitch);
     max_r = rescale_r + S::kRows;
@@ -55,33 +49,29 @@ struct WideShared {
   }
 };
 
-template <class S>
+template <class S, bool kCodes>
 class WideAttention {
  public:
-  __device__ WideAttention(const AttentionArgs& args, const QueryRows& rows, const WideShared<S>& shared)
+  __device__ WideAttention(const AttentionArgs& args, const QueryRows& rows, WideShared<S, kCodes>& shared)
       : args_(args), rows_(rows), shared_(shared) {}
 
   // Attends to positions [begin, end). Then out_ holds the sums of p v, and shared.max_r and sum_r are there
   // for all threads.
   __device__ void run(int64_t begin, int64_t end) {
+    shared_.tiles.start(rows_, begin, end);
     load_queries();
-    clear_padding();
     for (auto& tiles : out_)
       for (FragmentC& tile : tiles) tile = {};
     const int row = thread_ / S::kThreadsPerRow;
     const int64_t visible = row < rows_.size() ? args_.position_t[rows_.token(row)] + 1 : 0;
     float largest = -INFINITY, sum = 0;
-    int stage = 0;
-    copy(begin, end, stage);
-    for (int64_t tile = begin; tile < end; tile += S::kKeys, stage ^= 1) {
-      copies_.template wait<0>();
-      __syncthreads();  // the tile is here, and everybody is done with the other stage
-      if (tile + S::kKeys < end) copy(tile + S::kKeys, end, stage ^ 1);
-      scores(stage);
+    for (int64_t first = begin; first < end; first += S::kKeys) {
+      const auto tile = shared_.tiles.next();
+      scores(tile.k);
       __syncthreads();
-      softmax(row, min(visible, end) - tile, largest, sum);
+      softmax(row, min(visible, end) - first, largest, sum);
       __syncthreads();
-      add_values(stage);
+      add_values(tile.v);
     }
     for (int lanes = 1; lanes < S::kThreadsPerRow; lanes *= 2) sum += __shfl_xor_sync(kFullWarp, sum, lanes);
     if (thread_ % S::kThreadsPerRow == 0) {
@@ -118,35 +108,10 @@ class WideAttention {
     }
   }
 
-  // Columns of the last step that no copy writes: zeros, as anything else may be NaN.
-  __device__ void clear_padding() {
-    const int padding = shared_.k_pitch - 8 - static_cast<int>(args_.pages.k_dim);
-    for (int i = thread_; i < 2 * S::kKeys * padding; i += S::kThreads) {
-      const int row = i / padding;
-      shared_.k[row / S::kKeys * shared_.stage_elements() + row % S::kKeys * shared_.k_pitch +
-                args_.pages.k_dim + i % padding] = {};
-    }
-  }
-
-  __device__ void copy(int64_t begin, int64_t end, int stage) {
-    const KvPages& pages = args_.pages;
-    const int64_t sequence = args_.sequence_t[rows_.token_begin];
-    const size_t to = stage * shared_.stage_elements();
-    copy_positions<S::kWarps, S::kKeys>(copies_, args_, static_cast<const bf16*>(pages.k), pages.k_dim,
-                                        pages.k_dim, sequence, rows_.kv_head, begin, end, shared_.k + to,
-                                        shared_.k_pitch);
-    if (shared_.v_pitch > 0)
-      copy_positions<S::kWarps, S::kKeys>(copies_, args_, static_cast<const bf16*>(pages.v), pages.v_stride,
-                                          pages.v_dim, sequence, rows_.kv_head, begin, end, shared_.v + to,
-                                          shared_.v_pitch);
-    copies_.commit();
-  }
-
   // This warp's part of q k for all rows and keys of the tile.
-  __device__ void scores(int stage) {
-    const bf16* k = shared_.k + stage * shared_.stage_elements() +
-                    (lane_ % 8 + lane_ / 16 * 8) * shared_.k_pitch + lane_ / 8 % 2 * 8;
-    const int num_steps = shared_.k_pitch / 16;
+  __device__ void scores(const bf16* k) {
+    const int pitch = shared_.tiles.k_pitch, num_steps = pitch / 16;
+    k += (lane_ % 8 + lane_ / 16 * 8) * pitch + lane_ / 8 % 2 * 8;
     GH_UNROLL
     for (int n = 0; n < S::kKeys; n += 16) {
       FragmentC part[S::kTilesM][2] = {};
@@ -155,7 +120,7 @@ class WideAttention {
         const int step = warp_ + i * S::kWarps;
         if (step >= num_steps) break;
         uint32_t keys[4];
-        load_matrices(keys, k + n * shared_.k_pitch + step * 16);
+        load_matrices(keys, k + n * pitch + step * 16);
         GH_UNROLL
         for (int m = 0; m < S::kTilesM; ++m) {
           mma(part[m][0], q_[m][i], {keys[0], keys[1]});
@@ -203,7 +168,7 @@ class WideAttention {
   }
 
   // out = out * rescale + p v, for this warp's columns.
-  __device__ void add_values(int stage) {
+  __device__ void add_values(const bf16* v) {
     GH_UNROLL
     for (int m = 0; m < S::kTilesM; ++m) {
       const float upper = shared_.rescale_r[m * 16 + lane_ / 4],
@@ -214,10 +179,9 @@ class WideAttention {
         tile.r[2] *= lower, tile.r[3] *= lower;
       }
     }
-    const int v_pitch = shared_.v_pitch == 0 ? shared_.k_pitch : shared_.v_pitch;
+    const int v_pitch = shared_.tiles.v_pitch == 0 ? shared_.tiles.k_pitch : shared_.tiles.v_pitch;
     const int first = warp_ * S::kTilesV * 8;
-    const bf16* v =
-        shared_.v + stage * shared_.stage_elements() + lane_ % 16 * v_pitch + lane_ / 16 * 8 + first;
+    v += lane_ % 16 * v_pitch + lane_ / 16 * 8 + first;
     const bf16* p = shared_.p_rj + lane_ % 16 * S::kPitch + lane_ / 16 * 8;
     GH_UNROLL
     for (int key = 0; key < S::kKeys; key += 16) {
@@ -240,9 +204,8 @@ class WideAttention {
 
   const AttentionArgs& args_;
   const QueryRows& rows_;
-  const WideShared<S>& shared_;
+  WideShared<S, kCodes>& shared_;
   const int thread_ = static_cast<int>(threadIdx.x), lane_ = thread_ % kWarp, warp_ = thread_ / kWarp;
-  AsyncCopies copies_;
   FragmentA q_[S::kTilesM][S::kSteps];
   FragmentC out_[S::kTilesM][S::kTilesV];
 };

@@ -176,6 +176,35 @@ GH_INLINE Vf load_e4m3_n(const uint8_t* p, int64_t n) {
 }
 #endif
 
+// int8 codes, exact.
+#if defined(__AVX512F__)
+GH_INLINE Vf int8_to_vf(__m128i codes) {
+  return reinterpret_cast<Vf>(_mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtepi8_epi32(0xffff, codes)));
+}
+GH_INLINE Vf load_int8(const uint8_t* p) {
+  return int8_to_vf(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+GH_INLINE Vf load_int8_n(const uint8_t* p, int64_t n) {
+  return int8_to_vf(_mm_maskz_loadu_epi8(static_cast<__mmask16>((1u << n) - 1), p));
+}
+#else
+GH_INLINE Vf load_int8(const uint8_t* p) {
+#if defined(__AVX2__)
+  return reinterpret_cast<Vf>(
+      _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))));
+#else
+  typedef int8_t BytesLoose __attribute__((vector_size(kLanes), aligned(1), may_alias));
+  return __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const BytesLoose*>(p), Vi), Vf);
+#endif
+}
+GH_INLINE Vf load_int8_n(const uint8_t* p, int64_t n) {
+  alignas(kLanes) uint8_t codes[kLanes] = {};
+  for (int i = 0; i < kLanes; ++i)
+    if (i < n) codes[i] = p[i];
+  return load_int8(codes);
+}
+#endif
+
 // a * b + c.
 GH_INLINE Vf fma(Vf a, Vf b, Vf c) {
 #if defined(__AVX512F__)

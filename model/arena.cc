@@ -29,15 +29,20 @@ Status out_of_memory(int64_t bytes, std::string_view reason) {
 
 }  // namespace
 
+// The kernel hands out more than it has and kills later; a refusal now can be read. Of other devices the
+// allocation says it.
+Result<void> Arena::check_available(int64_t bytes, const DeviceMemory& device) {
+  const std::optional<int64_t> available = device.is_host() ? available_memory_bytes() : std::nullopt;
+  if (!available || bytes <= *available) return {};
+  return out_of_memory(bytes,
+                       fmt::format("this machine has {} available; hold fewer experts here or add memory",
+                                   format_bytes(*available)));
+}
+
 Result<Arena> Arena::allocate(int64_t bytes, DeviceMemory& device) {
   Arena arena;
   if (bytes == 0) return arena;
-  // The kernel hands out more than it has and kills later; a refusal now can be read.
-  const std::optional<int64_t> available = device.is_host() ? available_memory_bytes() : std::nullopt;
-  if (available && bytes > *available)
-    return out_of_memory(bytes,
-                         fmt::format("this machine has {} available; hold fewer experts here or add memory",
-                                     format_bytes(*available)));
+  GH_TRY(check_available(bytes, device));
   Result<MemoryBlock> data = device.allocate(bytes);
   if (data.has_error()) return out_of_memory(bytes, data.error().message);
   arena.data_ = *std::move(data);

@@ -1,4 +1,4 @@
-// arena.h: one block of a device's memory for all of a process's weights; never moved.
+// arena.h: one block of a device's memory for weights; never moved.
 #pragma once
 
 #include <cstddef>
@@ -19,6 +19,8 @@ class Arena {
   Arena() = default;
   // resource_exhausted, with both numbers, when the device has not that much memory available.
   static Result<Arena> allocate(int64_t bytes, DeviceMemory& device);
+  // Whether that much could be allocated now, in blocks of any size.
+  static Result<void> check_available(int64_t bytes, const DeviceMemory& device);
 
   std::byte* data() const { return data_.get(); }
   int64_t bytes() const { return bytes_; }

@@ -1,4 +1,4 @@
-// expert_store.cc: the routed experts that one process holds.
+// expert_store.cc: loading the routed experts that a placement gives one process.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -8,18 +8,6 @@
 
 namespace guildhall {
 namespace {
-
-Result<void> plan_expert(LoadPlan& plan, const ModelSpec& spec, size_t layer, int32_t expert,
-                         ExpertWeightView* out) {
-  const std::string at = fmt::format("model.layers.{}.mlp.experts.{}.", layer, expert);
-  const int64_t width = spec.moe.expert_width, hidden = spec.hidden;
-  const MatrixRequest requests[] = {
-      {&out->gate_fh, {at + "gate_proj.weight"}, width, hidden},
-      {&out->up_fh, {at + "up_proj.weight"}, width, hidden},
-      {&out->down_hf, {at + "down_proj.weight"}, hidden, width},
-  };
-  return plan.add_matrices(requests);
-}
 
 Result<void> check_request(const ModelSpec& spec, const std::vector<std::vector<int32_t>>& experts_of_layer) {
   if (static_cast<int64_t>(experts_of_layer.size()) != spec.num_layers)
@@ -44,24 +32,16 @@ Result<void> check_request(const ModelSpec& spec, const std::vector<std::vector<
 
 }  // namespace
 
-struct ExpertStore::Storage {
-  Arena arena;
-  std::vector<ExpertWeightView> experts;  // those held, by layer, then by expert
-  std::vector<std::vector<int32_t>>
-      index_le;  // [layer][expert] -> into experts; -1: not held; empty: no experts
-};
-
-ExpertStore::ExpertStore() : storage_(std::make_unique<Storage>()) {}
-ExpertStore::~ExpertStore() = default;
-int64_t ExpertStore::bytes() const { return storage_->arena.bytes(); }
-int64_t ExpertStore::num_experts() const { return static_cast<int64_t>(storage_->experts.size()); }
-
 const ExpertWeightView* ExpertStore::find(int64_t layer, int64_t expert) const {
-  if (layer < 0 || layer >= static_cast<int64_t>(storage_->index_le.size())) return nullptr;
-  const std::vector<int32_t>& index_e = storage_->index_le[static_cast<size_t>(layer)];
-  if (expert < 0 || expert >= static_cast<int64_t>(index_e.size())) return nullptr;
-  const int32_t index = index_e[static_cast<size_t>(expert)];
-  return index < 0 ? nullptr : &storage_->experts[static_cast<size_t>(index)];
+  const ExpertPtr weights = share(layer, expert);
+  return weights ? &weights->view : nullptr;
+}
+
+ExpertPtr ExpertStore::share(int64_t layer, int64_t expert) const {
+  if (layer < 0 || layer >= static_cast<int64_t>(expert_le_.size())) return nullptr;
+  const std::vector<ExpertPtr>& expert_e = expert_le_[static_cast<size_t>(layer)];
+  if (expert < 0 || expert >= static_cast<int64_t>(expert_e.size())) return nullptr;
+  return expert_e[static_cast<size_t>(expert)];
 }
 
 Result<std::unique_ptr<ExpertStore>> ExpertStore::load(
@@ -70,33 +50,25 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::load(
   GH_TRY(check_request(spec, experts_of_layer));
   GH_ASSIGN(const std::unique_ptr<TensorSource> source, open_tensor_source(dir, spec, mode));
   std::unique_ptr<ExpertStore> store(new ExpertStore());
-  Storage& storage = *store->storage_;
-  storage.index_le.resize(experts_of_layer.size());
-  size_t count = 0;
-  for (const std::vector<int32_t>& experts : experts_of_layer) count += experts.size();
-  storage.experts.resize(count);
+  store->expert_le_.resize(experts_of_layer.size());
 
   LoadPlan plan(*source, device);
-  int32_t next = 0;
+  std::vector<std::shared_ptr<ExpertWeights>> loaded;  // in the order of the plan's blocks
   for (size_t layer = 0; layer < experts_of_layer.size(); ++layer) {
     if (!spec.is_moe_layer[layer]) continue;
-    storage.index_le[layer].assign(static_cast<size_t>(spec.moe.num_experts), -1);
+    store->expert_le_[layer].resize(static_cast<size_t>(spec.moe.num_experts));
     for (const int32_t expert : experts_of_layer[layer]) {
-      GH_TRY(plan_expert(plan, spec, layer, expert, &storage.experts[static_cast<size_t>(next)]));
-      storage.index_le[layer][static_cast<size_t>(expert)] = next++;
+      loaded.push_back(std::make_shared<ExpertWeights>());
+      plan.begin_block();
+      GH_TRY(plan_expert(plan, spec, static_cast<int64_t>(layer), expert, &loaded.back()->view));
+      store->expert_le_[layer][static_cast<size_t>(expert)] = loaded.back();
     }
   }
-  GH_ASSIGN(storage.arena, plan.run(progress));
+  store->bytes_ = plan.bytes();
+  store->num_experts_ = static_cast<int64_t>(loaded.size());
+  GH_ASSIGN(std::vector<Arena> blocks, plan.run_blocks(progress));
+  for (size_t i = 0; i < loaded.size(); ++i) loaded[i]->memory = std::move(blocks[i]);
   return store;
-}
-
-int64_t expert_bytes(const ModelSpec& spec) {
-  const auto matrix_bytes = [&](int64_t rows, int64_t cols) {
-    return spec.fp8_weights ? fp8_matrix_bytes(rows, cols)
-                            : align_weight(rows * cols * dtype_bytes(spec.weight_dtype));
-  };
-  const int64_t width = spec.moe.expert_width, hidden = spec.hidden;
-  return 2 * matrix_bytes(width, hidden) + matrix_bytes(hidden, width);
 }
 
 }  // namespace guildhall

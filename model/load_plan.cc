@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <numeric>
 
+#include "base/check.h"
 #include "kernels/convert.h"
 #include "kernels/fp8.h"
 
@@ -73,8 +75,10 @@ int64_t fp8_matrix_bytes(int64_t rows, int64_t cols) {
 }
 
 void LoadPlan::push(Item item) {
-  item.arena_offset = arena_bytes_;
-  arena_bytes_ += align_weight(item.rows * item.cols * dtype_bytes(item.dtype));
+  if (block_bytes_.empty()) begin_block();
+  item.block = block_bytes_.size() - 1;
+  item.arena_offset = block_bytes_.back();
+  block_bytes_.back() += align_weight(item.bytes());
   const bool is_scales = std::holds_alternative<ScalesOf>(item.out);  // they are not counted as progress
   for (const Piece& piece : item.pieces)
     if (!is_scales) source_bytes_ += piece.rows * piece.cols * source_type_bytes(piece.source.tensor.type);
@@ -317,8 +321,7 @@ Result<void> LoadPlan::copy_transposed(const Piece& piece, DType dtype, std::byt
 Result<MemoryBlock> LoadPlan::staging() const {
   if (device_->is_host()) return MemoryBlock{};
   int64_t largest = 0;
-  for (const Item& item : items_)
-    largest = std::max(largest, item.rows * item.cols * dtype_bytes(item.dtype));
+  for (const Item& item : items_) largest = std::max(largest, align_weight(item.bytes()));
   return host_memory().allocate(largest);
 }
 
@@ -348,16 +351,34 @@ Result<void> LoadPlan::copy_scales(const Piece& piece, int64_t stride, float* ta
   return {};
 }
 
+int64_t LoadPlan::bytes() const {
+  return std::accumulate(block_bytes_.begin(), block_bytes_.end(), int64_t{0});
+}
+
 Result<Arena> LoadPlan::run(LoadProgress& progress) {
+  GH_CHECK(block_bytes_.size() <= 1);
+  GH_ASSIGN(std::vector<Arena> arenas, run_blocks(progress));
+  return arenas.empty() ? Arena() : std::move(arenas.front());
+}
+
+Result<std::vector<Arena>> LoadPlan::run_blocks(LoadProgress& progress) {
   progress.bytes_total.fetch_add(source_bytes_, std::memory_order_relaxed);
-  GH_ASSIGN(Arena arena, Arena::allocate(arena_bytes_, *device_));
+  GH_TRY(Arena::check_available(bytes(), *device_));
   GH_ASSIGN(const MemoryBlock staged, staging());
+  std::vector<Arena> arenas(block_bytes_.size());
   for (const Item& item : items_) {
+    Arena& arena = arenas[item.block];
+    if (arena.data() == nullptr) {
+      GH_ASSIGN(arena, Arena::allocate(block_bytes_[item.block], *device_));
+    }
     std::byte* base = arena.data() + item.arena_offset;
-    GH_TRY(fill(item, staged ? staged.get() : base, progress));
+    std::byte* const at_host = staged ? staged.get() : base;
+    const auto bytes = static_cast<size_t>(item.bytes()),
+               padded = static_cast<size_t>(align_weight(item.bytes()));
+    GH_TRY(fill(item, at_host, progress));
+    std::memset(at_host + bytes, 0, padded - bytes);
     if (staged) {
-      const auto bytes = static_cast<size_t>(item.rows * item.cols * dtype_bytes(item.dtype));
-      GH_TRY(device_->upload({staged.get(), bytes}, base));
+      GH_TRY(device_->upload({at_host, padded}, base));
     }
     if (WeightView* const* matrix = std::get_if<WeightView*>(&item.out)) {
       **matrix = {base, item.dtype, item.rows, item.cols};
@@ -368,7 +389,7 @@ Result<Arena> LoadPlan::run(LoadProgress& progress) {
                                                       static_cast<size_t>(item.cols)};
     }
   }
-  return arena;
+  return arenas;
 }
 
 }  // namespace guildhall

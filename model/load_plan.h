@@ -1,5 +1,6 @@
 // load_plan.h: what to load and where it goes. The plan is made whole (names, shapes and dtypes checked,
-// bytes counted) before a byte of a tensor is read; then one pass fills one arena.
+// bytes counted) before a byte of a tensor is read; then one pass fills one arena, or one per block of the
+// plan.
 #pragma once
 
 #include <cstdint>
@@ -62,9 +63,13 @@ class LoadPlan {
   // Of codes: f32, which is exact, on the host; bf16 on a device, whose kernels of few rows it serves.
   Result<void> add_kv_up(const KvUpRequest& request);
 
-  int64_t bytes() const { return arena_bytes_; }  // that run() allocates
+  // What is added from here on goes to an arena of its own.
+  void begin_block() { block_bytes_.push_back(0); }
+
+  int64_t bytes() const;  // that running it allocates
   // Allocates, fills, and sets every `out`. Code::cancelled when progress.cancel was set.
-  Result<Arena> run(LoadProgress& progress);
+  Result<Arena> run(LoadProgress& progress);  // without blocks
+  Result<std::vector<Arena>> run_blocks(LoadProgress& progress);
 
  private:
   // A whole tensor [rows, cols]; of codes, with its scales [fp8_blocks(rows), fp8_blocks(cols)].
@@ -90,7 +95,9 @@ class LoadPlan {
     std::variant<WeightView*, std::span<const float>*, ScalesOf> out;
     DType dtype = DType::f32;
     int64_t rows = 0, cols = 0;
-    int64_t arena_offset = 0;
+    size_t block = 0;
+    int64_t arena_offset = 0;  // in the block's
+    int64_t bytes() const { return rows * cols * dtype_bytes(dtype); }
     std::vector<Piece> pieces;
   };
 
@@ -113,7 +120,7 @@ class LoadPlan {
   TensorSource* source_;
   DeviceMemory* device_;
   std::vector<Item> items_;
-  int64_t arena_bytes_ = 0;
+  std::vector<int64_t> block_bytes_;
   int64_t source_bytes_ = 0;
   std::vector<std::byte> scratch_;      // a chunk as stored
   std::vector<std::byte> transposing_;  // a piece before its transposition

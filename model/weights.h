@@ -18,6 +18,7 @@
 #include "kernels/device_memory.h"
 #include "kernels/dtype.h"
 #include "kernels/expert_ffn.h"
+#include "model/expert_layout.h"
 #include "model/shard.h"
 #include "model/spec.h"
 
@@ -101,8 +102,8 @@ class DenseWeights {
   std::unique_ptr<Storage> storage_;
 };
 
-// The experts one worker holds, in its device's memory: layer x expert -> weights, or none. Immutable after
-// loading; any thread may read.
+// Experts loaded together, in a device's memory, each in a block of its own: layer x expert -> weights, or
+// none. Immutable after loading; any thread may read.
 class ExpertStore {
  public:
   // experts_of_layer[layer] lists the expert indices to load, sorted; layers without experts are empty.
@@ -111,19 +112,17 @@ class ExpertStore {
                                                    const std::vector<std::vector<int32_t>>& experts_of_layer,
                                                    LoadProgress& progress,
                                                    DeviceMemory& device = host_memory());
-  ~ExpertStore();
   // nullptr: not held here.
   const ExpertWeightView* find(int64_t layer, int64_t expert) const;
-  int64_t bytes() const;
-  int64_t num_experts() const;  // over all layers
+  // The same, to be kept beyond the store.
+  ExpertPtr share(int64_t layer, int64_t expert) const;
+  int64_t bytes() const { return bytes_; }
+  int64_t num_experts() const { return num_experts_; }  // over all layers
 
  private:
-  ExpertStore();
-  struct Storage;
-  std::unique_ptr<Storage> storage_;
+  ExpertStore() = default;
+  std::vector<std::vector<ExpertPtr>> expert_le_;  // [L][E]; no experts: [L][0]
+  int64_t bytes_ = 0, num_experts_ = 0;
 };
-
-// Bytes that one expert of one layer takes; for planning and memory limits.
-int64_t expert_bytes(const ModelSpec& spec);
 
 }  // namespace guildhall

@@ -123,6 +123,18 @@ Result<void> check_failure_counts(const FrameHeader& header) {
   return {};
 }
 
+// Of weights or a request for them: what follows the header, `body_bytes` and at most `max_rest_bytes` more.
+Result<void> check_weights_counts(const FrameHeader& header, uint64_t body_bytes, uint64_t max_rest_bytes) {
+  if (header.num_rows != 0 || header.num_pairs != 0 || header.hidden != 0)
+    return refuse("weights have neither rows nor pairs");
+  if (header.codec != 0 || header.combine != 0 || header.answer_codec != 0 || header.micro_batch != 0)
+    return refuse("codec, combine, answer_codec and micro_batch of weights are not 0");
+  if (header.payload_bytes < body_bytes || header.payload_bytes > body_bytes + max_rest_bytes)
+    return refuse(fmt::format("payload_bytes {} of weights is not in [{}, {}]", header.payload_bytes,
+                              body_bytes, body_bytes + max_rest_bytes));
+  return {};
+}
+
 Result<void> check_fields(const FrameHeader& header) {
   if (header.magic != kExchangeMagic)
     return refuse(fmt::format("magic {:#010x} is not {:#010x}", header.magic, kExchangeMagic));
@@ -295,6 +307,12 @@ Result<FrameHeader> decode_header(const FrameBytes& frame) {
       break;
     case FrameKind::failure:
       GH_TRY(check_failure_counts(header));
+      break;
+    case FrameKind::weights_request:
+      GH_TRY(check_weights_counts(header, sizeof(WeightsRequestBody), 0));
+      break;
+    case FrameKind::weights:
+      GH_TRY(check_weights_counts(header, sizeof(WeightsBody), kMaxWeightsChunk));
       break;
     default:
       return refuse(fmt::format("kind {} is not known", header.kind));

@@ -36,10 +36,12 @@ class Checker {
   std::vector<ConfigProblem> run() {
     if (config_.model().path().empty()) add("model.path", "missing; name the checkpoint's folder");
     check_routers();
+    check_origins();
     check_device("router.dense.device", config_.router().dense().device());
     check_dense();
     check_workers();
     check_gpu_memory();
+    check_spill();
     return std::move(problems_);
   }
 
@@ -68,6 +70,23 @@ class Checker {
             fmt::format("missing; router '{}' needs the HOST:PORT of its API", router.name()));
       else
         check_address(key + ".listen", router.listen(), /*any_port=*/true);
+    }
+  }
+
+  // What browsers send as Origin: a scheme, a host, a port that is not the scheme's own; nothing behind it.
+  void check_origins() {
+    for (const std::string& origin : config_.router().http().cors_origins()) {
+      const size_t scheme_end = origin.find("://");
+      const std::string_view rest =
+          scheme_end == origin.npos ? "" : std::string_view(origin).substr(scheme_end + 3);
+      const bool plain = std::ranges::all_of(
+          origin, [](char c) { return c > 0x20 && c < 0x7f && !(c >= 'A' && c <= 'Z') && c != '*'; });
+      if (origin != "*" && (!plain || rest.empty() || scheme_end == 0 || rest.find('/') != rest.npos))
+        add("router.http.cors_origins",
+            fmt::format(
+                "'{}' is not an origin; write one such as https://chat.example.org, without a path and "
+                "in lower case, or \"*\"",
+                origin));
     }
   }
 
@@ -139,6 +158,13 @@ class Checker {
       if (own == "cpu") is_for_gpus(fmt::format("routers[{}].device", i));
       if (own.empty() && dense == "cpu") is_for_gpus("router.dense.device");
     }
+  }
+
+  void check_spill() {
+    const config::KvCache& cache = config_.router().kv_cache();
+    if (!cache.spill().path().empty() && cache.prefix_caching() == "false")
+      add("router.kv_cache.spill.path",
+          "what it keeps is found by prefix caching; set router.kv_cache.prefix_caching to true");
   }
 
   void check_margin(const std::string& key, int64_t millionths) {

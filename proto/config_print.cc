@@ -45,6 +45,12 @@ void print(const Message& message, const std::string& rule_path, YAML::Emitter& 
           print(reflection.GetRepeatedMessage(message, &field, item), path, out);
         out << YAML::EndSeq;
         break;
+      case KeyKind::texts:
+        out << YAML::Flow << YAML::BeginSeq;
+        for (int item = 0; item < reflection.FieldSize(message, &field); ++item)
+          out << reflection.GetRepeatedString(message, &field, item);
+        out << YAML::EndSeq;
+        break;
       case KeyKind::text:
         out << reflection.GetString(message, &field);
         break;

@@ -91,6 +91,10 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      0,
      24 * kHour},
 
+    {"router.http.cors_origins", "",
+     "Origins of web pages whose scripts may use the API, as browsers send them: `https://chat.example.org`, "
+     "`http://localhost:5173`. `\"*\"`: all pages. Without it: none."},
+
     {"router.dense.device", "auto",
      "Where attention and the other dense layers run: `auto` (a GPU where this build and this machine have "
      "one, else the CPU), `cpu`, `cuda` (the first GPU) or `cuda:N`."},
@@ -161,9 +165,10 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      1 << 16,
      1ll << 50},
     {"router.kv_cache.dtype", "f32",
-     "Element type of keys and values. `bf16` takes half the memory; log-probabilities then move (README, "
-     "Precision).",
-     "f32 | bf16"},
+     "Element type of keys and values. `bf16` takes half the memory; `fp8` (e4m3) and `int8` a quarter, and "
+     "scales: one per token, kv head and 128 elements (`kernels/kv_pages.h`). Log-probabilities then move "
+     "(README, Precision); texts go on not depending on the batch.",
+     "f32 | bf16 | fp8 | int8"},
     {"router.kv_cache.prefix_caching", "true",
      "Keep what prompts and answers left in the cache, and begin prompts that start alike where it ends. "
      "Texts "
@@ -198,6 +203,32 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      {},
      0,
      kWhole},
+    {"router.kv_cache.spill.path", "",
+     "Folder, of a fast local disk, for a file that takes pages which the cache gives up: a prompt whose "
+     "beginning "
+     "is there waits for it to be read, where that takes less time, as measured, than computing it. The file "
+     "is "
+     "this process's alone and has no name, so that it ends with the process. A full disk turns it off, with "
+     "a "
+     "line in the log. A relative path starts at the configuration file's folder. Without it: pages given up "
+     "are "
+     "lost."},
+    {"router.kv_cache.spill.size",
+     "16GiB",
+     "Size of that file, reserved at start; replicas (`dense.data_parallel`) share it. The pages longest not "
+     "asked "
+     "for make way.",
+     {},
+     1 << 16,
+     1ll << 50},
+    {"router.kv_cache.spill.buffer",
+     "64MiB",
+     "Host memory through which pages go to the file and back. What is given up while it is full is lost, so "
+     "that "
+     "no step waits for the disk.",
+     {},
+     1 << 16,
+     1ll << 40},
 
     {"router.batching.max_sequences", "64", "Sequences that run at once.", {}, 1, kMaxRows},
     {"router.batching.max_batched_tokens",
@@ -258,7 +289,7 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      kMaxThreads},
     {"experts.workers.speed",
      "1",
-     "Speed relative to the other workers: `guildhall balance` gives faster ones more.",
+     "Speed relative to the other workers: balancing gives faster ones more.",
      {},
      10'000,
      1'000'000'000},
@@ -302,7 +333,7 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      24 * kHour},
     {"transport.recovery_timeout",
      "60s",
-     "How long requests wait for a lost worker to come back before they fail.",
+     "How long requests, also new ones, wait for a lost worker to come back before they fail.",
      {},
      1000,
      24 * kHour},
@@ -362,12 +393,13 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      1ll << 30},
 
     {"balance.policy", "static",
-     "What `guildhall balance` replays by default. `static`: experts stay split evenly. `eplb`: the hottest "
-     "are replicated, then packed evenly over workers. `eplb_node`: the same inside each host, which keeps "
-     "the gate's groups together. `activation`: evens out the weights read per decode step. `incremental`: "
-     "the fewest moves that even out tokens. While serving, experts stay split evenly so far, and daemons "
-     "log "
-     "`balance_inactive` where this says otherwise.",
+     "Where experts go. `static`: they stay where they are. `eplb`: the hottest are replicated, then packed "
+     "evenly over workers. `eplb_node`: the same inside each host, which keeps the gate's groups together. "
+     "`activation`: evens out the weights read per decode step. `incremental`: the fewest moves that even "
+     "out "
+     "tokens. Of several `routers`, the first one balances, by the loads of all. Not with "
+     "`transport.kind: loopback`. This section is read again on `SIGHUP` and `POST /v1/cluster/reload`, but "
+     "for `replica_choice` and `trace`.",
      "static | eplb | eplb_node | activation | incremental"},
     {"balance.redundant_experts",
      "0",
@@ -398,6 +430,49 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      1,
      1 << 24},
     {"balance.max_bytes", "64GiB", "Bytes that one decision may move.", {}, 1, 1ll << 50},
+    {"balance.replica_choice", "auto",
+     "Which replica of an expert serves a token. `least_loaded`: the one whose worker has least to do in "
+     "this "
+     "layer, for its speed. `hash`: by the request's seed and the token's position, whatever else runs. "
+     "`nearest`: of this process, then of this host. `power_of_two`: of two taken by hash, the less loaded. "
+     "`auto`: `least_loaded` under `transport.combine: exact`, where texts do not depend on it; `hash` under "
+     "`reduced`, where a row's bits depend on which of its experts share a worker, so that at least what "
+     "else "
+     "runs does not matter.",
+     "auto | least_loaded | hash | nearest | power_of_two"},
+    {"balance.mode", "active",
+     "`active` moves what a decision says. `observe` decides the same, says so in the log and in "
+     "`/v1/cluster/balance`, and moves nothing.",
+     "active | observe"},
+    {"balance.move_rate",
+     "1GiB",
+     "Bytes per second, at most, that come to each worker while experts move. Repairs are not bounded: "
+     "requests wait for them.",
+     {},
+     1024,
+     1ll << 50},
+    {"balance.move_slowdown",
+     "0.25",
+     "How much longer steps take while experts move, as part of their time: what moves cost, by which a "
+     "decision judges them.",
+     {},
+     0,
+     100'000'000},
+    {"balance.repair", "true",
+     "Experts that nobody holds, because a worker is away, are loaded by the workers that are there, "
+     "whatever "
+     "the policy, as far as `experts.workers.memory` allows. False: requests wait for the worker.",
+     "true | false"},
+    {"balance.trace.folder", "",
+     "Where `POST /v1/cluster/trace` writes routing traces, for `guildhall balance`. A relative path starts "
+     "at "
+     "the configuration file's folder. Without it: none can be recorded."},
+    {"balance.trace.max_bytes",
+     "1GiB",
+     "Largest routing trace: one that would grow beyond it is finished.",
+     {},
+     1 << 20,
+     1ll << 50},
 
     {"log.level", "info", "Least severe lines that are printed.", "trace | debug | info | warn | error"},
 
@@ -442,6 +517,7 @@ std::string values_column(const KeyRule& rule, KeyKind kind) {
     return values;
   }
   if (kind == KeyKind::text) return "text";
+  if (kind == KeyKind::texts) return "list of texts";
   const std::string_view noun = kind == KeyKind::size ? "size, " : kind == KeyKind::time ? "time, " : "";
   return fmt::format("{}{} to {}", noun, written(rule.min, kind), written(rule.max, kind));
 }
@@ -499,7 +575,7 @@ std::string_view yaml_key(const google::protobuf::FieldDescriptor& field) {
 }
 
 KeyKind key_kind(const google::protobuf::FieldDescriptor& field) {
-  if (field.is_repeated()) return KeyKind::list;
+  if (field.is_repeated()) return field.message_type() != nullptr ? KeyKind::list : KeyKind::texts;
   if (field.message_type() != nullptr) return KeyKind::section;
   const std::string_view name = field.name();
   if (name.ends_with(kSizeSuffix)) return KeyKind::size;

@@ -31,7 +31,8 @@ std::span<const KeyRule> key_rules();
 // The rule of a dotted path without indices; nullptr: not a key (or a section).
 const KeyRule* find_key_rule(std::string_view key);
 
-enum class KeyKind { section, list, text, number, fraction, size, time };
+// list: of sections; texts: of single values.
+enum class KeyKind { section, list, text, texts, number, fraction, size, time };
 
 // A field as YAML sees it: its key is the field's name without the unit suffix.
 std::string_view yaml_key(const google::protobuf::FieldDescriptor& field);

@@ -89,19 +89,12 @@ class Reader {
     fill_section(root, config, "", "");
   }
 
-  // A problem between keys, at the line of the key or of what encloses it.
-  void problem_at(const ConfigProblem& found) {
-    std::string key = found.key;
-    auto line = lines_.find(key);
-    while (line == lines_.end() && !key.empty()) {
-      const size_t cut = key.find_last_of(".[");
-      key.resize(cut == key.npos ? 0 : cut);
-      line = lines_.find(key);
-    }
-    problem(line == lines_.end() ? 1 : line->second, found.key, found.message);
-  }
+  // A problem between keys.
+  void problem_at(const ConfigProblem& found) { problem(lines_.at(found.key), found.key, found.message); }
 
   bool good() const { return num_problems_ == 0; }
+
+  const KeyLines& lines() const { return lines_; }
 
   Status status() const {
     std::vector<std::string> lines;
@@ -125,7 +118,7 @@ class Reader {
   void fill_section(const YamlNode& node, Message& message, const std::string& path,
                     const std::string& rule_path) {
     const Descriptor& schema = *message.GetDescriptor();
-    lines_.emplace(path, node.line);
+    lines_.line_of.emplace(path, node.line);
     std::map<std::string_view, const YamlNode::Entry*> given;
     for (const YamlNode::Entry& entry : node.entries) {
       const auto [first, is_new] = given.emplace(entry.key, &entry);
@@ -139,7 +132,7 @@ class Reader {
       const auto found = given.find(key);
       const YamlNode::Entry* entry = found == given.end() ? nullptr : found->second;
       if (entry != nullptr) {
-        lines_.emplace(join_key(path, key), entry->line);
+        lines_.line_of.emplace(join_key(path, key), entry->line);
         given.erase(found);
       }
       fill_field(entry, message, field, join_key(path, key), join_key(rule_path, key));
@@ -160,7 +153,7 @@ class Reader {
     const auto& reflection = *message.GetReflection();
     const KeyKind kind = key_kind(field);
     if (kind == KeyKind::section) {
-      YamlNode none{.line = entry != nullptr ? entry->line : 1};
+      YamlNode none{.line = entry != nullptr ? entry->line : lines_.at(path)};
       const bool given = entry != nullptr && entry->value.kind != YamlNode::Kind::null;
       if (given && entry->value.kind != YamlNode::Kind::map)
         return problem(entry->line, path,
@@ -176,12 +169,16 @@ class Reader {
         const YamlNode& item = entry->value.items[i];
         const std::string item_path = fmt::format("{}[{}]", path, i);
         Message& added = *reflection.AddMessage(&message, &field);
-        lines_.emplace(item_path, item.line);
+        lines_.line_of.emplace(item_path, item.line);
         if (item.kind != YamlNode::Kind::map)
           problem(item.line, item_path, fmt::format("must be a section of keys, not {}", describe(item)));
         fill_section(item.kind == YamlNode::Kind::map ? item : YamlNode{.line = item.line}, added, item_path,
                      rule_path);
       }
+      return;
+    }
+    if (kind == KeyKind::texts) {
+      if (entry != nullptr) fill_texts(*entry, message, field, path);
       return;
     }
     const KeyRule* rule = find_key_rule(rule_path);
@@ -192,6 +189,18 @@ class Reader {
     } else if (!rule->default_value.empty()) {
       const YamlNode value{.kind = YamlNode::Kind::scalar, .scalar = std::string(rule->default_value)};
       GH_CHECK(set_scalar(value, *rule, message, field));
+    }
+  }
+
+  void fill_texts(const YamlNode::Entry& entry, Message& message, const FieldDescriptor& field,
+                  const std::string& path) {
+    if (entry.value.kind != YamlNode::Kind::sequence)
+      return problem(entry.line, path,
+                     fmt::format("must be a list, such as [a, b], not {}", describe(entry.value)));
+    for (const YamlNode& item : entry.value.items) {
+      if (item.kind != YamlNode::Kind::scalar || item.scalar.empty())
+        return problem(item.line, path, "must hold texts that are not empty");
+      message.GetReflection()->AddString(&message, &field, item.scalar);
     }
   }
 
@@ -279,7 +288,7 @@ class Reader {
   }
 
   std::string filename_;
-  std::map<std::string, int> lines_;          // key path -> line, for check_config's problems
+  KeyLines lines_;
   std::multimap<int, std::string> problems_;  // by line
   size_t num_problems_ = 0;
 };
@@ -295,23 +304,39 @@ std::string resolved(const std::filesystem::path& filename, const std::filesyste
 
 }  // namespace
 
-Result<config::Config> parse_config(std::string_view text, const std::filesystem::path& filename) {
+int KeyLines::at(std::string key) const {
+  auto line = line_of.find(key);
+  while (line == line_of.end() && !key.empty()) {
+    const size_t cut = key.find_last_of(".[");
+    key.resize(cut == key.npos ? 0 : cut);
+    line = line_of.find(key);
+  }
+  return line == line_of.end() ? 1 : line->second;
+}
+
+Result<config::Config> parse_config(std::string_view text, const std::filesystem::path& filename,
+                                    KeyLines* lines) {
   GH_ASSIGN(const YamlNode root, parse_yaml(text, filename.string()));
   config::Config config;
   Reader reader(filename.string());
   reader.read(root, config);
   config.mutable_model()->set_path(resolved(filename, config.model().path()));
   config.mutable_trace()->set_file(resolved(filename, config.trace().file()));
+  auto& routing_trace = *config.mutable_balance()->mutable_trace();
+  routing_trace.set_folder(resolved(filename, routing_trace.folder()));
   auto& http = *config.mutable_router()->mutable_http();
   http.set_api_keys_file(resolved(filename, http.api_keys_file()));
+  auto& spill = *config.mutable_router()->mutable_kv_cache()->mutable_spill();
+  spill.set_path(resolved(filename, spill.path()));
   derive_defaults(config);
   if (reader.good())
     for (const ConfigProblem& found : check_config(config)) reader.problem_at(found);
   if (!reader.good()) return reader.status();
+  if (lines) *lines = reader.lines();
   return config;
 }
 
-Result<config::Config> read_config(const std::filesystem::path& path) {
+Result<config::Config> read_config(const std::filesystem::path& path, KeyLines* lines) {
   std::error_code error;
   const auto type = std::filesystem::status(path, error).type();
   if (type == std::filesystem::file_type::not_found)
@@ -326,7 +351,14 @@ Result<config::Config> read_config(const std::filesystem::path& path) {
     return Status{Code::invalid_argument,
                   fmt::format("{}: cannot be read; check its permissions", path.string())};
   text.resize(static_cast<size_t>(file.gcount()));
-  return parse_config(text, path);
+  return parse_config(text, path, lines);
+}
+
+Status config_problem(const std::filesystem::path& file, std::string_view key, std::string_view message) {
+  KeyLines lines;
+  (void)read_config(file, &lines);
+  return {Code::invalid_argument,
+          fmt::format("{}:{}: {}: {}", file.string(), lines.at(std::string(key)), key, message)};
 }
 
 }  // namespace guildhall

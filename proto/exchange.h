@@ -8,7 +8,7 @@ namespace guildhall {
 inline constexpr uint32_t kExchangeMagic = 0x31584847;  // "GHX1"
 inline constexpr uint16_t kExchangeVersion = 1;
 
-enum class FrameKind : uint16_t { dispatch = 1, combine = 2, failure = 3 };
+enum class FrameKind : uint16_t { dispatch = 1, combine = 2, failure = 3, weights_request = 4, weights = 5 };
 
 // How a row of hidden states travels. fp8: e4m3 (OCP 8-bit floating point, revision 1.0, format E4M3: largest
 // 448, no infinities, NaN 0x7f) with one fp32 scale per kFp8Group elements; kernels/fp8.h says how it rounds.
@@ -24,13 +24,14 @@ struct RowCodecs {
 enum class Combine : uint8_t { exact = 0, reduced = 1 };
 
 // 64 bytes, then num_pairs pairs, then num_rows rows, each section padded to 8 bytes with zeros.
-// A failure carries a FailureBody and its message instead.
+// A failure carries a FailureBody and its message instead, and the frames by which workers give each other
+// experts a WeightsRequestBody, or a WeightsBody and bytes.
 struct FrameHeader {
   uint32_t magic;              //  0  kExchangeMagic, else drop the link
   uint16_t version;            //  4  newer than ours: refuse
   uint16_t kind;               //  6  FrameKind
   uint64_t generation;         //  8  of the link; a frame of another generation is dropped
-  uint64_t step_id;            // 16  pairs combine with dispatch; +1 per round of a router
+  uint64_t step_id;            // 16  pairs answers with what they answer; +1 per round of a router
   uint32_t placement_version;  // 24
   uint16_t layer;              // 28  0-based, < kMaxLayers
   uint16_t micro_batch;        // 30  < kMaxMicroBatches
@@ -66,6 +67,31 @@ struct FailureBody {
 };
 static_assert(sizeof(FailureBody) == 8);
 
+// A worker asks another for a part of an expert's bytes (model/expert_layout.h). Header fields other than
+// generation, step_id, layer and the lengths are 0, in its answer too.
+struct WeightsRequestBody {
+  uint16_t expert;     //  0  < kMaxExperts
+  uint16_t reserved;   //  2  0
+  uint32_t max_bytes;  //  4  in [1, kMaxWeightsChunk]
+  uint64_t offset;     //  8  0 or where the last answer about this expert ended; < kMaxExpertBytes
+};
+static_assert(sizeof(WeightsRequestBody) == 16);
+
+enum class WeightType : uint16_t { f32 = 0, bf16 = 1, e4m3 = 2 };
+inline constexpr uint16_t kNumWeightTypes = 3;
+
+// The answer: bytes of the expert follow, padded to 8 bytes with zeros.
+struct WeightsBody {
+  uint16_t expert;       //  0  < kMaxExperts
+  uint16_t type;         //  2  WeightType of its matrices
+  uint32_t chunk_bytes;  //  4  in [1, kMaxWeightsChunk]
+  uint64_t offset;       //  8  of the chunk; offset + chunk_bytes <= total_bytes
+  uint64_t total_bytes;  // 16  of the expert; <= kMaxExpertBytes
+  uint32_t crc32c;       // 24  of the expert's bytes from 0 to this chunk's end
+  uint32_t reserved;     // 28  0
+};
+static_assert(sizeof(WeightsBody) == 32);
+
 // base/status.h's Code as it travels: these numbers never change meaning. Unknown ones read as internal.
 enum class WireCode : uint16_t {
   invalid_argument = 1,
@@ -91,6 +117,9 @@ inline constexpr uint32_t kMaxRows = 65536;
 inline constexpr uint32_t kMaxPairs = kMaxRows * kMaxTopK;
 inline constexpr uint32_t kMaxFailureMessage = 1024;
 inline constexpr uint64_t kMaxFrameBytes = 4ull << 30;
+inline constexpr uint32_t kMaxWeightsChunk = 1u
+                                             << 20;  // what a dispatch may have to wait for: well below 1 ms
+inline constexpr uint64_t kMaxExpertBytes = 64ull << 30;
 
 // Where an fp8 row's scales begin: after its codes, padded so that they stay aligned in every row.
 constexpr uint64_t fp8_scales_offset(uint64_t hidden) { return (hidden + 3) & ~uint64_t{3}; }

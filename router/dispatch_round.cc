@@ -5,17 +5,19 @@
 namespace guildhall {
 
 void DispatchRound::route(View2<const int32_t> expert_of_tk, View2<const float> weight_of_tk,
-                          std::span<const int32_t> worker_e) {
+                          const LayerReplicas& replicas, ReplicaChooser& chooser) {
   expert_tk = expert_of_tk;
   weight_tk = weight_of_tk;
   for (Share& s : share_w) {
     s.row_token.clear(), s.pair_slot.clear(), s.pairs.clear();
-    s.awaited = false;
+    s.awaited = s.on_device = false;
   }
   for (int64_t t = 0; t < expert_tk.rows; ++t) {
     for (int64_t k = 0; k < expert_tk.cols; ++k) {
       const int32_t expert = expert_tk(t, k);
-      Share& s = share(worker_e[static_cast<size_t>(expert)]);
+      int32_t worker = replicas.worker_e[static_cast<size_t>(expert)];
+      if (worker < 0) worker = chooser.choose(t, expert);
+      Share& s = share(worker);
       if (s.row_token.empty() || s.row_token.back() != t) s.row_token.push_back(static_cast<int32_t>(t));
       s.pair_slot.push_back(static_cast<int32_t>(t * expert_tk.cols + k));
       s.pairs.push_back({.row = static_cast<uint32_t>(s.row_token.size() - 1),

@@ -10,6 +10,7 @@
 #include "kernels/combine_encoded.h"
 #include "kernels/view.h"
 #include "proto/exchange.h"
+#include "router/replica_chooser.h"
 #include "transport/exchange.h"
 
 namespace guildhall {
@@ -30,7 +31,9 @@ struct DispatchRound {
   };
 
   // Lists each worker's rows and pairs, in token and gate order. The views must live until the round is over.
-  void route(View2<const int32_t> expert_tk, View2<const float> weight_tk, std::span<const int32_t> worker_e);
+  // Every expert has a replica; the chooser has begun with them.
+  void route(View2<const int32_t> expert_tk, View2<const float> weight_tk, const LayerReplicas& replicas,
+             ReplicaChooser& chooser);
 
   // The answers that each token sums, in order: row_tk [T,K], row-major. Exact: those of its choices, in gate
   // order. Reduced: those of its workers, in the workers' order, then none.

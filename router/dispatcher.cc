@@ -25,43 +25,48 @@ constexpr size_t kLargeFrameBytes = 64 << 10;
 }  // namespace
 
 Dispatcher::Dispatcher(DispatcherOptions options, Exchange& exchange)
-    : options_(std::move(options)), exchange_(exchange) {
+    : options_(std::move(options)),
+      exchange_(exchange),
+      placement_(options_.experts, options_.num_workers),
+      chooser_(options_.replicas, options_.num_workers),
+      workers_(static_cast<size_t>(options_.num_workers)) {
   const auto pairs = static_cast<size_t>(options_.max_tokens * options_.top_k);
   GH_CHECK(options_.team != nullptr);
+  if (options_.codecs_w.empty()) options_.codecs_w.resize(workers_.size());
+  GH_CHECK(options_.codecs_w.size() == workers_.size());
   row_tk_.resize(pairs);
   if (options_.combine == Combine::reduced) one_tk_.assign(pairs, 1.0f);
-}
-
-void Dispatcher::set_placement(Placement placement) {
-  placement_ = std::move(placement);
-  if (options_.codecs_w.empty()) options_.codecs_w.resize(static_cast<size_t>(placement_.num_workers));
-  GH_CHECK(options_.codecs_w.size() == static_cast<size_t>(placement_.num_workers));
-  workers_.resize(static_cast<size_t>(placement_.num_workers));
   for (DispatchRound& round : round_m_) round.share_w.resize(workers_.size());
 }
 
-void Dispatcher::attach(int32_t worker, std::string name, PeerId peer, uint64_t generation) {
-  detach(worker);
+void Dispatcher::attach(int32_t worker, std::string name, PeerId peer, uint64_t generation,
+                        Holdings holdings) {
   Worker& w = workers_[static_cast<size_t>(worker)];
   w.name = std::move(name);
   w.peer = peer;
   w.generation = generation;
+  placement_.attach(worker, std::move(holdings));
+}
+
+void Dispatcher::set_holdings(int32_t worker, Holdings holdings) {
+  placement_.announce(worker, std::move(holdings));
+}
+
+bool Dispatcher::is_attached(int32_t worker, uint64_t generation) const {
+  const Worker& w = workers_[static_cast<size_t>(worker)];
+  return w.peer && w.generation == generation;
 }
 
 void Dispatcher::detach(int32_t worker) {
   Worker& w = workers_[static_cast<size_t>(worker)];
   if (w.peer) exchange_.disconnect(*w.peer);
   w.peer.reset();
+  placement_.detach(worker);
   if (is_awaited(worker)) fail({Code::peer_lost, fmt::format("worker={}: its link ended", w.name)});
 }
 
-bool Dispatcher::all_attached() const {
-  return placement_.version > 0 &&
-         std::all_of(workers_.begin(), workers_.end(), [](const Worker& w) { return w.peer.has_value(); });
-}
-
 RowCodecs Dispatcher::common_codecs() const {
-  RowCodecs common = options_.codecs_w.empty() ? RowCodecs{} : options_.codecs_w.front();
+  RowCodecs common = options_.codecs_w.front();
   for (const RowCodecs& codecs : options_.codecs_w) {
     if (codecs.dispatch != common.dispatch) common.dispatch = Codec::f32;
     if (codecs.combine != common.combine) common.combine = Codec::f32;
@@ -70,9 +75,8 @@ RowCodecs Dispatcher::common_codecs() const {
 }
 
 bool Dispatcher::sends_tails(size_t bytes) const {
-  return !workers_.empty() && std::ranges::all_of(workers_, [&](const Worker& w) {
-    return w.peer && exchange_.sends_tail(*w.peer, bytes);
-  });
+  return std::ranges::all_of(
+      workers_, [&](const Worker& w) { return !w.peer || exchange_.sends_tail(*w.peer, bytes); });
 }
 
 Result<void> Dispatcher::dispatch(const DispatchKey& key, const EncodedRows& rows,
@@ -80,25 +84,36 @@ Result<void> Dispatcher::dispatch(const DispatchKey& key, const EncodedRows& row
   DispatchRound& round = round_m_[static_cast<size_t>(key.micro_batch)];
   GH_CHECK(!round.open && rows.num_rows <= options_.max_tokens);
   if (failure_) return abandon_step(*failure_);
-  const std::vector<int32_t>& worker_e = placement_.worker_le[static_cast<size_t>(key.layer)];
+  if (const Result<void> covered = check_covered(); covered.has_error()) return abandon_step(covered.error());
+  const LayerReplicas replicas = placement_.table().layer(key.layer);
   round.open = true;
   round.step_id = ++step_id_;
   round.layer = key.layer;
   round.micro_batch = key.micro_batch;
   round.combine = options_.combine;
   round.num_awaited = 0;
-  round.route(expert_tk, weight_tk, worker_e);
+  chooser_.begin(key.layer, replicas, key.owners, expert_tk);
+  round.route(expert_tk, weight_tk, replicas, chooser_);
   const Result<void> sent = send(round, rows);
   if (sent.has_error()) return abandon_step(sent.error());
-  count_experts(expert_tk, worker_e.size());
+  if (options_.routing)
+    counters_.experts_touched += options_.routing->count(key.layer, key.first_token, expert_tk);
   ++counters_.dispatches;
   counters_.pairs += round.num_pairs();
   return {};
 }
 
+Result<void> Dispatcher::check_covered() {
+  if (placement_.is_covered()) return {};
+  const auto lost = std::ranges::find_if(workers_, [](const Worker& w) { return !w.peer; });
+  const std::string who = lost == workers_.end() ? "" : fmt::format("worker={}: not connected; ", lost->name);
+  return Status{Code::peer_lost, who + placement_.uncovered()};
+}
+
 Result<void> Dispatcher::send(DispatchRound& round, const EncodedRows& rows) {
   outgoing_.clear();
   for (size_t i = 0; i < workers_.size(); ++i) {
+    if (!workers_[i].peer) continue;
     const auto worker = static_cast<int32_t>(i);
     const Result<size_t> bytes = pack(round, worker, rows);
     if (bytes.has_error()) {
@@ -107,6 +122,7 @@ Result<void> Dispatcher::send(DispatchRound& round, const EncodedRows& rows) {
       return bytes.error();
     }
     outgoing_.push_back({*workers_[i].peer, *bytes});
+    if (options_.routing) options_.routing->sent(round, worker, *bytes);
     round.share(worker).awaited = true;
     ++round.num_awaited;
     if (*bytes < kLargeFrameBytes || rows.tails) continue;
@@ -118,18 +134,8 @@ Result<void> Dispatcher::send(DispatchRound& round, const EncodedRows& rows) {
   return {};
 }
 
-void Dispatcher::count_experts(View2<const int32_t> expert_tk, size_t num_experts) {
-  touched_e_.assign(num_experts, 0);
-  for (int64_t i = 0; i < expert_tk.rows * expert_tk.cols; ++i) {
-    uint8_t& touched = touched_e_[static_cast<size_t>(expert_tk.data[i])];
-    counters_.experts_touched += 1 - touched;
-    touched = 1;
-  }
-}
-
 Result<size_t> Dispatcher::pack(const DispatchRound& round, int32_t worker_idx, const EncodedRows& rows) {
   const Worker& worker = workers_[static_cast<size_t>(worker_idx)];
-  if (!worker.peer) return Status{Code::peer_lost, fmt::format("worker={}: not connected", worker.name)};
   const DispatchRound::Share& share = round.share_w[static_cast<size_t>(worker_idx)];
   const RowCodecs codecs = options_.codecs_w[static_cast<size_t>(worker_idx)];
   const FrameShape shape{.num_rows = static_cast<uint32_t>(share.row_token.size()),
@@ -138,7 +144,7 @@ Result<size_t> Dispatcher::pack(const DispatchRound& round, int32_t worker_idx, 
                          .codec = codecs.dispatch};
   const FrameFields fields{.generation = worker.generation,
                            .step_id = round.step_id,
-                           .placement_version = placement_.version,
+                           .placement_version = placement_.version(worker_idx),
                            .layer = static_cast<uint16_t>(round.layer),
                            .micro_batch = static_cast<uint16_t>(round.micro_batch),
                            .combine = round.combine,
@@ -291,8 +297,12 @@ void Dispatcher::take_answer(DispatchRound& round, int32_t worker, const FrameHe
   if (static_cast<FrameKind>(header.kind) == FrameKind::failure) {
     const Result<FailureView> failure = decode_failure(bytes);
     if (failure.has_error()) return drop_link(worker, failure.error());
-    fail({failure->why.code,
-          fmt::format("worker={}: {}", workers_[static_cast<size_t>(worker)].name, failure->why.message)});
+    const Status why{
+        failure->why.code,
+        fmt::format("worker={}: {}", workers_[static_cast<size_t>(worker)].name, failure->why.message)};
+    // It does not hold what it announced to hold: a new link tells what it does.
+    if (why.code == Code::not_found) return lose(worker, why);
+    fail(why);
   } else {
     const Result<CombineView> answer = decode_combine({bytes, exchange_.tail()});
     if (answer.has_error()) return drop_link(worker, answer.error());
@@ -303,6 +313,7 @@ void Dispatcher::take_answer(DispatchRound& round, int32_t worker, const FrameHe
     share.rows = answer->rows.data();
     share.row_bytes = answer->row_bytes;
     share.on_device = answer->rows_on_device;
+    if (options_.routing) options_.routing->answered(round, worker, bytes.size() + exchange_.tail().size());
   }
   share.awaited = false;
   --round.num_awaited;

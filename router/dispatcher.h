@@ -2,8 +2,9 @@
 // dispatch() packs one region per worker, each row once per worker with its (expert, weight) list; combine()
 // waits for every answer and sums a token's rows. Exact: one per choice, in gate order, so that the bits do
 // not depend on where experts live. Reduced: one per worker, in the workers' order, so that they depend on
-// the placement only. A step's micro-batches have one round each under way: they are dispatched and combined
-// in any order. Owner: the engine thread.
+// the placement and the choice of replicas. A step's micro-batches have one round each under way: they are
+// dispatched and combined in any order. Workers come, go and change what they hold at any time: the next
+// dispatch is routed by what is then. Owner: the engine thread.
 #pragma once
 
 #include <array>
@@ -18,13 +19,17 @@
 #include "kernels/view.h"
 #include "proto/exchange.h"
 #include "router/dispatch_round.h"
-#include "router/placement.h"
+#include "router/live_placement.h"
+#include "router/step_routing.h"
 #include "transport/exchange.h"
 
 namespace guildhall {
 
 struct DispatcherOptions {
-  std::vector<RowCodecs> codecs_w;  // [W] of the placement; empty: f32 both ways for all
+  ExpertGrid experts;
+  int64_t num_workers = 0;
+  ReplicaRules replicas;
+  std::vector<RowCodecs> codecs_w;  // [W]; empty: f32 both ways for all
   Combine combine = Combine::exact;
   int64_t hidden = 0, top_k = 0;
   int64_t max_tokens = 0;               // of a step, all its micro-batches together
@@ -32,11 +37,13 @@ struct DispatcherOptions {
   Team* team = nullptr;                 // packs and sums; borrowed, required
   // Runs workers that live in this process; returns whether there was work. Empty: there are none.
   std::function<bool()> pump_local_workers;
+  StepRouting* routing = nullptr;  // counts what is dispatched; borrowed. Null: nobody does
   // Called while answers are awaited; may attach and detach workers. Empty: nobody does.
   std::function<void()> while_waiting;
 };
 
 struct DispatchCounters {
+  // experts_touched: as StepRouting counts them.
   int64_t dispatches = 0, pairs = 0, experts_touched = 0, bytes_sent = 0, bytes_received = 0,
           stale_frames = 0;
 };
@@ -50,7 +57,9 @@ struct LostWorker {
 // Which rows a dispatch is about.
 struct DispatchKey {
   int64_t layer = 0;
-  int micro_batch = 0;  // < kMaxMicroBatches; its round before this must be combined
+  int micro_batch = 0;      // < kMaxMicroBatches; its round before this must be combined
+  int64_t first_token = 0;  // of the step, that is the first of its rows
+  RowOwners owners;         // read during dispatch() only
 };
 
 // Puts rows of a step that are on a device where frames' tails are.
@@ -92,19 +101,21 @@ class Dispatcher final : public ExchangeHandler {
   // `exchange` is borrowed.
   Dispatcher(DispatcherOptions options, Exchange& exchange);
 
-  // Every worker of the placement must be attached before dispatch().
-  void set_placement(Placement placement);
-  void attach(int32_t worker, std::string name, PeerId peer, uint64_t generation);
+  // What each worker may be asked for is in placement(), which tells whether all experts have a worker: they
+  // must at dispatch().
+  void attach(int32_t worker, std::string name, PeerId peer, uint64_t generation, Holdings holdings);
+  void set_holdings(int32_t worker, Holdings holdings);  // of a worker that is attached
+  bool is_attached(int32_t worker, uint64_t generation) const;
   void detach(int32_t worker);  // while its answer is awaited: combine() ends with peer_lost
-  bool all_attached() const;
+  LivePlacement& placement() { return placement_; }
   // Of all workers; a direction in which they differ, f32.
   RowCodecs common_codecs() const;
   // Whether frames may have tails at all, and whether so many bytes of rows should go to the workers as such.
   bool has_tails() const { return exchange_.has_tails(); }
   bool sends_tails(size_t bytes) const;
 
-  // Posts the rows; every worker gets a frame, those without rows an empty one. The views expert_tk and
-  // weight_tk must live until combine() returns. Errors: peer_lost naming the worker.
+  // Posts the rows; every attached worker gets a frame, those without rows an empty one. The views expert_tk
+  // and weight_tk must live until combine() returns. Errors: peer_lost naming the worker.
   // After an error, here or from combine(), the step is void for all its micro-batches: the next dispatch
   // starts afresh.
   Result<void> dispatch(const DispatchKey& key, const EncodedRows& rows, View2<const int32_t> expert_tk,
@@ -137,6 +148,7 @@ class Dispatcher final : public ExchangeHandler {
     uint64_t generation = 0;
   };
 
+  Result<void> check_covered();
   Result<void> send(DispatchRound& round, const EncodedRows& rows);
   Result<size_t> pack(const DispatchRound& round, int32_t worker, const EncodedRows& rows);
   Result<void> wait_for_answers(DispatchRound& round);
@@ -151,11 +163,11 @@ class Dispatcher final : public ExchangeHandler {
   Status abandon_step(Status why);
   void drop_link(int32_t worker, const Status& why);
   void lose(int32_t worker, const Status& named);
-  void count_experts(View2<const int32_t> expert_tk, size_t num_experts);
 
   DispatcherOptions options_;
   Exchange& exchange_;
-  Placement placement_;
+  LivePlacement placement_;
+  ReplicaChooser chooser_;
   std::vector<Worker> workers_;
   std::vector<Exchange::Outgoing> outgoing_;
   std::vector<LostWorker> lost_;
@@ -165,7 +177,6 @@ class Dispatcher final : public ExchangeHandler {
   std::optional<Status> failure_;   // of the step under way
   std::vector<EncodedRow> row_tk_;  // [T, K] a round's answers; scratch of combine()
   std::vector<float> one_tk_;       // [T, K] the weights of rows that are weighted already
-  std::vector<uint8_t> touched_e_;  // [E] of the layer: got a row this round; scratch of dispatch()
   DispatchCounters counters_;
 };
 

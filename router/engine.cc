@@ -8,7 +8,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/trace.h"
-#include "base/units.h"
+#include "router/expert_report.h"
 #include "router/kv_counters.h"
 #include "router/micro_batch_split.h"
 
@@ -28,9 +28,11 @@ Engine::Engine(EngineOptions options, const ModelSpec& spec, const DenseWeights&
       exchange_(exchange),
       cache_(std::move(cache)),
       ops_(ops),
+      routing_(options_.recorder ? std::optional<StepRouting>(std::in_place, *options_.recorder)
+                                 : std::nullopt),
       dispatcher_(dispatcher_options(), exchange),
       ranks_(std::move(ranks)),
-      scheduler_(options_.scheduler, rank_caches()),
+      scheduler_(options_.scheduler, rank_caches(), make_spill()),
       forward_(ranks_ ? ranks_->shard(0).spec : spec, weights, *cache_, &dispatcher_, ops, clock_,
                options_.scheduler.max_batched_tokens, options_.max_model_len,
                ranks_ ? ranks_->first() : ForwardRank{}),
@@ -47,9 +49,25 @@ std::vector<RankCache> Engine::rank_caches() const {
   return cache_r;
 }
 
+std::unique_ptr<PageSpill> Engine::make_spill() const {
+  if (!options_.spill) return nullptr;
+  SpillOptions options = *options_.spill;
+  options.name = options_.name;
+  auto spill = PageSpill::create(options, rank_caches(), [this] { exchange_.wake(); });
+  if (spill.has_error()) {
+    log_warn("spill_off", "replica={} folder={} reason=\"{}\"", options_.name, options.folder.string(),
+             spill.error().message);
+    return nullptr;
+  }
+  log_info("spill_on", "replica={} folder={} pages={} bytes={} buffers={}", options_.name,
+           options.folder.string(), (*spill)->num_slots(), options.size_bytes, (*spill)->num_buffers());
+  return *std::move(spill);
+}
+
 DispatcherOptions Engine::dispatcher_options() {
   DispatcherOptions options = options_.dispatcher;
   options.team = &ops_.team();
+  options.routing = routing_ ? &*routing_ : nullptr;
   options.while_waiting = [this] { run_link_changes(); };
   return options;
 }
@@ -65,7 +83,8 @@ MicroBatches Engine::micro_batches() const {
 Result<RequestId> Engine::submit(EngineRequest request, EventSink sink) {
   GH_TRY(check(request));
   if (draining_ || stopping_) return unavailable("the router is shutting down");
-  if (!serving()) return unavailable("the router is waiting for its expert workers");
+  if (!serving() && now_ns() >= accepts_until_ns_)
+    return unavailable("the router is waiting for its expert workers");
   auto sequence = std::make_unique<Sequence>();
   sequence->id = next_id_.fetch_add(1, std::memory_order_relaxed);
   sequence->request = std::move(request);
@@ -120,29 +139,6 @@ EngineCounters Engine::counters() const {
   return counters_;
 }
 
-void Engine::set_placement(Placement placement) {
-  post([this, p = std::move(placement)]() mutable { dispatcher_.set_placement(std::move(p)); });
-}
-
-void Engine::attach_worker(int32_t worker, std::string name, std::string exchange_address,
-                           uint64_t generation) {
-  post_link_change([=, this] {
-    const Result<PeerId> peer = exchange_.connect(name, exchange_address);
-    if (peer.has_error()) {
-      options_.on_worker_lost({worker, generation, peer.error()});
-      return;
-    }
-    const std::string transport = exchange_.describe(*peer);
-    log_info("worker_attached", "replica={} worker={} transport=\"{}\"", options_.name, name, transport);
-    options_.on_worker_attached(worker, transport);
-    dispatcher_.attach(worker, name, *peer, generation);
-  });
-}
-
-void Engine::detach_worker(int32_t worker) {
-  post_link_change([this, worker] { dispatcher_.detach(worker); });
-}
-
 std::string Engine::audit() {
   std::promise<std::string> found;
   post([&] { found.set_value(scheduler_.audit()); });
@@ -167,15 +163,6 @@ void Engine::post(std::function<void()> command) {
   exchange_.wake();
 }
 
-void Engine::post_link_change(std::function<void()> change) {
-  {
-    std::lock_guard lock(mutex_);
-    link_changes_.push_back(std::move(change));
-    has_link_changes_.store(true, std::memory_order_release);
-  }
-  exchange_.wake();
-}
-
 // ---- the engine thread ----
 
 void Engine::run() {
@@ -189,6 +176,7 @@ void Engine::run() {
       step();
     else if (!had_commands)
       wait_for_work();
+    scheduler_.poll();
     publish_counters();
   }
   serving_ = false;
@@ -212,51 +200,26 @@ bool Engine::run_commands() {
   return run_link_changes() || !commands.empty();
 }
 
-bool Engine::run_link_changes() {
-  if (!has_link_changes_.load(std::memory_order_acquire)) return false;
-  std::vector<std::function<void()>> changes;
-  {
-    std::lock_guard lock(mutex_);
-    changes.swap(link_changes_);
-    has_link_changes_.store(false, std::memory_order_release);
-  }
-  for (auto& change : changes) change();
-  return !changes.empty();
-}
-
 void Engine::wait_for_work() {
   exchange_.wait(kIdleWait);
   dispatcher_.poll();
 }
 
-void Engine::update_serving() {
-  serving_.store(dispatcher_.all_attached(), std::memory_order_release);
-  if (scheduler_.idle())
-    paused_since_.reset();
-  else if (!serving())
-    await_workers();
-}
-
-// Workers that come back only to be lost again do not count as back: a step must succeed.
-void Engine::await_workers() {
-  const auto now = Clock::now();
-  if (!paused_since_) paused_since_ = now;
-  if (now - *paused_since_ > options_.recovery_timeout)
-    fail_all({Code::peer_lost, fmt::format("an expert worker was lost and not back within {}",
-                                           format_duration(options_.recovery_timeout))});
-}
-
 void Engine::step() {
   const int64_t begin = now_ns();
   const auto& chunks = scheduler_.schedule(batch_);
+  if (chunks.empty()) return wait_for_work();  // all wait for the spill file
   for (const ScheduledChunk& chunk : chunks) stats_.record_start(chunk.sequence->times, begin);
   clock_.begin_step();
+  if (routing_) routing_->begin(chunks);
   TraceSpan span("step", {.step = clock_.step(), .tokens = batch_.num_tokens()});
   const Result<View2<const float>> hidden_rh = run_forward();
-  if (hidden_rh.has_error()) return pause(hidden_rh.error());
+  if (hidden_rh.has_error()) return give_up_step(hidden_rh.error());
   paused_since_.reset();
   list_rows(chunks);
-  if (const auto evaluated = evaluate(*hidden_rh); evaluated.has_error()) return pause(evaluated.error());
+  if (const auto evaluated = evaluate(*hidden_rh); evaluated.has_error())
+    return give_up_step(evaluated.error());
+  if (routing_) routing_->commit();
   scheduler_.record_step(batch_.num_tokens(), now_ns() - begin);
   const std::vector<ScheduledChunk> done = chunks;  // advance() changes the scheduler
   for (const ScheduledChunk& chunk : done) advance(chunk);
@@ -281,23 +244,6 @@ Result<View2<const float>> Engine::run_forward() {
   std::lock_guard lock(counters_mutex_);
   ++counters_.steps_by_micro_batches[static_cast<size_t>(num_micro_batches - 1)];
   return hidden_rh;
-}
-
-// The step is void: every sequence is put back and recomputed once the workers are there again.
-void Engine::pause(const Status& why) {
-  log_warn("step_failed", "replica={} reason=\"{}\" running={}", options_.name, to_string(why),
-           scheduler_.num_running());
-  scheduler_.preempt_all();
-  collect_lost_workers();
-  const bool lost = why.code == Code::peer_lost || !dispatcher_.all_attached();
-  if (lost)
-    await_workers();
-  else
-    fail_all(why);  // trying again would fail again
-}
-
-void Engine::collect_lost_workers() {
-  for (const LostWorker& lost : dispatcher_.take_lost()) options_.on_worker_lost(lost);
 }
 
 void Engine::fail_all(const Status& why) {
@@ -368,10 +314,12 @@ void Engine::advance(const ScheduledChunk& chunk) {
     counters_.generated_tokens += static_cast<int64_t>(event.tokens.size());
     counters_.prompt_tokens += std::min(s.num_computed, s.prompt_len()) - std::min(begin, s.prompt_len());
   }
+  report_experts(chunk, forward_.routed_experts(), event);
   event.finish = reason;
   if (!event.tokens.empty())
     stats_.record_tokens(s.times, static_cast<int64_t>(event.tokens.size()), now_ns());
-  if (!reason && event.tokens.empty() && event.prompt_logprobs.empty()) return;
+  if (!reason && event.tokens.empty() && event.prompt_logprobs.empty() && event.prompt_routed_experts.empty())
+    return;
   if (!reason) return s.sink(std::move(event));
   const auto done = scheduler_.remove(s.id);
   end(*done, std::move(event));

@@ -1,7 +1,9 @@
 // engine.h: the engine of one replica: takes requests, runs steps, reports tokens.
 // Lifecycle: made, then run() on the engine thread until drain() or stop(). All else is for any thread.
-// A lost worker pauses the engine: its sequences are preempted and recomputed when the worker is back (the
-// same tokens come out, by the row rule), or failed when it is not back within recovery_timeout.
+// A lost worker voids the step under way: while every expert has a replica on an attached worker, it is run
+// again at once. Else the engine pauses: its sequences are preempted and recomputed when the experts are
+// there again (the same tokens come out, by the row rule), or failed when they are not within
+// recovery_timeout. Requests that come meanwhile wait with them; later ones are refused.
 #pragma once
 
 #include <atomic>
@@ -19,6 +21,7 @@
 #include "router/micro_batch_policy.h"
 #include "router/sampler.h"
 #include "router/scheduler.h"
+#include "router/step_routing.h"
 #include "router/tensor_ranks.h"
 
 namespace guildhall {
@@ -30,9 +33,12 @@ struct EngineOptions {
   // automatic: from measured times; always one when workers live in this process, as their experts then run
   // on this thread.
   MicroBatches micro_batches = MicroBatches::automatic;
+  RoutingRecorder* recorder = nullptr;  // of all the router's engines; borrowed. Null: routing is not counted
   int64_t max_waiting = 1024;
   int64_t max_model_len = 0;
   std::chrono::nanoseconds recovery_timeout{};
+  // Of the file for cold pages of the KV cache. Where it cannot be made, the log says so, and there is none.
+  std::optional<SpillOptions> spill;
   // Called on the engine thread.
   std::function<void(int32_t worker, const std::string& transport)> on_worker_attached;
   std::function<void(const LostWorker& lost)> on_worker_lost;
@@ -51,11 +57,16 @@ class Engine final : public EngineClient {
   void cancel(RequestId id) override;
   void complete(RequestId id) override;
   EngineCounters counters() const override;
+  RoutingShape routing() const override { return routing_shape(spec_); }
+  bool paused() const override { return !serving(); }
 
-  void set_placement(Placement placement);
-  // A worker holds its experts and may be sent to: connects to it. Neither waits for the step under way,
-  // which ends at once if it awaits a worker that is detached.
-  void attach_worker(int32_t worker, std::string name, std::string exchange_address, uint64_t generation);
+  // A worker may be asked for what it announced: connects to it. None of these waits for the step under way,
+  // which goes by what is attached and held at each of its layers, and ends at once if it awaits a worker
+  // that is detached. `taken` is called on the engine thread between two steps, once nothing but the
+  // announcement is in use (LivePlacement); never, when the link ends or another announcement comes before.
+  void attach_worker(int32_t worker, std::string name, std::string exchange_address, uint64_t generation,
+                     Holdings holdings, std::function<void()> taken);
+  void set_holdings(int32_t worker, uint64_t generation, Holdings holdings, std::function<void()> taken);
   void detach_worker(int32_t worker);
 
   // Any thread, while run() runs: checks the books of pages between two steps. What is wrong, or nothing.
@@ -67,22 +78,27 @@ class Engine final : public EngineClient {
 
   int64_t kv_capacity_tokens() const { return cache_->capacity_tokens(); }
   const StepClock& clock() const { return clock_; }
+  // Every worker was attached once, and every expert has a worker now.
   bool serving() const { return serving_.load(std::memory_order_acquire); }
+  std::string why_not_serving() const;  // empty: serving, or not yet
 
  private:
   std::vector<RankCache> rank_caches() const;
+  std::unique_ptr<PageSpill> make_spill() const;
   DispatcherOptions dispatcher_options();
   MicroBatches micro_batches() const;
   void post(std::function<void()> command);
   void post_link_change(std::function<void()> change);
+  void await_taken(int32_t worker, uint64_t generation, std::function<void()> taken);
+  void settle_holdings();
   bool run_commands();
   bool run_link_changes();
   void wait_for_work();
   void update_serving();
   void step();
   Result<View2<const float>> run_forward();
-  void collect_lost_workers();
-  void pause(const Status& why);
+  bool collect_lost_workers();
+  void give_up_step(const Status& why);
   void await_workers();
   void fail_all(const Status& why);
   void end(Sequence& sequence, EngineEvent&& event);
@@ -100,6 +116,7 @@ class Engine final : public EngineClient {
   std::unique_ptr<KvCache> cache_;
   Ops& ops_;
   StepClock clock_;
+  std::optional<StepRouting> routing_;
   Dispatcher dispatcher_;
   std::unique_ptr<TensorRanks> ranks_;  // null: alone
   Scheduler scheduler_;
@@ -110,6 +127,14 @@ class Engine final : public EngineClient {
   std::vector<LogitRow> rows_;
   std::vector<RowResult> results_;
   std::optional<Clock::time_point> paused_since_;  // no step has succeeded since
+  bool was_complete_ = false;                      // every worker was attached at once
+  // Announcements that are not settled yet, one of a worker at most.
+  struct Announced {
+    int32_t worker = 0;
+    uint64_t generation = 0;
+    std::function<void()> taken;
+  };
+  std::vector<Announced> unsettled_;
   ServingStats stats_;
 
   std::mutex mutex_;  // guards the next four
@@ -119,9 +144,11 @@ class Engine final : public EngineClient {
   bool ended_ = false;                               // run() takes no more of them
   std::atomic<int64_t> num_waiting_{0};              // in the scheduler, not running yet
   std::atomic<bool> has_link_changes_{false}, serving_{false}, draining_{false}, stopping_{false};
+  std::atomic<int64_t> accepts_until_ns_{0};  // though it does not serve
   std::atomic<RequestId> next_id_{1};
-  mutable std::mutex counters_mutex_;
+  mutable std::mutex counters_mutex_;  // guards the next two
   EngineCounters counters_;
+  std::string why_not_serving_;
 };
 
 }  // namespace guildhall

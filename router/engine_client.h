@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "kernels/sampling.h"
 #include "router/logit_rules.h"
+#include "router/routed_experts.h"
 #include "router/serving_stats.h"
 #include "router/spread.h"
 #include "router/step_clock.h"
@@ -45,10 +46,12 @@ struct EngineRequest {
   std::optional<int>
       num_logprobs;  // set: report generated tokens' logprobs with this many alternatives (0..20)
   std::optional<int> num_prompt_logprobs;  // set: report the prompt's
-  int32_t priority = 0;                    // lower goes first, and is preempted last
-  std::string tenant;                      // who shares the service with others in turn
-  std::string cache_salt;                  // only requests of the same salt share pages of the KV cache
-  std::optional<RequestId> beside;         // another choice of the same prompt: wants the same replica
+  bool routed_experts = false,
+       prompt_routed_experts = false;  // report them, of generated tokens, of the prompt
+  int32_t priority = 0;                // lower goes first, and is preempted last
+  std::string tenant;                  // who shares the service with others in turn
+  std::string cache_salt;              // only requests of the same salt share pages of the KV cache
+  std::optional<RequestId> beside;     // another choice of the same prompt: wants the same replica
 };
 
 struct EngineEvent {
@@ -56,9 +59,12 @@ struct EngineEvent {
   std::vector<PositionLogprobs> prompt_logprobs;
   std::vector<int32_t> tokens;             // generated since the last event
   std::vector<PositionLogprobs> logprobs;  // parallel to tokens when asked for
-  int64_t num_cached_tokens = 0;           // of the prompt, that were in the KV cache already
-  std::optional<FinishReason> finish;      // set on the last event
-  std::optional<Status> error;             // with FinishReason::error
+  // When asked for, ids of experts, [n, layers, K] (RoutingShape). Those of the passes that `tokens` came of;
+  // and of the prompt's tokens, in order, over one or more events: kNotRouted where the KV cache had a token.
+  std::vector<uint16_t> routed_experts, prompt_routed_experts;
+  int64_t num_cached_tokens = 0;       // of the prompt, that were in the KV cache already
+  std::optional<FinishReason> finish;  // set on the last event
+  std::optional<Status> error;         // with FinishReason::error
 };
 
 // Called on the engine thread; must not block. No call follows the one with `finish`.
@@ -71,6 +77,11 @@ struct EngineCounters {
   int64_t kv_slots_filled = 0, kv_slots_empty = 0;  // token slots of used pages
   int64_t kv_swap_pages_total = 0, kv_swap_pages_used = 0;
   int64_t kv_swap_bytes_out = 0, kv_swap_bytes_in = 0;
+  int64_t kv_spill_slots_total = 0, kv_spill_slots_used = 0;  // pages of the spill file; none: it is off
+  int64_t kv_spill_bytes_written = 0, kv_spill_bytes_read = 0;
+  int64_t kv_spill_pages_written = 0, kv_spill_pages_read = 0;
+  int64_t kv_spill_pages_dropped = 0, kv_spill_pages_damaged = 0;
+  int64_t kv_spill_hits = 0;                    // requests that waited for pages and got some
   int64_t prefix_queries = 0, prefix_hits = 0;  // requests
   int64_t prefix_tokens_looked_up = 0, prefix_tokens_found = 0;
   int64_t prompt_tokens = 0, generated_tokens = 0, steps = 0;
@@ -103,6 +114,10 @@ class EngineClient {
   // stopped.
   virtual void complete(RequestId id) { cancel(id); }
   virtual EngineCounters counters() const = 0;  // of all replicas together
+  // Any thread. What the ids of a token's routed experts are.
+  virtual RoutingShape routing() const { return {}; }
+  // Any thread. A worker is away, and a request would wait until it is back.
+  virtual bool paused() const { return false; }
   // Any thread. What the request would meet now (router/spread.h).
   virtual SpreadCandidate preview(const EngineRequest&) { return {}; }
 };

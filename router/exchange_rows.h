@@ -32,6 +32,10 @@ class ExchangeRows final : private TailWriter {
   bool depart(int micro_batch, View2<float> h_th, View2<int32_t> expert_tk, View2<float> weight_tk);
   // Waits for them, and sends them to the workers.
   Result<void> dispatch(const DispatchKey& key);
+  // The choices that were dispatched, at the host until the micro-batch is combined.
+  View2<const int32_t> choices(int micro_batch) const {
+    return side_m_[static_cast<size_t>(micro_batch)].expert_tk;
+  }
   // x_th += the experts' answers, once they are there.
   Result<void> combine(int micro_batch, View2<float> x_th);
 

@@ -40,7 +40,8 @@ Forward::Forward(const ModelSpec& spec, const DenseWeights& weights, KvCache& ca
       max_tokens_(max_tokens),
       rope_(make_rope_table(spec.rope, max_position)),
       arrays_(ops, {decode_rows(max_tokens), decode_rows(max_tokens), decode_rows(max_tokens), max_tokens,
-                    std::min(kTableRoom, max_tokens * cache.pool().pages_for(max_position))}) {
+                    std::min(kTableRoom, max_tokens * cache.pool().pages_for(max_position))}),
+      routed_experts_(spec) {
   const int64_t t = ops.records() ? decode_rows(max_tokens) : max_tokens;
   x_.view(t, spec.hidden), h_.view(t, spec.hidden), final_.view(t, spec.hidden);
   gate_up_.view(t, 2 * std::max(spec.dense_width, spec.moe.shared_width));
@@ -70,6 +71,7 @@ void Forward::reserve_attention(int64_t t) {
 Result<View2<const float>> Forward::run(const StepBatch& batch, int64_t split) {
   GH_CHECK(split >= 0 && (split < batch.num_tokens() || split == 0));
   const StepBatch& step = shaped(batch, split);
+  owners_ = batch.seed_s.empty() ? RowOwners{} : RowOwners{batch.seed_s, batch.sequence_t, batch.position_t};
   const View2<float> x_th = x_.view(step.num_tokens(), spec_.hidden);
   upload(step);
   {
@@ -77,6 +79,7 @@ Result<View2<const float>> Forward::run(const StepBatch& batch, int64_t split) {
     embed(x_th);
   }
   divide(step, split, x_th);
+  routed_experts_.begin(batch.routed_rows);
   if (recorded_context_ > 0) {
     parts_[0].num_tokens = batch.num_tokens();
     parts_[0].batch.bounds = {.max_context = recorded_context_, .lone = {0, x_th.rows}};
@@ -329,7 +332,16 @@ void Forward::gate(int64_t layer, const MicroBatch& m, const MoeWeights& w, View
 Result<void> Forward::dispatch(int64_t layer, const MicroBatch& m) {
   StepClock::Scope scope(clock_, StepPart::dispatch,
                          {.layer = layer, .micro_batch = m.idx, .tokens = m.num_tokens});
-  return rows_->dispatch({.layer = layer, .micro_batch = m.idx});
+  GH_TRY(rows_->dispatch(
+      {.layer = layer, .micro_batch = m.idx, .first_token = m.first_token, .owners = owners(m)}));
+  if (routed_experts_.wanted()) routed_experts_.record(layer, m.first_token, rows_->choices(m.idx));
+  return {};
+}
+
+RowOwners Forward::owners(const MicroBatch& m) const {
+  if (owners_.position_t.empty()) return {};
+  const auto first = static_cast<size_t>(m.first_token), n = static_cast<size_t>(m.num_tokens);
+  return {owners_.seed_s, owners_.sequence_t.subspan(first, n), owners_.position_t.subspan(first, n)};
 }
 
 // x += experts(norm(x)), once their rows are back.

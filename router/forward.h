@@ -24,6 +24,7 @@
 #include "router/dispatcher.h"
 #include "router/exchange_rows.h"
 #include "router/kv_cache.h"
+#include "router/routed_experts.h"
 #include "router/step_batch.h"
 #include "router/step_clock.h"
 
@@ -46,6 +47,8 @@ class Forward {
   // final-normed hidden rows [R,H] of batch.logit_rows, on the device, valid until the next call. An error (a
   // worker was lost, a deadline passed) leaves the cache of this step's tokens undefined.
   Result<View2<const float>> run(const StepBatch& batch, int64_t split = 0);
+  // What the gates of the last run chose for batch.routed_rows.
+  const RoutedExperts& routed_experts() const { return routed_experts_; }
 
   // Runs the largest steps, all but their exchange: a prompt of max_tokens, then a decode step of
   // max_sequences at the longest context. What steps take from a device is taken when it returns. The cache
@@ -87,6 +90,7 @@ class Forward {
   Choices choices(const MicroBatch& m);
   void gate(int64_t layer, const MicroBatch& m, const MoeWeights& w, View2<const float> h_th);
   void shared_experts(int64_t layer, const MicroBatch& m, const MlpWeights& w);
+  RowOwners owners(const MicroBatch& m) const;
   Result<void> dispatch(int64_t layer, const MicroBatch& m);
   Result<void> combine(int64_t layer, const MicroBatch& m);
   View2<const float> activated(const MlpWeights& w, View2<const float> h_th);
@@ -111,11 +115,13 @@ class Forward {
   const int64_t max_tokens_;
   RopeTable rope_;
   std::vector<MicroBatch> parts_;  // of the step: one or two
+  RowOwners owners_;               // of the step's rows; empty: nobody's
   StepBatch padded_;               // a decode step in a shape that recurs
   int64_t recorded_context_ = 0;   // what it is recorded for; 0: the step under way is not of such a shape
   enum Array { kIds, kPosition, kSequence, kLogitRows, kBlockTable, kNumArrays };
   DeviceArrays<kNumArrays> arrays_;
   std::optional<ExchangeRows> rows_;  // where there is a dispatcher
+  RoutedExperts routed_experts_;
   // Of the whole step, as a micro-batch's stay in use while the other runs.
   DeviceMatrix<float> x_{ops_};         // [T,H]
   DeviceMatrix<int32_t> expert_{ops_};  // [T,K]

@@ -9,10 +9,12 @@
 namespace guildhall {
 namespace {
 
+constexpr int64_t kPausedHandicap = int64_t{1} << 40;  // more tokens than are ever outstanding
+
 // Keys a table remembers: 16 tokens each cover two million tokens, in about 12 MB.
 constexpr size_t kMaxKeys = 1 << 17;
 
-static_assert(sizeof(EngineCounters) - sizeof(ServingStats) == sizeof(int64_t) * (29 + kNumStepParts + 2),
+static_assert(sizeof(EngineCounters) - sizeof(ServingStats) == sizeof(int64_t) * (38 + kNumStepParts + 2),
               "a counter that was added is to be summed below");
 
 void add(EngineCounters& sum, const EngineCounters& c) {
@@ -27,6 +29,15 @@ void add(EngineCounters& sum, const EngineCounters& c) {
                            &EngineCounters::kv_swap_pages_used,
                            &EngineCounters::kv_swap_bytes_out,
                            &EngineCounters::kv_swap_bytes_in,
+                           &EngineCounters::kv_spill_slots_total,
+                           &EngineCounters::kv_spill_slots_used,
+                           &EngineCounters::kv_spill_bytes_written,
+                           &EngineCounters::kv_spill_bytes_read,
+                           &EngineCounters::kv_spill_pages_written,
+                           &EngineCounters::kv_spill_pages_read,
+                           &EngineCounters::kv_spill_pages_dropped,
+                           &EngineCounters::kv_spill_pages_damaged,
+                           &EngineCounters::kv_spill_hits,
                            &EngineCounters::prefix_queries,
                            &EngineCounters::prefix_hits,
                            &EngineCounters::prefix_tokens_looked_up,
@@ -145,7 +156,8 @@ std::vector<SpreadCandidate> FrontEnd::candidates(std::span<const PrefixKey> key
   for (size_t i = 0; i < replicas_.size(); ++i)
     all[i] = {
         .outstanding_tokens = replicas_[i]->outstanding_tokens->load(),
-        .found_tokens = static_cast<int64_t>(replicas_[i]->prefixes.num_found(keys)) * options_.block_size};
+        .found_tokens = static_cast<int64_t>(replicas_[i]->prefixes.num_found(keys)) * options_.block_size,
+        .handicap = replicas_[i]->engine->paused() ? kPausedHandicap : 0};
   return all;
 }
 

@@ -1,7 +1,7 @@
 // front_end.h: the replicas of a process as one engine: spreads requests by least outstanding tokens with
 // prefix affinity (spread.h), sends a cancellation to where its request is, and adds counters up. A replica
 // that refuses because it is full, or does not serve, is passed over: only when all refuse is the request
-// refused. Any thread.
+// refused. One that is paused is the last choice, here and for peers. Any thread.
 #pragma once
 
 #include <atomic>
@@ -34,6 +34,7 @@ class FrontEnd final : public EngineClient {
   void cancel(RequestId id) override;
   void complete(RequestId id) override;
   EngineCounters counters() const override;
+  RoutingShape routing() const override { return replicas_[0]->engine->routing(); }
   SpreadCandidate preview(const EngineRequest& request) override;
 
   int64_t outstanding_tokens() const;

@@ -38,6 +38,9 @@ class KvCache {
   static Result<std::unique_ptr<KvCache>> create(const ModelSpec& spec, const KvCacheOptions& options,
                                                  DeviceMemory& device = host_memory());
 
+  // The pages that create() makes, or its refusal; allocates nothing.
+  static Result<int64_t> count_pages(const ModelSpec& spec, const KvCacheOptions& options);
+
   // Of all layers together.
   static int64_t page_bytes(const ModelSpec& spec, const KvCacheOptions& options);
 
@@ -78,5 +81,10 @@ struct RankCache {
   KvCache* cache = nullptr;
   Ops* ops = nullptr;
 };
+
+// Between a page and page_bytes() of the host's memory (pinned, for a device): its arrays one behind the
+// other, in the order of arrays(). Transfers as Ops has them.
+void download_page(const RankCache& rank, int32_t page, std::byte* host);
+void upload_page(const RankCache& rank, const std::byte* host, int32_t page);
 
 }  // namespace guildhall

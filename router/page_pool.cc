@@ -30,7 +30,8 @@ int32_t PagePool::take() {
     page = released_.front();
     released_.pop_front();
     Content& content = content_p_[static_cast<size_t>(page)];
-    if (on_evict_) on_evict_(page, content.key);
+    if (content.is_whole)
+      for (Watcher* watcher : watchers_) watcher->on_evict(page, content.key);
     page_of_.erase(content.key);
     content.has_key = false;
   }
@@ -46,10 +47,13 @@ void PagePool::release(std::vector<int32_t>& pages) {
     GH_CHECK(holders > 0);
     if (--holders > 0) continue;
     Content& content = content_p_[static_cast<size_t>(page)];
-    if (content.has_key)
-      content.place = released_.insert(released_.end(), page);
-    else
+    if (!content.has_key) {
       unused_.push_back(page);
+      continue;
+    }
+    content.place = released_.insert(released_.end(), page);
+    if (content.is_whole)
+      for (Watcher* watcher : watchers_) watcher->on_release(content.key);
   }
 }
 
@@ -83,13 +87,14 @@ int32_t PagePool::own(int32_t& page) {
   return from;
 }
 
-void PagePool::publish(int32_t page, const PrefixKey& key) {
+void PagePool::publish(int32_t page, const PrefixKey& key, bool is_whole) {
   Content& content = content_p_[static_cast<size_t>(page)];
   GH_CHECK(holders_p_[static_cast<size_t>(page)] > 0);
   if (!page_of_.emplace(key, page).second) return;
   if (content.has_key) page_of_.erase(content.key);
   content.key = key;
   content.has_key = true;
+  content.is_whole = is_whole;
 }
 
 void PagePool::withdraw(const PrefixKey& key) {

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <list>
 #include <span>
 #include <string>
@@ -38,19 +37,28 @@ class PagePool {
   };
   Found find(std::span<const PrefixKey> keys) const;
   bool is_findable(const PrefixKey& key) const { return page_of_.contains(key); }
+  int32_t page_of(const PrefixKey& key) const { return page_of_.at(key); }  // which is findable
   // Holds the pages of these keys, which find() found, and appends them to `pages`.
   void hold(std::span<const PrefixKey> keys, std::vector<int32_t>& pages);
   // `page`, of a block table, will be written: becomes one that nobody else holds. If others do, there must
   // be a free page for it; it is to be copied from the one returned, which they keep.
   int32_t own(int32_t& page);
   // From now on `page`, which is held, is found by `key`, and no more by another; unless another page already
-  // is. What the key speaks of is never written again; what comes after it in the page may be.
-  void publish(int32_t page, const PrefixKey& key);
+  // is. What the key speaks of is never written again; what comes after it in the page may be, unless the
+  // page is whole.
+  void publish(int32_t page, const PrefixKey& key, bool is_whole = true);
 
-  // Called when the memory of a page with a key is needed, before it is found no more. It must not change the
-  // pool.
-  using OnEvict = std::function<void(int32_t page, const PrefixKey& key)>;
-  void set_on_evict(OnEvict on_evict) { on_evict_ = std::move(on_evict); }
+  // Told of whole pages with keys. It must not change the pool.
+  class Watcher {
+   public:
+    virtual ~Watcher() = default;
+    // The page's memory is needed: it is found no more when this returns.
+    virtual void on_evict(int32_t page, const PrefixKey& key) = 0;
+    // Nobody holds it any more.
+    virtual void on_release(const PrefixKey&) {}
+  };
+  void watch(Watcher& watcher) { watchers_.push_back(&watcher); }
+  void unwatch(Watcher& watcher) { std::erase(watchers_, &watcher); }
 
   // A sequence is computing the page of `key`: others may wait for it. As often withdrawn as announced.
   void announce(const PrefixKey& key) { ++announced_[key]; }
@@ -64,13 +72,13 @@ class PagePool {
  private:
   struct Content {
     PrefixKey key;
-    bool has_key = false;
+    bool has_key = false, is_whole = false;
     std::list<int32_t>::iterator place;  // in released_, when nobody holds the page
   };
   int32_t take();
 
   int64_t block_size_;
-  OnEvict on_evict_;
+  std::vector<Watcher*> watchers_;
   std::vector<int32_t> holders_p_;  // sequences that hold the page
   std::vector<Content> content_p_;
   std::vector<int32_t> unused_;  // free, without a key. A stack: recently used pages are reused first

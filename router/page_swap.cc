@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/check.h"
 #include "base/clock.h"
@@ -18,10 +17,10 @@ PageSwap::PageSwap(std::vector<RankCache> cache_r, Preemption preemption)
                    return r.cache->num_swap_pages();
                  }).cache->num_swap_pages()) {
   for (int64_t slot = num_slots_; slot-- > 0;) free_slots_.push_back(static_cast<int32_t>(slot));
-  pool_.set_on_evict([this](int32_t page, const PrefixKey& key) { on_evict(page, key); });
+  pool_.watch(*this);
 }
 
-PageSwap::~PageSwap() { pool_.set_on_evict({}); }
+PageSwap::~PageSwap() { pool_.unwatch(*this); }
 
 bool PageSwap::keep(Sequence& s) {
   const int64_t num_pages = pool_.pages_for(s.num_computed);
@@ -105,28 +104,15 @@ void PageSwap::copy(SwapPolicy::Direction direction) {
   const bool out = direction == SwapPolicy::Direction::out;
   const int64_t begin = now_ns();
   for (const RankCache& rank : cache_r_)
-    for (const Copy& c : copies_) copy_page(rank, c, out);
+    for (const Copy& c : copies_) {
+      std::byte* host = rank.cache->swap_page(c.slot);
+      out ? download_page(rank, c.page, host) : upload_page(rank, host, c.page);
+    }
   for (const RankCache& rank : cache_r_) rank.ops->wait(rank.ops->mark(), "wait swap");
   const int64_t bytes = static_cast<int64_t>(copies_.size()) * page_bytes();
   policy_.record_copy(direction, bytes, now_ns() - begin);
   (out ? bytes_out_ : bytes_in_) += bytes;
   copies_.clear();
-}
-
-void PageSwap::copy_page(const RankCache& rank, const Copy& copy, bool out) const {
-  const bool is_host = rank.ops->memory().is_host();
-  std::byte* host = rank.cache->swap_page(copy.slot);
-  for (const PageArray& array : rank.cache->arrays()) {
-    const auto bytes = static_cast<size_t>(array.page_bytes);
-    std::byte* device = array.data + copy.page * array.page_bytes;
-    if (is_host)
-      std::memcpy(out ? host : device, out ? device : host, bytes);
-    else if (out)
-      rank.ops->download(device, host, bytes);
-    else
-      rank.ops->upload(host, device, bytes);
-    host += bytes;
-  }
 }
 
 std::string PageSwap::audit(std::span<const Sequence* const> sequences) const {

@@ -18,11 +18,11 @@
 
 namespace guildhall {
 
-class PageSwap {
+class PageSwap final : PagePool::Watcher {
  public:
   // Borrowed. The first cache's pool tells this what it gives up from now on.
   PageSwap(std::vector<RankCache> cache_r, Preemption preemption);
-  ~PageSwap();
+  ~PageSwap() override;
   PageSwap(const PageSwap&) = delete;
   PageSwap& operator=(const PageSwap&) = delete;
 
@@ -57,12 +57,11 @@ class PageSwap {
   };
   static constexpr int32_t kNone = -1;
 
-  void on_evict(int32_t page, const PrefixKey& key);
+  void on_evict(int32_t page, const PrefixKey& key) override;
   int32_t take_slot();
   void copy(SwapPolicy::Direction direction);
 
   int64_t page_bytes() const;
-  void copy_page(const RankCache& rank, const Copy& copy, bool out) const;
 
   const std::vector<RankCache> cache_r_;
   PagePool& pool_;

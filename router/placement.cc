@@ -2,8 +2,16 @@
 
 namespace guildhall {
 
-std::vector<std::vector<int32_t>> Placement::experts_of(int32_t worker) const {
-  std::vector<std::vector<int32_t>> experts(worker_le.size());
+ExpertGrid expert_grid(const ModelSpec& spec) { return {spec.is_moe_layer, spec.moe.num_experts}; }
+
+int64_t count_experts(const ExpertsOfLayer& experts_l) {
+  int64_t num = 0;
+  for (const auto& experts : experts_l) num += static_cast<int64_t>(experts.size());
+  return num;
+}
+
+ExpertsOfLayer Placement::experts_of(int32_t worker) const {
+  ExpertsOfLayer experts(worker_le.size());
   for (size_t layer = 0; layer < worker_le.size(); ++layer)
     for (size_t e = 0; e < worker_le[layer].size(); ++e)
       if (worker_le[layer][e] == worker) experts[layer].push_back(static_cast<int32_t>(e));

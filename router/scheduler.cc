@@ -19,14 +19,23 @@ PositionRange unscored_prompt(const Sequence& s, int64_t begin, int64_t end) {
   return s.wants_prompt_scores() && begin < end ? PositionRange{begin, end} : PositionRange{0, 0};
 }
 
+// Positions of [begin, end) that are the prompt's and whose experts are to be reported.
+PositionRange unrouted_prompt(const Sequence& s, int64_t begin, int64_t end) {
+  begin = std::max(begin, s.num_prompt_routed);
+  end = std::min(end, s.prompt_len());
+  return s.request.prompt_routed_experts && begin < end ? PositionRange{begin, end} : PositionRange{0, 0};
+}
+
 }  // namespace
 
-Scheduler::Scheduler(SchedulerOptions options, std::vector<RankCache> cache_r)
+Scheduler::Scheduler(SchedulerOptions options, std::vector<RankCache> cache_r,
+                     std::unique_ptr<PageSpill> spill)
     : options_(options),
       cache_r_(std::move(cache_r)),
       cache_(*cache_r_[0].cache),
       pool_(cache_r_[0].cache->pool()),
       swap_(cache_.num_swap_pages() > 0 ? std::make_unique<PageSwap>(cache_r_, options.preemption) : nullptr),
+      readers_(spill != nullptr ? std::make_unique<SpillReaders>(std::move(spill), pool_) : nullptr),
       step_budget_(options.max_batched_tokens, options.target_itl) {}
 
 std::unique_ptr<Sequence> Scheduler::remove(RequestId id) {
@@ -37,6 +46,8 @@ std::unique_ptr<Sequence> Scheduler::remove(RequestId id) {
     let_go(*sequence);
     return sequence;
   }
+  if (readers_ != nullptr)
+    if (auto sequence = readers_->remove(id)) return sequence;
   auto sequence = waiting_.remove(id);
   if (sequence && swap_ != nullptr) swap_->forget(*sequence);
   return sequence;
@@ -45,8 +56,15 @@ std::unique_ptr<Sequence> Scheduler::remove(RequestId id) {
 std::vector<std::unique_ptr<Sequence>> Scheduler::remove_all() {
   std::vector<std::unique_ptr<Sequence>> all;
   while (!running_.empty()) all.push_back(remove(running_.front()->id));
+  while (num_reading() > 0) all.push_back(readers_->remove_last());
   while (!waiting_.empty()) all.push_back(remove(waiting_.next()->id));
   return all;
+}
+
+void Scheduler::poll() {
+  if (readers_ == nullptr) return;
+  auto done = readers_->poll();
+  for (; !done.empty(); done.pop_back()) waiting_.put_back(std::move(done.back()));
 }
 
 const std::vector<ScheduledChunk>& Scheduler::schedule(StepBatch& batch) {
@@ -55,6 +73,7 @@ const std::vector<ScheduledChunk>& Scheduler::schedule(StepBatch& batch) {
   int64_t budget = step_budget_.tokens(num_decoding());
   schedule_running(budget);
   admit_waiting(budget);
+  if (readers_ != nullptr) readers_->spill().end_transfers();
   fill(batch);
   return chunks_;
 }
@@ -63,14 +82,18 @@ int64_t Scheduler::num_decoding() const {
   return std::ranges::count_if(running_, [](const auto& s) { return s->num_pending() == 1; });
 }
 
-// Preempts whom a more important one that waits needs to go.
+// Takes the room of those that are less important than who waits next, as far as it needs it.
 void Scheduler::make_way() {
-  while (!waiting_.empty() && !running_.empty()) {
+  while (!waiting_.empty()) {
     const Sequence& next = *waiting_.next();
-    if (running_.back()->request.priority <= next.request.priority) return;
+    const bool a_reader = num_reading() > 0 && readers_->last_priority() > next.request.priority;
+    const bool a_running = !running_.empty() && running_.back()->request.priority > next.request.priority;
+    if (!a_reader && !a_running) return;
     const int64_t wanted = pool_.pages_for(static_cast<int64_t>(next.tokens.size()) + 1);
-    if (num_running() < options_.max_sequences && wanted + reserved_pages() <= pool_.num_free()) return;
-    preempt_last(Kind::cheapest);
+    if (num_running() + num_reading() < options_.max_sequences &&
+        wanted + reserved_pages() <= pool_.num_free())
+      return;
+    a_reader ? waiting_.put_back(readers_->remove_last()) : preempt_last(Kind::cheapest);
   }
 }
 
@@ -89,9 +112,14 @@ void Scheduler::schedule_running(int64_t& budget) {
   }
 }
 
-// Preempts later sequences until `sequence` has pages for num_tokens. False when it had to go itself.
+// Takes pages from those that do not run yet, then preempts later sequences until `sequence` has pages for
+// num_tokens. False when it had to go itself.
 bool Scheduler::make_room(Sequence& sequence, int64_t num_tokens) {
   while (!pool_.grow(sequence.pages, num_tokens)) {
+    if (num_reading() > 0) {
+      waiting_.put_back(readers_->remove_last());
+      continue;
+    }
     const bool self = running_.back().get() == &sequence;
     preempt_last(Kind::cheapest);
     if (self) return false;
@@ -113,11 +141,19 @@ void Scheduler::preempt_all() {
   while (!running_.empty()) preempt_last(Kind::recompute);
 }
 
-// Whose turn it is waits until all its tokens fit, so that it is never overtaken by others of its priority.
+// Whose turn it is waits until all its tokens fit, so that it is never overtaken by others of its priority,
+// but while it reads; its place among those that run is kept then.
 void Scheduler::admit_waiting(int64_t& budget) {
-  while (!waiting_.empty() && budget > 0 && num_running() < options_.max_sequences) {
+  while (!waiting_.empty() && budget > 0 && num_running() + num_reading() < options_.max_sequences) {
     Sequence& s = *waiting_.next();
-    if (!admit(s)) return;
+    SpillReaders::Plan plan;
+    const Admission admission = admit(s, plan);
+    if (admission == Admission::not_yet) return;
+    if (admission == Admission::reads) {
+      s.has_read = true;
+      readers_->add(waiting_.take_next(), plan);
+      continue;
+    }
     const int64_t num_tokens = std::min(s.num_pending(), budget);
     const auto place = std::ranges::upper_bound(running_, s.request.priority, {},
                                                 [](const auto& r) { return r->request.priority; });
@@ -127,43 +163,51 @@ void Scheduler::admit_waiting(int64_t& budget) {
   }
 }
 
-// Gives the sequence its pages: those that are in the cache already, and new ones for what host memory keeps
-// and for the rest of its tokens. Pages are given up last first, so what the host has of a text follows what
-// the device has.
-bool Scheduler::admit(Sequence& s) {
+// Gives the sequence its pages, or, where it shall read more from the spill file first, the plan for that.
+// Pages: those that are in the cache already, and new ones for what host memory keeps and for the rest of its
+// tokens. Pages are given up last first, so what the host has of a text follows what the device has.
+Scheduler::Admission Scheduler::admit(Sequence& s, SpillReaders::Plan& plan) {
   const std::span<const PrefixKey> keys = shareable_keys(s);
   PagePool::Found found = pool_.find(keys);
   const auto there = static_cast<size_t>(found.num_pages);
   const auto swapped = static_cast<size_t>(swap_ == nullptr ? 0 : swap_->find(keys.subspan(there)));
   const size_t next = there + swapped;
-  if (next < keys.size() && pool_.is_announced(keys[next])) return false;  // another is computing it
+  if (next < keys.size() && pool_.is_announced(keys[next]))
+    return Admission::not_yet;  // another is computing it
   const bool may_tail = set_tail(s) && s.kept.num_tokens == 0 && there == keys.size();
   const std::span<const PrefixKey> tail(may_tail ? &*s.tail : nullptr, may_tail ? 1 : 0);
   const PagePool::Found found_tail = pool_.find(tail);
-  if (may_tail && found_tail.num_pages == 0 && pool_.is_announced(*s.tail)) return false;
+  if (may_tail && found_tail.num_pages == 0 && pool_.is_announced(*s.tail)) return Admission::not_yet;
   // A free tail is taken over; one that others hold is copied, which takes a page like any other.
   found.num_pages += found_tail.num_free, found.num_free += found_tail.num_free;
   const auto num_tokens = static_cast<int64_t>(s.tokens.size());
   // One page beyond its tokens, so that it is not preempted by its own first decode step.
   const int64_t wanted = pool_.pages_for(num_tokens + 1) - found.num_pages + reserved_pages();
   const bool alone = running_.empty() && pool_.num_free() == pool_.num_pages();
-  if (wanted > pool_.num_free() - found.num_free && !alone) return false;
+  if (wanted > pool_.num_free() - found.num_free && !alone) return Admission::not_yet;
+  if (const bool may_read = readers_ != nullptr && !s.has_read && s.kept.num_tokens == 0 && swapped == 0;
+      may_read)
+    if (const auto planned = readers_->plan(keys, there)) {
+      plan = *planned;
+      return Admission::reads;
+    }
   pool_.hold(keys.first(there), s.pages);
   const bool has_tail = found_tail.num_pages > 0;
   if (has_tail) pool_.hold(tail, s.pages);
   if (!pool_.grow(s.pages, num_tokens)) {
     pool_.release(s.pages);
-    return false;
+    return Admission::not_yet;
   }
   if (has_tail) own(s, there);
   begin_at(s, has_tail ? num_tokens - 1 : restore(s, keys.first(next), there), keys);
-  return true;
+  return Admission::runs;
 }
 
 // The sequence is about to write to this block: copies it if others hold it too.
 void Scheduler::own(Sequence& s, size_t block) {
   const int32_t from = pool_.own(s.pages[block]);
   if (from == s.pages[block]) return;
+  if (readers_ != nullptr) readers_->spill().end_transfers();  // of what was in the page until now
   for (const RankCache& rank : cache_r_) rank.cache->copy_page(*rank.ops, from, s.pages[block]);
 }
 
@@ -199,7 +243,8 @@ int64_t Scheduler::reserved_pages() const {
     growth +=
         pool_.pages_for(s->prompt_len() + s->request.max_tokens) - static_cast<int64_t>(s->pages.size());
   const double most = options_.reserve_share * static_cast<double>(pool_.num_pages());
-  return std::min(growth, static_cast<int64_t>(most));
+  const int64_t reading = readers_ == nullptr ? 0 : readers_->num_pages_missing();
+  return std::min(growth, static_cast<int64_t>(most)) + reading;
 }
 
 // Of the blocks that may come from the cache: not the last token's, whose logits are wanted, and none of a
@@ -219,6 +264,7 @@ void Scheduler::begin_at(Sequence& s, int64_t num_tokens, std::span<const Prefix
   for (int64_t i = s.num_published; i < s.num_announced; ++i) pool_.announce(keys[static_cast<size_t>(i)]);
   s.tail_announced = set_tail(s) && num_tokens < s.prompt_len() - 1;
   if (s.tail_announced) pool_.announce(*s.tail);
+  s.has_read = false;
   if (s.was_admitted) return;
   s.was_admitted = true;
   s.num_found_tokens = s.num_computed;
@@ -239,11 +285,13 @@ int64_t Scheduler::num_empty_slots() const {
 // Times a token of the chunk that most of the step went to, if it is a prompt's.
 void Scheduler::record_step(int64_t num_tokens, int64_t step_ns) {
   step_budget_.record(num_tokens, step_ns);
-  if (swap_ == nullptr || chunks_.empty()) return;
+  if ((swap_ == nullptr && readers_ == nullptr) || chunks_.empty()) return;
   const ScheduledChunk& most = *std::ranges::max_element(chunks_, {}, &ScheduledChunk::num_tokens);
   if (most.num_tokens < 2 || 2 * most.num_tokens < num_tokens) return;
-  swap_->policy().record_prefill(
-      {most.sequence->num_computed, most.num_tokens, step_ns / num_tokens * most.num_tokens});
+  const SwapPolicy::Prefill prefill{most.sequence->num_computed, most.num_tokens,
+                                    step_ns / num_tokens * most.num_tokens};
+  if (swap_ != nullptr) swap_->policy().record_prefill(prefill);
+  if (readers_ != nullptr) readers_->spill().policy().record_prefill(prefill);
 }
 
 void Scheduler::advance(const ScheduledChunk& chunk) {
@@ -261,7 +309,7 @@ void Scheduler::advance(const ScheduledChunk& chunk) {
   pool_.withdraw(*s.tail);
   s.tail_announced = false;
   const int64_t last = (s.prompt_len() - 1) / pool_.block_size();
-  if (last >= s.num_published) pool_.publish(s.pages[static_cast<size_t>(last)], *s.tail);
+  if (last >= s.num_published) pool_.publish(s.pages[static_cast<size_t>(last)], *s.tail, /*is_whole=*/false);
 }
 
 // Takes from the sequence what it has of the cache: it starts over when it runs again.
@@ -289,11 +337,14 @@ std::string Scheduler::audit() const {
     return fmt::format("{} blocks are being computed, {} are announced", announced, pool_.num_announced());
   if (swap_ != nullptr)
     if (std::string wrong = swap_->audit(waiting); !wrong.empty()) return wrong;
+  if (readers_ != nullptr)
+    if (std::string wrong = readers_->audit(tables); !wrong.empty()) return wrong;
   return pool_.audit(tables);
 }
 
 void Scheduler::fill(StepBatch& batch) {
-  batch.ids_t.clear(), batch.position_t.clear(), batch.sequence_t.clear(), batch.logit_rows.clear();
+  batch.ids_t.clear(), batch.position_t.clear(), batch.sequence_t.clear(), batch.seed_s.clear();
+  batch.logit_rows.clear(), batch.routed_rows.clear();
   batch.num_sequences = static_cast<int64_t>(chunks_.size());
   batch.blocks_per_sequence = 1;
   for (const ScheduledChunk& c : chunks_)
@@ -304,6 +355,7 @@ void Scheduler::fill(StepBatch& batch) {
   for (int64_t i = 0; i < batch.num_sequences; ++i) {
     ScheduledChunk& c = chunks_[static_cast<size_t>(i)];
     const Sequence& s = *c.sequence;
+    batch.seed_s.push_back(s.request.seed);
     std::copy(s.pages.begin(), s.pages.end(), batch.block_table_sb.begin() + i * batch.blocks_per_sequence);
     const int64_t begin = s.num_computed, end = begin + c.num_tokens;
     const int64_t row0 = batch.num_tokens() - begin;  // row of position p is row0 + p
@@ -316,9 +368,17 @@ void Scheduler::fill(StepBatch& batch) {
     const PositionRange scored = unscored_prompt(s, begin, end);
     for (int64_t p = scored.begin; p < scored.end; ++p)
       batch.logit_rows.push_back(static_cast<int32_t>(row0 + p));
-    const bool last = end == static_cast<int64_t>(s.tokens.size());
-    if (last && s.request.max_tokens > 0) batch.logit_rows.push_back(static_cast<int32_t>(row0 + end - 1));
+    const bool samples = end == static_cast<int64_t>(s.tokens.size()) && s.request.max_tokens > 0;
+    if (samples) batch.logit_rows.push_back(static_cast<int32_t>(row0 + end - 1));
     c.num_logits = static_cast<int64_t>(batch.logit_rows.size()) - c.first_logit;
+
+    const PositionRange routed = unrouted_prompt(s, begin, end);
+    c.first_routed = std::ssize(batch.routed_rows), c.first_routed_position = routed.begin;
+    for (int64_t p = routed.begin; p < routed.end; ++p)
+      batch.routed_rows.push_back(static_cast<int32_t>(row0 + p));
+    if (samples && s.request.routed_experts)
+      batch.routed_rows.push_back(static_cast<int32_t>(row0 + end - 1));
+    c.num_routed = std::ssize(batch.routed_rows) - c.first_routed;
   }
 }
 

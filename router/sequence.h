@@ -21,6 +21,7 @@ struct Sequence {
   std::optional<LogitEdits> edits;  // for the next token, where the request asks for any
   int64_t num_computed = 0;         // leading tokens whose keys and values are in the cache
   int64_t num_prompt_scored = 0;    // prompt positions whose log-probabilities were reported
+  int64_t num_prompt_routed = 0;    // leading ones whose experts were reported
   std::vector<int32_t> pages;       // the block table
 
   // Prefix caching: the keys of leading full blocks, as far as they were needed. Of the pages, the first
@@ -32,6 +33,7 @@ struct Sequence {
   bool tail_announced = false;
   int64_t num_found_tokens = 0;  // of the prompt, that were in the cache when it was first admitted
   bool was_admitted = false;
+  bool has_read = false;  // from the spill file, or tried to, since it last ran
 
   // What page_swap.h keeps of it while it waits, preempted: keys and values of its first num_tokens tokens,
   // of the first num_keys blocks by their keys and of those after them in host pages of its own.

@@ -37,6 +37,7 @@ struct ServingStatus {
   std::vector<ReplicaStatus> replicas;  // empty while loading
   std::vector<PeerStatus> peers;        // filled in by the HTTP server
   int64_t kv_capacity_tokens = 0;
+  std::string kv_dtype;  // as configured
   double elapsed_s = 0;
 };
 

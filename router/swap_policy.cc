@@ -34,10 +34,12 @@ double SwapPolicy::token_ns(size_t bucket) const {
 
 double SwapPolicy::compute_ns(const Work& work) const {
   double sum = 0;
+  const int64_t work_end = work.position + work.num_tokens;
   int64_t begin = 0, end = kFirstEnd;
-  for (size_t b = 0; begin < work.num_tokens; ++b, begin = end, end *= 2)
-    sum +=
-        static_cast<double>(std::min(end, work.num_tokens) - begin) * token_ns(std::min(b, kNumBuckets - 1));
+  for (size_t b = 0; begin < work_end; ++b, begin = end, end *= 2) {
+    const int64_t num_tokens = std::min(end, work_end) - std::max(begin, work.position);
+    if (num_tokens > 0) sum += static_cast<double>(num_tokens) * token_ns(std::min(b, kNumBuckets - 1));
+  }
   return sum;
 }
 

@@ -1,7 +1,7 @@
-// swap_policy.h: whether a preempted sequence's pages are kept in host memory or computed again, from
-// measured times. Copying takes time by the byte; computing by the token, and more for tokens that stand
-// further back, as attention grows: so short contexts may be cheaper to compute and long ones to copy. Owner:
-// the engine thread.
+// swap_policy.h: whether pages are kept elsewhere (a preempted sequence's in host memory; cold ones' in a
+// file) and copied back, or computed again, from measured times. Copying takes time by the byte; computing by
+// the token, and more for tokens that stand further back, as attention grows: so short contexts may be
+// cheaper to compute and long ones to copy. Owner: the engine thread.
 #pragma once
 
 #include <array>
@@ -21,11 +21,12 @@ class SwapPolicy {
   explicit SwapPolicy(Preemption setting) : setting_(setting) {}
 
   struct Work {
-    int64_t num_tokens = 0;  // from position 0 on
-    int64_t bytes = 0;       // of their pages
+    int64_t num_tokens = 0;
+    int64_t bytes = 0;     // of their pages
+    int64_t position = 0;  // of the first token
   };
-  // Whether copying out and back in is expected to take less time than computing. Without a copy measured:
-  // true, to measure one.
+  // Whether copying out (where that is measured) and back in is expected to take less time than computing.
+  // Without a copy measured: true, to measure one.
   bool swaps(const Work& work);
   // What the two are expected to take; 0: not measured.
   double copy_ns(const Work& work) const;

@@ -11,6 +11,7 @@
 #include <memory>
 
 #include "base/units.h"
+#include "deploy/programs/balance_settings.h"
 #include "deploy/programs/heat_map.h"
 #include "proto/config.pb.h"
 #include "proto/config_yaml.h"
@@ -20,16 +21,6 @@ namespace guildhall {
 namespace {
 
 std::string time_of(double ns) { return format_duration(std::chrono::nanoseconds(std::llround(ns))); }
-
-std::vector<WorkerInfo> workers_of(const config::Config& config) {
-  std::vector<WorkerInfo> workers;
-  for (const config::Worker& worker : config.experts().workers())
-    workers.push_back({.name = worker.name(),
-                       .memory_bytes = worker.memory_bytes(),
-                       .speed = static_cast<double>(worker.speed_millionths()) / 1e6,
-                       .node = worker.host()});
-  return workers;
-}
 
 // Static first, to compare with; then the ones asked for, once each.
 Result<std::vector<Policy>> policies_of(const BalanceArguments& arguments, const config::Config& config) {
@@ -47,13 +38,9 @@ ReplayOptions replay_options(const BalanceArguments& arguments, const config::Ba
                              const TraceHeader& header) {
   ReplayOptions options;
   options.policy_options.num_groups = header.num_groups;
-  options.gate = {.min_gain = static_cast<double>(balance.min_gain_millionths()) / 1e6,
-                  .horizon_s = static_cast<double>(balance.horizon_us()) / 1e6,
-                  .max_moves = balance.max_moves(),
-                  .max_bytes = balance.max_bytes_bytes(),
-                  .expert_bytes = header.expert_bytes,
-                  .move_bytes_per_s = arguments.move_gb_per_s * 1e9,
-                  .slowdown = arguments.move_slowdown};
+  options.gate = gate_options(balance, header.expert_bytes);
+  if (arguments.move_gb_per_s) options.gate.move_bytes_per_s = *arguments.move_gb_per_s * 1e9;
+  if (arguments.move_slowdown) options.gate.slowdown = *arguments.move_slowdown;
   options.costs = {.pair_ns = 2 * static_cast<double>(header.expert_params) / arguments.gflop_per_s,
                    .activation_ns = static_cast<double>(header.expert_bytes) / arguments.read_gb_per_s};
   options.window_steps = balance.window_steps();
@@ -85,11 +72,11 @@ class BalanceCommand {
     }
     const ReplicaPlacement before = replayed_.front().replay->placement();
     TraceStep step;
-    uint64_t first_us = 0;
+    uint64_t first_us = 0, first_id = 0;
     for (;;) {
       GH_ASSIGN(const bool more, reader.next(step));
       if (!more) break;
-      if (whole_.num_steps() == 0) first_us = step.time_us;
+      if (whole_.num_steps() == 0) first_us = step.time_us, first_id = step.step_id;
       whole_.add(step);
       for (Replayed& one : replayed_) one.replay->add(step);
     }
@@ -97,7 +84,7 @@ class BalanceCommand {
       return Status{Code::invalid_argument,
                     fmt::format("{}: the trace has no steps", arguments_.trace.string())};
     for (Replayed& one : replayed_) one.report = one.replay->finish();
-    print_setting(step.time_us - first_us);
+    print_setting(step.time_us - first_us, step.step_id - first_id);
     print_table();
     print_memory();
     if (arguments_.show_layers) print_layers();
@@ -106,11 +93,13 @@ class BalanceCommand {
   }
 
  private:
-  void print_setting(uint64_t lasted_us) const {
+  void print_setting(uint64_t lasted_us, uint64_t id_range) const {
     fmt::print("trace: {}, {} of {} layers have {} experts top-{}, {} each; {} steps in {}\n", header_.model,
                header_.moe_layers.size(), header_.num_layers, header_.num_experts, header_.top_k,
                format_bytes(header_.expert_bytes), whole_.num_steps(),
                format_duration(std::chrono::microseconds(lasted_us)));
+    if (const uint64_t missing = id_range + 1 - static_cast<uint64_t>(whole_.num_steps()); missing > 0)
+      fmt::print("{} steps between them were not recorded\n", missing);
     fmt::print("workers: {} on {} hosts; slots per layer: {} = {}\n", workers_.size(), workers_.num_nodes(),
                workers_.slots(), fmt::join(workers_.slots_w, " + "));
     const int64_t wanted = header_.num_experts + config_.balance().redundant_experts();
@@ -217,10 +206,10 @@ Result<void> run_balance(const BalanceArguments& arguments) {
   GH_ASSIGN(TraceReader reader, TraceReader::open(file, arguments.trace.string()));
   const TraceHeader header = reader.header();
   GH_ASSIGN(BalanceWorkers workers,
-            plan_slots(workers_of(config), {.num_layers = static_cast<int64_t>(header.moe_layers.size()),
-                                            .num_experts = header.num_experts,
-                                            .redundant_experts = config.balance().redundant_experts(),
-                                            .expert_bytes = header.expert_bytes}));
+            plan_slots(worker_infos(config), {.num_layers = static_cast<int64_t>(header.moe_layers.size()),
+                                              .num_experts = header.num_experts,
+                                              .redundant_experts = config.balance().redundant_experts(),
+                                              .expert_bytes = header.expert_bytes}));
   return BalanceCommand(arguments, config, header, std::move(workers)).run(reader, policies);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,10 +16,9 @@ struct BalanceArguments {
   std::filesystem::path html;         // empty: no picture
   bool show_layers = false;           // balancedness of each layer
   // A worker of speed 1, for predicted times.
-  double read_gb_per_s = 20;    // of weights from its memory
-  double gflop_per_s = 200;     // of arithmetic
-  double move_gb_per_s = 1;     // of weights that arrive while it serves
-  double move_slowdown = 0.25;  // how much longer steps take meanwhile
+  double read_gb_per_s = 20;                           // of weights from its memory
+  double gflop_per_s = 200;                            // of arithmetic
+  std::optional<double> move_gb_per_s, move_slowdown;  // instead of the configuration's
 };
 
 // Prints, per policy: balancedness, experts and bytes moved, predicted step time, memory per worker; and why.

@@ -5,9 +5,12 @@
 #include <algorithm>
 
 #include "base/units.h"
+#include "deploy/programs/balance_settings.h"
 #include "deploy/programs/model_files.h"
 #include "deploy/programs/other_ranks.h"
+#include "deploy/programs/plan_memory.h"
 #include "deploy/programs/settings.h"
+#include "deploy/programs/spill_check.h"
 #include "experts/expert_loader.h"
 #include "kernels/make_ops.h"
 #include "proto/config_yaml.h"
@@ -33,19 +36,24 @@ Result<void> check_workers(const config::Config& config, const ModelSpec& spec) 
 }
 
 Result<void> print_context(const config::Config& config, const ModelSpec& spec, int64_t model_len) {
-  if (kv_memory_rule(config).fraction) {
-    fmt::print("# context: {} tokens; KV cache: as measured at start (router.kv_cache.memory_fraction)\n",
-               model_len);
-    return {};
-  }
+  GH_ASSIGN(const std::string spill, describe_spill(config, spec, model_len));
   GH_ASSIGN(const ModelShard widest, widest_shard(config, spec));
   KvCacheOptions options = kv_cache_options(config, model_len);
+  const std::string& dtype = config.router().kv_cache().dtype();
+  if (kv_memory_rule(config).fraction) {
+    fmt::print(
+        "# context: {} tokens; KV cache: as measured at start (router.kv_cache.memory_fraction), of {} in "
+        "pages of {}{}\n",
+        model_len, dtype, format_bytes(KvCache::page_bytes(widest.spec, options)), spill);
+    return {};
+  }
   options.swap_bytes /= widest.num_ranks;
   GH_ASSIGN(const auto cache, KvCache::create(widest.spec, options));
-  fmt::print("# context: {} tokens; KV cache: {} tokens in pages of {}", model_len, cache->capacity_tokens(),
-             format_bytes(cache->page_bytes()));
+  fmt::print("# context: {} tokens; KV cache: {} tokens of {} in pages of {}", model_len,
+             cache->capacity_tokens(), dtype, format_bytes(cache->page_bytes()));
   if (cache->num_swap_pages() > 0)
     fmt::print("; swap: {} tokens", cache->num_swap_pages() * cache->block_size());
+  fmt::print("{}", spill);
   const int replicas = config.router().dense().data_parallel();
   fmt::print("{}\n", replicas > 1 ? fmt::format(" for each of {} replicas", replicas) : "");
   return {};
@@ -97,7 +105,7 @@ void print_router_devices(const config::Config& config) {
 void print_slots(const config::Config& config) {
   const SlotOptions slots = slot_options(config);
   if (config.transport().kind() == "loopback") return;
-  const auto link = static_cast<int64_t>(slots.link_bytes()) * config.router().dense().data_parallel();
+  const int64_t link = slot_bytes(config);
   const int num_workers = config.experts().workers_size();
   fmt::print(
       "# slots: {} of {} per link and direction; the router maps {} for {} workers, a worker {} per router\n",
@@ -110,6 +118,7 @@ void print_slots(const config::Config& config) {
 Result<void> check_config_file(const std::filesystem::path& file) {
   GH_ASSIGN(const config::Config config, read_config(file));
   fmt::print("{}", describe_config(config));
+  GH_TRY(check_spill(config, file));
   GH_ASSIGN(const ModelSpec spec, read_spec(config));
   GH_ASSIGN(const auto tokenizer, read_tokenizer(config, spec));
   GH_TRY(check_frame_size(config, spec));
@@ -124,6 +133,7 @@ Result<void> check_config_file(const std::filesystem::path& file) {
     if (worker.device() != config.experts().device())
       print_device(device_key(config, worker), worker.device());
   print_slots(config);
+  for (const std::string& line : describe_balancing(config, spec)) fmt::print("# balance: {}\n", line);
   return check_workers(config, spec);
 }
 

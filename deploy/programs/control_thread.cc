@@ -17,13 +17,19 @@ constexpr std::chrono::milliseconds kLastWords{200};  // for goodbyes that are q
 }
 
 struct ControlThread::Impl {
-  explicit Impl(std::function<void()> on_signal_) : on_signal(std::move(on_signal_)) {}
+  Impl(std::function<void()> on_signal_, std::function<void()> on_reload_)
+      : on_signal(std::move(on_signal_)), on_reload(std::move(on_reload_)) {
+    signals.add(SIGHUP);
+    signals.add(SIGUSR2);
+  }
 
   void wait_for_signal() {
     signals.async_wait([this](const boost::system::error_code& error, int signal) {
       if (error) return;
       if (signal == SIGUSR2)
         write_trace_now();
+      else if (signal == SIGHUP)
+        on_reload();
       else
         on_signal();
       wait_for_signal();
@@ -39,14 +45,14 @@ struct ControlThread::Impl {
 
   boost::asio::io_context io{1};
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work{io.get_executor()};
-  boost::asio::signal_set signals{io, SIGTERM, SIGINT, SIGUSR2};
+  boost::asio::signal_set signals{io, SIGTERM, SIGINT};
   boost::asio::steady_timer last_words{io};
-  std::function<void()> on_signal;
+  std::function<void()> on_signal, on_reload;
   std::thread thread;
 };
 
-ControlThread::ControlThread(std::function<void()> on_signal)
-    : impl_(std::make_unique<Impl>(std::move(on_signal))) {
+ControlThread::ControlThread(std::function<void()> on_signal, std::function<void()> on_reload)
+    : impl_(std::make_unique<Impl>(std::move(on_signal), std::move(on_reload))) {
   impl_->wait_for_signal();
 }
 

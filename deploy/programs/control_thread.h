@@ -1,5 +1,5 @@
 // control_thread.h: the io_context of a process's control plane, its thread, and the signals: those that end
-// the process, and SIGUSR2, on which it writes its trace.
+// the process, SIGHUP, on which it reads its configuration again, and SIGUSR2, on which it writes its trace.
 #pragma once
 
 #include <functional>
@@ -13,8 +13,8 @@ namespace guildhall {
 
 class ControlThread {
  public:
-  // `on_signal` is called on the thread for each SIGTERM or SIGINT.
-  explicit ControlThread(std::function<void()> on_signal);
+  // Called on the thread: `on_signal` for each SIGTERM or SIGINT, `on_reload` for each SIGHUP.
+  ControlThread(std::function<void()> on_signal, std::function<void()> on_reload);
   ~ControlThread();  // stop()
 
   boost::asio::io_context& io();

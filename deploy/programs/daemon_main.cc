@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/trace.h"
 #include "deploy/programs/routers.h"
+#include "deploy/programs/spill_check.h"
 #include "proto/config_yaml.h"
 
 namespace guildhall {
@@ -23,7 +24,7 @@ void begin_trace(const config::Trace& trace, const std::string& process) {
 }  // namespace
 
 int daemon_main(int argc, char** argv, const DaemonOptions& options,
-                const std::function<Result<void>(config::Config, const std::string& name)>& run) {
+                const std::function<Result<void>(DaemonStart)>& run) {
   CLI::App app(options.description, options.program);
   app.set_version_flag("--version", std::string(GUILDHALL_VERSION));
   std::string file, name;
@@ -37,19 +38,19 @@ int daemon_main(int argc, char** argv, const DaemonOptions& options,
   }
 
   signal(SIGPIPE, SIG_IGN);
-  Result<config::Config> config = read_config(file);
+  signal(SIGHUP, SIG_IGN);  // until there is a configuration to read again
+  const Result<config::Config> of_file = read_config(file);
+  Result<config::Config> config = of_file;
   if (config && options.is_router) config = config_of_router(*config, name);
+  if (config && options.is_router)
+    if (const auto checked = check_spill(*config, file); checked.has_error()) config = checked.error();
   if (config.has_error()) {
     fmt::print(stderr, "{}\n", config.error().message);
     return 2;
   }
   init_log(name.empty() ? options.program : name, config->log().level());
-  if (config->balance().policy() != "static")
-    log_info("balance_inactive",
-             "policy={}: experts stay split evenly while serving; guildhall balance replays traces",
-             config->balance().policy());
   begin_trace(config->trace(), name.empty() ? config->router().name() : name);
-  const Result<void> served = run(std::move(*config), name);
+  const Result<void> served = run({file, *of_file, *std::move(config), name});
   const Result<void> traced = write_trace();
   if (traced.has_error()) log_warn("trace_failed", "{}", to_string(traced.error()));
   if (served.has_error()) {

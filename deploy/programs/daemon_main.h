@@ -2,6 +2,7 @@
 // 0 orderly end, 1 could not start or go on, 2 bad command line or configuration.
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <string>
 
@@ -16,8 +17,14 @@ struct DaemonOptions {
   bool is_router = true;  // which finds its settings by --name, or is the only one; else --name is required
 };
 
-// `run` gets a router's own settings in `router`.
+struct DaemonStart {
+  std::filesystem::path file;
+  config::Config of_file;  // as the file says it
+  config::Config config;   // a router's own settings are in `router`
+  std::string name;        // empty: the only router
+};
+
 int daemon_main(int argc, char** argv, const DaemonOptions& options,
-                const std::function<Result<void>(config::Config, const std::string& name)>& run);
+                const std::function<Result<void>(DaemonStart)>& run);
 
 }  // namespace guildhall

@@ -4,7 +4,7 @@
 
 int main(int argc, char** argv) {
   using namespace guildhall;
-  return daemon_main(
-      argc, argv, {"guildhall-expert", "Runs experts for guildhall-router.", /*is_router=*/false},
-      [](config::Config config, const std::string& name) { return run_expert_process(config, name); });
+  return daemon_main(argc, argv,
+                     {"guildhall-expert", "Runs experts for guildhall-router.", /*is_router=*/false},
+                     [](const DaemonStart& start) { return run_expert_process(start); });
 }

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "deploy/programs/control_thread.h"
 #include "deploy/programs/model_files.h"
+#include "deploy/programs/reload.h"
 #include "deploy/programs/settings.h"
 #include "deploy/programs/shutdown.h"
 #include "experts/control_service.h"
@@ -43,7 +44,10 @@ ControlServiceOptions service_options(const config::Config& config, const config
 
 }  // namespace
 
-Result<void> run_expert_process(const config::Config& config, const std::string& worker_name) {
+Result<void> run_expert_process(const DaemonStart& start,
+                                const std::function<std::unique_ptr<Ops>(std::unique_ptr<Ops>)>& adapt) {
+  const config::Config& config = start.config;
+  const std::string& worker_name = start.name;
   GH_ASSIGN(const config::Worker* entry, find_worker(config, worker_name));
   if (config.transport().kind() == "loopback")
     return Status{
@@ -53,13 +57,15 @@ Result<void> run_expert_process(const config::Config& config, const std::string&
   GH_ASSIGN(const ModelSpec spec, read_spec(config));
   GH_ASSIGN(std::unique_ptr<Ops> ops,
             open_device(device_key(config, *entry), entry->device(), team_options(config, entry->threads())));
+  if (adapt) ops = adapt(std::move(ops));
   const std::unique_ptr<TailPool> tails = tail_pool(config, ops->memory());
   GH_ASSIGN(const std::unique_ptr<Exchange> exchange,
             make_exchange(exchange_options(config, worker_name, tails.get())));
   Worker worker(spec, *exchange, std::move(ops));
 
   Shutdown shutdown;
-  ControlThread control([&] { shutdown.request(); });
+  Reload reload(start.file, start.of_file, [](const config::Config&) {});  // balancing is the routers'
+  ControlThread control([&] { shutdown.request(); }, [&] { (void)reload.run("SIGHUP"); });
   GH_ASSIGN(std::unique_ptr<ControlService> service,
             ControlService::start(control.io(), service_options(config, *entry, *exchange), spec, worker,
                                   [&] { shutdown.request(); }));

@@ -57,6 +57,10 @@ Result<void> Fleet::restart(Member& member, const std::string& how_it_ended) {
   return {};
 }
 
+void Fleet::signal(int number) {
+  for (Member& member : members_) member.process.signal(number);
+}
+
 void Fleet::stop() {
   for (const bool routers : {true, false}) {
     for (Member& m : members_)

@@ -22,6 +22,7 @@ class Fleet {
   // Looks at every child. Before `serving`, an end is an error; afterwards the child is started again, at
   // most kMaxRestarts times within kRestartWindow.
   Result<void> watch(bool serving);
+  void signal(int number);  // to every child
   void stop();
 
   // "w0 (pid 4711), r0 (pid 4712)"

@@ -1,4 +1,4 @@
-// guildhall: the operator's command: up, config check, balance.
+// guildhall: the operator's command: up, config check, plan, balance.
 #include <fmt/format.h>
 #include <signal.h>
 
@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "deploy/programs/balance_command.h"
 #include "deploy/programs/config_command.h"
+#include "deploy/programs/plan_command.h"
 #include "deploy/programs/up.h"
 
 namespace guildhall {
@@ -34,13 +35,37 @@ void add_balance_options(CLI::App& balance, BalanceArguments& arguments) {
   balance.add_option("--compute", arguments.gflop_per_s, "GFLOP/s of a worker of speed 1")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  balance.add_option("--move-rate", arguments.move_gb_per_s, "GB/s at which experts move")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
   balance
-      .add_option("--move-slowdown", arguments.move_slowdown, "How much longer steps take while experts move")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
+      .add_option("--move-rate", arguments.move_gb_per_s,
+                  "GB/s at which experts move (default: balance.move_rate)")
+      ->check(CLI::PositiveNumber);
+  balance
+      .add_option("--move-slowdown", arguments.move_slowdown,
+                  "How much longer steps take while experts move (default: balance.move_slowdown)")
+      ->check(CLI::NonNegativeNumber);
+}
+
+void add_plan_options(CLI::App& plan, PlanArguments& arguments) {
+  plan.add_option("--config", arguments.config, "Configuration file (YAML)");
+  plan.add_option("--model", arguments.model,
+                  "Checkpoint folder, in place of a configuration; needs --workers");
+  plan.add_option("--workers", arguments.num_workers, "So many workers instead of the configuration's")
+      ->check(CLI::Range(1, 4096));
+  plan.add_option("--device", arguments.device,
+                  "cpu or cuda: of all processes instead of the configuration's")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
+  plan.add_option("--worker-memory", arguments.worker_memory, "Memory of each worker's GPU or host: 80GiB");
+  plan.add_option("--router-memory", arguments.router_memory, "Memory of each router's GPU or host");
+  plan.add_option("--trace", arguments.trace, "Routing trace (proto/TRACE.md): what it says of this plan");
+  plan.add_flag("--json", arguments.json, "Print JSON");
+  plan.add_flag("--suggest", arguments.suggest, "Print a configuration made of what fits");
+}
+
+// 0: fits, 1: does not, 2: what was given cannot be read.
+int report_plan(const Result<bool>& fits) {
+  if (!fits.has_error()) return *fits ? 0 : 1;
+  fmt::print(stderr, "guildhall: {}\n", fits.error().message);
+  return 2;
 }
 
 std::filesystem::path program_dir() { return std::filesystem::read_symlink("/proc/self/exe").parent_path(); }
@@ -63,6 +88,11 @@ int run(int argc, char** argv) {
       config->add_subcommand("check", "Read a configuration as the daemons would and show what it means");
   check->add_option("FILE", file, "Configuration file (YAML)")->required();
 
+  PlanArguments planning;
+  CLI::App* plan =
+      app.add_subcommand("plan", "Say before loading whether a configuration fits, and what would");
+  add_plan_options(*plan, planning);
+
   BalanceArguments balancing;
   CLI::App* balance =
       app.add_subcommand("balance", "Replay a routing trace and show what balancing would make of it");
@@ -75,6 +105,7 @@ int run(int argc, char** argv) {
   }
   signal(SIGPIPE, SIG_IGN);
   if (up->parsed()) return report(run_up({file, host, program_dir()}));
+  if (plan->parsed()) return report_plan(run_plan(planning));
   if (balance->parsed()) return report(run_balance(balancing));
   return report(check_config_file(file));
 }

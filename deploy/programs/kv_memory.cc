@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 
 #include "base/log.h"
 #include "base/units.h"
@@ -39,19 +40,18 @@ Result<int64_t> measure_peak(const ModelShard& shard, const DenseWeights& weight
                              const RehearsalOptions& options) {
   const ModelSpec& spec = shard.spec;
   const int64_t tokens = std::max(options.max_tokens, options.block_size);
-  const int64_t token_bytes =
-      kv_elements_per_token_layer(spec) * spec.num_layers * dtype_bytes(options.kv_dtype);
-  GH_ASSIGN(const std::unique_ptr<KvCache> cache,
-            KvCache::create(spec,
-                            {.block_size = options.block_size,
-                             .memory_bytes = (tokens + options.block_size) * token_bytes,
-                             .dtype = options.kv_dtype,
-                             .max_model_len = tokens,
-                             .max_tokens = tokens},
-                            ops.memory()));
+  KvCacheOptions cache_options{.block_size = options.block_size,
+                               .dtype = options.kv_dtype,
+                               .max_model_len = tokens,
+                               .max_tokens = tokens};
+  const int64_t page_bytes = KvCache::page_bytes(spec, cache_options);
+  cache_options.memory_bytes = (tokens / options.block_size + 1) * page_bytes;
+  GH_ASSIGN(const std::unique_ptr<KvCache> cache, KvCache::create(spec, cache_options, ops.memory()));
   LoopbackFabric nobody;
   const std::unique_ptr<Exchange> end = nobody.make_end("rehearsal");
-  Dispatcher dispatcher({.codecs_w = options.codecs_w,
+  Dispatcher dispatcher({.experts = expert_grid(spec),
+                         .num_workers = std::max<int64_t>(1, std::ssize(options.codecs_w)),
+                         .codecs_w = options.codecs_w,
                          .hidden = spec.hidden,
                          .top_k = spec.moe.top_k,
                          .max_tokens = options.max_tokens,
@@ -63,8 +63,7 @@ Result<int64_t> measure_peak(const ModelShard& shard, const DenseWeights& weight
                   options.max_tokens, options.max_model_len, {.shard = &shard});
   forward.rehearse(options.max_sequences);
   const MemoryFigures memory = ops.memory().figures();
-  const auto cache_bytes = cache->capacity_tokens() * token_bytes;
-  return memory.total_bytes - memory.free_bytes - cache_bytes;
+  return memory.total_bytes - memory.free_bytes - cache->num_pages() * page_bytes;
 }
 
 }  // namespace guildhall

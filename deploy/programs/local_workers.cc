@@ -22,7 +22,8 @@ Result<std::unique_ptr<LocalWorkers>> LocalWorkers::make(const config::Config& c
 Result<void> LocalWorkers::load(const Placement& placement) {
   for (size_t i = 0; i < members_.size(); ++i) {
     Member& member = members_[i];
-    const ExpertsOfLayer experts = placement.experts_of(static_cast<int32_t>(i));
+    member.holdings = {placement.version, placement.experts_of(static_cast<int32_t>(i))};
+    const ExpertsOfLayer& experts = member.holdings.experts_l;
     GH_TRY(check_memory(spec_, experts, member.memory_limit));
     GH_TRY(check_device_memory(spec_, experts, member.worker->memory(),
                                part(config_.experts().memory_margin_millionths())));
@@ -39,6 +40,7 @@ Result<void> LocalWorkers::load(const Placement& placement) {
 void LocalWorkers::share(const LocalWorkers& loaded) {
   for (size_t i = 0; i < members_.size(); ++i) {
     members_[i].worker->set_store(loaded.members_[i].store);
+    members_[i].holdings = loaded.members_[i].holdings;
     std::lock_guard lock(mutex_);
     members_[i].store = loaded.members_[i].store;
   }
@@ -54,7 +56,7 @@ void LocalWorkers::attach(Engine& engine, const std::string& router_address) {
     members_[i].worker->attach_router(config_.router().name(), router_address, generation,
                                       [](Result<void>) {});
     engine.attach_worker(static_cast<int32_t>(i), members_[i].name, members_[i].exchange->local_address(),
-                         generation);
+                         generation, members_[i].holdings, /*taken=*/{});
   }
 }
 

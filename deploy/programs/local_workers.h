@@ -26,7 +26,7 @@ class LocalWorkers {
   Result<void> load(const Placement& placement);
   void share(const LocalWorkers& loaded);  // instead: its experts, in the memory where they are
   void cancel_load();                      // any thread
-  // Joins workers and engine. The router's own end has `router_address`.
+  // Joins workers and engine, which learns here what they hold. The router's own end has `router_address`.
   void attach(Engine& engine, const std::string& router_address);
   // One turn of every worker, on the engine thread; whether there was work.
   bool pump();
@@ -43,6 +43,7 @@ class LocalWorkers {
     std::unique_ptr<Worker> worker;
     std::unique_ptr<LoadProgress> progress;
     std::shared_ptr<const ExpertStore> store;  // set under mutex_
+    Holdings holdings;                         // what is in it
   };
   const config::Config& config_;
   const ModelSpec& spec_;

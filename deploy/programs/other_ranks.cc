@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/affinity.h"
 #include "deploy/programs/settings.h"
 #include "kernels/make_ops.h"
 #include "router/shared_memory_collective.h"
@@ -53,13 +54,17 @@ Result<std::unique_ptr<OtherRanks>> OtherRanks::divide(const config::Config& con
     GH_ASSIGN(ranks->shard_r_.emplace_back(), make_shard(spec, r, n));
   }
   ranks->device_r_ = rank_devices(config.router().dense().device(), n, kGpusMeet);
+  ranks->cores_r_ = rank_cores(config);
   return ranks;
 }
 
 Result<void> OtherRanks::open(const config::Config& config) {
+  const TeamOptions team = dense_team_options(config);  // its share of all cores
   for (size_t r = 1; r < num_ranks(); ++r) {
+    const OnCores here(cores(r));
     TensorRanks::Rank rank;
-    GH_ASSIGN(rank.ops, open_device("router.dense.device", device(r), dense_team_options(config)));
+    GH_ASSIGN(rank.ops, open_device("router.dense.device", device(r), team));
+    rank.on_thread = [cores = cores(r)] { stay_on(cores); };
     others_.push_back(std::move(rank));
   }
   return {};

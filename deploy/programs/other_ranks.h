@@ -29,7 +29,10 @@ class OtherRanks {
   size_t num_ranks() const { return shard_r_.size(); }
   // The device of each rank, as open_device takes it.
   const std::string& device(size_t rank) const { return device_r_[rank]; }
+  // Where its threads run; empty: anywhere.
+  const std::vector<int>& cores(size_t rank) const { return cores_r_[rank]; }
 
+  // Their compute threads, and those of TensorRanks, stay on their cores.
   Result<void> open(const config::Config& config);
   Result<void> load(const config::Config& config, const ModelSpec& spec, LoadProgress& progress);
   // On GPUs, once all weights are there: the memory that the ranks' caches may take, for make_caches(). Of
@@ -47,6 +50,7 @@ class OtherRanks {
 
   std::vector<ModelShard> shard_r_;
   std::vector<std::string> device_r_;
+  std::vector<std::vector<int>> cores_r_;
   std::vector<TensorRanks::Rank> others_;
 };
 

@@ -6,27 +6,32 @@
 
 namespace guildhall {
 
-Result<std::unique_ptr<Replica>> Replica::open(const config::Config& config, const ModelSpec& spec,
-                                               std::string name, std::vector<int> cores) {
-  std::unique_ptr<Replica> replica(new Replica(std::move(name), std::move(cores)));
+Result<std::unique_ptr<EngineReplica>> EngineReplica::open(const config::Config& config,
+                                                           const ModelSpec& spec, std::string name,
+                                                           std::vector<int> cores) {
+  std::unique_ptr<EngineReplica> replica(new EngineReplica(std::move(name), std::move(cores)));
   const OnCores here(replica->cores_);  // the team's threads start here
   GH_ASSIGN(replica->other_ranks_, OtherRanks::divide(config, spec));
-  GH_ASSIGN(replica->ops_,
-            open_device("router.dense.device", replica->other_ranks_->device(0), dense_team_options(config)));
-  GH_TRY(replica->other_ranks_->open(config));
+  OtherRanks& ranks = *replica->other_ranks_;
+  const TeamOptions team = dense_team_options(config);  // its share of all cores
+  {
+    const OnCores first(ranks.cores(0));
+    GH_ASSIGN(replica->ops_, open_device("router.dense.device", ranks.device(0), team));
+  }
+  GH_TRY(ranks.open(config));
   return replica;
 }
 
-Replica::~Replica() { stop(); }
+EngineReplica::~EngineReplica() { stop(); }
 
-Result<void> Replica::make_cache(const KvCacheOptions& options) {
+Result<void> EngineReplica::make_cache(const KvCacheOptions& options) {
   const OnCores here(cores_);  // pages are touched first, and so lie, where they will be read
   GH_ASSIGN(cache_, other_ranks_->make_caches(options, *ops_));
   kv_capacity_tokens_ = cache_->capacity_tokens();
   return {};
 }
 
-Result<void> Replica::open_exchange(const config::Config& config, const ModelSpec& spec) {
+Result<void> EngineReplica::open_exchange(const config::Config& config, const ModelSpec& spec) {
   const OnCores here(cores_);
   if (config.transport().kind() == "loopback") {
     fabric_ = std::make_unique<LoopbackFabric>();
@@ -41,35 +46,35 @@ Result<void> Replica::open_exchange(const config::Config& config, const ModelSpe
   return {};
 }
 
-Result<void> Replica::start(const config::Config& config, EngineOptions options, const ModelSpec& spec,
-                            const DenseWeights& weights, const Placement& placement) {
+Result<void> EngineReplica::start(const config::Config& config, EngineOptions options, const ModelSpec& spec,
+                                  const DenseWeights& weights) {
   if (local_workers_) options.dispatcher.pump_local_workers = [this] { return local_workers_->pump(); };
   GH_ASSIGN(auto ranks, other_ranks_->join(config, *ops_));
   engine_ = std::make_unique<Engine>(std::move(options), spec, weights, *exchange_, std::move(cache_), *ops_,
                                      std::move(ranks));
-  engine_->set_placement(placement);
   if (local_workers_) local_workers_->attach(*engine_, exchange_->local_address());
   thread_ = std::thread([this] {
-    const OnCores here(cores_);
+    stay_on(cores_);
+    stay_on(other_ranks_->cores(0));
     engine_->run();
   });
   return {};
 }
 
-void Replica::stop() {
+void EngineReplica::stop() {
   if (!thread_.joinable()) return;
   engine_->stop();
   thread_.join();
   log_service();
 }
 
-void Replica::end_engine() {
+void EngineReplica::end_engine() {
   stop();
   engine_.reset();
 }
 
 // Where the steps' time went; what is neither kernels nor exchange is our own overhead.
-void Replica::log_service() const {
+void EngineReplica::log_service() const {
   const EngineCounters c = engine_->counters();
   const double total = static_cast<double>(std::max<int64_t>(1, c.step_ns));
   log_info("served",

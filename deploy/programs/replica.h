@@ -15,12 +15,12 @@
 
 namespace guildhall {
 
-class Replica {
+class EngineReplica {
  public:
   // Opens the device. Its compute threads and the engine's stay on `cores`; empty: anywhere.
-  static Result<std::unique_ptr<Replica>> open(const config::Config& config, const ModelSpec& spec,
-                                               std::string name, std::vector<int> cores);
-  ~Replica();  // stop()
+  static Result<std::unique_ptr<EngineReplica>> open(const config::Config& config, const ModelSpec& spec,
+                                                     std::string name, std::vector<int> cores);
+  ~EngineReplica();  // stop()
 
   const std::string& name() const { return name_; }
   Ops& ops() { return *ops_; }  // the first rank's
@@ -35,7 +35,7 @@ class Replica {
 
   // Starts the engine, and its local workers. Borrows spec and weights.
   Result<void> start(const config::Config& config, EngineOptions options, const ModelSpec& spec,
-                     const DenseWeights& weights, const Placement& placement);
+                     const DenseWeights& weights);
   Engine* engine() { return engine_.get(); }  // null until start()
   const Engine* engine() const { return engine_.get(); }
   int64_t kv_capacity_tokens() const { return kv_capacity_tokens_; }
@@ -45,7 +45,8 @@ class Replica {
 
  private:
   void log_service() const;
-  Replica(std::string name, std::vector<int> cores) : name_(std::move(name)), cores_(std::move(cores)) {}
+  EngineReplica(std::string name, std::vector<int> cores)
+      : name_(std::move(name)), cores_(std::move(cores)) {}
 
   const std::string name_;
   const std::vector<int> cores_;

@@ -5,7 +5,5 @@
 int main(int argc, char** argv) {
   using namespace guildhall;
   return daemon_main(argc, argv, {"guildhall-router", "Serves a mixture-of-experts model over HTTP."},
-                     [](config::Config config, const std::string&) -> Result<void> {
-                       return RouterProcess(std::move(config)).run();
-                     });
+                     [](DaemonStart start) { return RouterProcess(std::move(start)).run(); });
 }

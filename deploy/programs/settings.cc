@@ -21,12 +21,20 @@ int num_replicas(const config::Config& config) {
   return std::max(1, config.router().dense().data_parallel());
 }
 
+std::vector<std::vector<int>> cores_of_parts(int num) {
+  return num == 1 ? std::vector<std::vector<int>>(1) : split_cores(usable_cores(), num);
+}
+
 WaitOptions wait_options(const config::Config& config) {
   return {.mode = config.transport().wait() == "spin" ? WaitMode::spin : WaitMode::adaptive};
 }
 
 DType kv_dtype(const config::Config& config) {
-  return config.router().kv_cache().dtype() == "bf16" ? DType::bf16 : DType::f32;
+  const std::string& name = config.router().kv_cache().dtype();
+  return name == "bf16"   ? DType::bf16
+         : name == "fp8"  ? DType::e4m3
+         : name == "int8" ? DType::int8
+                          : DType::f32;
 }
 
 MicroBatches micro_batches(const config::Config& config) {
@@ -57,13 +65,19 @@ PeerOptions peer_options(const config::Config& config) {
                       .prefix_affinity = front_end.prefix_affinity(),
                       .margin = front_end.spread_margin(),
                       .interval = milliseconds(front_end.load_interval_us())};
-  for (const config::RouterOfList& peer : config.routers()) {
-    const auto listen = parse_host_port(peer.listen());
-    if (front_end.spread() == "false" || !listen || listen->port == 0) continue;
-    const bool everywhere = listen->host == "0.0.0.0" || listen->host == "::";
-    options.peers.push_back({peer.name(), {everywhere ? peer.host() : listen->host, listen->port}});
-  }
+  if (front_end.spread() != "false") options.peers = other_routers(config);
   return options;
+}
+
+std::vector<PeerOptions::Peer> other_routers(const config::Config& config) {
+  std::vector<PeerOptions::Peer> routers;
+  for (const config::RouterOfList& other : config.routers()) {
+    const auto listen = parse_host_port(other.listen());
+    if (!listen || listen->port == 0) continue;
+    const bool everywhere = listen->host == "0.0.0.0" || listen->host == "::";
+    routers.push_back({other.name(), {everywhere ? other.host() : listen->host, listen->port}});
+  }
+  return routers;
 }
 
 HttpServerOptions http_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len) {
@@ -77,7 +91,9 @@ HttpServerOptions http_options(const config::Config& config, const ModelSpec& sp
           .idle_timeout = milliseconds(http.idle_timeout_us()),
           .limits = {.first_token = milliseconds(http.first_token_timeout_us()),
                      .whole = milliseconds(http.request_timeout_us())},
+          .cors_origins = {http.cors_origins().begin(), http.cors_origins().end()},
           .peers = peer_options(config),
+          .routers = other_routers(config),
           .model_name = config.model().name(),
           .max_model_len = static_cast<int32_t>(max_model_len),
           .vocab_size = static_cast<int32_t>(spec.vocab_size)};
@@ -139,8 +155,11 @@ TeamOptions dense_team_options(const config::Config& config) {
 }
 
 std::vector<std::vector<int>> replica_cores(const config::Config& config) {
-  const int num = num_replicas(config);
-  return num == 1 ? std::vector<std::vector<int>>(1) : split_cores(usable_cores(), num);
+  return cores_of_parts(num_replicas(config));
+}
+
+std::vector<std::vector<int>> rank_cores(const config::Config& config) {
+  return cores_of_parts(config.router().dense().tensor_parallel());
 }
 
 std::string replica_name(const config::Config& config, int replica) {
@@ -194,9 +213,7 @@ Result<int64_t> max_model_len(const config::Config& config, const ModelSpec& spe
     return spec.max_position;  // measured later
   const KvCacheOptions cache = kv_cache_options(config, spec.max_position);
   GH_ASSIGN(const ModelShard widest, widest_shard(config, spec));
-  const int64_t token_bytes =
-      kv_elements_per_token_layer(widest.spec) * spec.num_layers * dtype_bytes(cache.dtype);
-  const int64_t fits = cache.memory_bytes / (token_bytes * cache.block_size) * cache.block_size;
+  const int64_t fits = cache.memory_bytes / KvCache::page_bytes(widest.spec, cache) * cache.block_size;
   if (fits >= spec.max_position || fits == 0) return spec.max_position;
   log_warn("context_reduced", "max_model_len={} checkpoint={}: router.kv_cache.memory holds no more", fits,
            spec.max_position);
@@ -244,6 +261,21 @@ KvCacheOptions kv_cache_options(const config::Config& config, int64_t max_model_
           .swap_bytes = cache.swap_bytes() / num_replicas(config)};
 }
 
+ReplicaRules replica_rules(const config::Config& config) {
+  const std::string& name = config.balance().replica_choice();
+  ReplicaRules rules;
+  if (name == "auto")
+    rules.choice = combine_mode(config) == Combine::exact ? ReplicaChoice::least_loaded : ReplicaChoice::hash;
+  else
+    rules.choice = parse_replica_choice(name).value();
+  for (const config::Worker& worker : config.experts().workers()) {
+    rules.speed_w.push_back(part(worker.speed_millionths()));
+    const bool beside = worker.host() == config.router().host();
+    rules.distance_w.push_back(config.transport().kind() == "loopback" ? 0 : beside ? 1 : 2);
+  }
+  return rules;
+}
+
 EngineOptions engine_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len) {
   const config::Batching& batching = config.router().batching();
   EngineOptions options;
@@ -251,7 +283,10 @@ EngineOptions engine_options(const config::Config& config, const ModelSpec& spec
                        .max_batched_tokens = batching.max_batched_tokens(),
                        .reserve_share = config.router().kv_cache().reserve_percent() / 100.0,
                        .target_itl = std::chrono::microseconds(batching.target_itl_us())};
-  options.dispatcher = {.combine = combine_mode(config),
+  options.dispatcher = {.experts = expert_grid(spec),
+                        .num_workers = config.experts().workers_size(),
+                        .replicas = replica_rules(config),
+                        .combine = combine_mode(config),
                         .hidden = spec.hidden,
                         .top_k = spec.moe.top_k,
                         .max_tokens = batching.max_batched_tokens(),
@@ -261,6 +296,10 @@ EngineOptions engine_options(const config::Config& config, const ModelSpec& spec
   options.max_waiting = (batching.max_waiting() + num_replicas(config) - 1) / num_replicas(config);
   options.max_model_len = max_model_len;
   options.recovery_timeout = std::chrono::microseconds(config.transport().recovery_timeout_us());
+  if (const config::Spill& spill = config.router().kv_cache().spill(); !spill.path().empty())
+    options.spill = {.folder = spill.path(),
+                     .size_bytes = spill.size_bytes() / num_replicas(config),
+                     .buffer_bytes = spill.buffer_bytes() / num_replicas(config)};
   return options;
 }
 

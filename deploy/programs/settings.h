@@ -17,6 +17,8 @@ Result<void> apply_isa(const config::Config& config);
 
 // The other routers of the file, unless requests stay where they come to.
 PeerOptions peer_options(const config::Config& config);
+// All of them, as far as their port is known.
+std::vector<PeerOptions::Peer> other_routers(const config::Config& config);
 HttpServerOptions http_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len);
 SlotOptions slot_options(const config::Config& config);
 // Borrows tails, which outlive the exchange.
@@ -30,6 +32,8 @@ TeamOptions team_options(const config::Config& config,
 TeamOptions dense_team_options(const config::Config& config);
 // Of each replica: where its threads run. One replica may use every core: empty.
 std::vector<std::vector<int>> replica_cores(const config::Config& config);
+// Of each rank of tensor parallelism: where its threads run. One rank may use every core: empty.
+std::vector<std::vector<int>> rank_cores(const config::Config& config);
 // "r0/1", or "r0" where there is one replica.
 std::string replica_name(const config::Config& config, int replica);
 // The device that key `key` asks for, and a log line that says what it is. The error names the key.
@@ -49,6 +53,8 @@ Result<void> check_frame_size(const config::Config& config, const ModelSpec& spe
 KvMemoryRule kv_memory_rule(const config::Config& config);  // of all replicas together
 // Of one replica.
 KvCacheOptions kv_cache_options(const config::Config& config, int64_t max_model_len);
+// How an expert's replicas share its tokens.
+ReplicaRules replica_rules(const config::Config& config);
 EngineOptions engine_options(const config::Config& config, const ModelSpec& spec, int64_t max_model_len);
 FrontEndOptions front_end_options(const config::Config& config);
 

@@ -34,13 +34,21 @@ class Signals {
     fd_ = signalfd(-1, &set, SFD_CLOEXEC);
   }
   ~Signals() { close(fd_); }
-  // True when one came within `time`.
-  bool wait(std::chrono::milliseconds time) {
+  // True when one came within `time` that ends this process. SIGHUP does where a terminal that we began on
+  // has closed; else it is for the children, to read their configuration again.
+  bool wait(std::chrono::milliseconds time, Fleet& fleet) {
     pollfd entry{fd_, POLLIN, 0};
-    return poll(&entry, 1, static_cast<int>(time.count())) > 0;
+    signalfd_siginfo came;
+    if (poll(&entry, 1, static_cast<int>(time.count())) <= 0 || read(fd_, &came, sizeof came) != sizeof came)
+      return false;
+    if (came.ssi_signo != SIGHUP || (began_on_terminal_ && isatty(STDOUT_FILENO) == 0)) return true;
+    log_info("reloading", "reason=SIGHUP: {} are told", fleet.describe());
+    fleet.signal(SIGHUP);
+    return false;
   }
 
  private:
+  const bool began_on_terminal_ = isatty(STDOUT_FILENO) != 0;
   int fd_;
 };
 
@@ -132,7 +140,7 @@ Result<bool> wait_until_ready(const config::Config& config, const HostPlan& plan
       check.print();
       return true;
     }
-    if (signals.wait(kLook)) return false;
+    if (signals.wait(kLook, fleet)) return false;
   }
   return Status{Code::deadline_exceeded,
                 fmt::format("not ready within {} (transport.startup_timeout)", format_duration(limit))};
@@ -140,7 +148,7 @@ Result<bool> wait_until_ready(const config::Config& config, const HostPlan& plan
 
 Result<void> serve(const config::Config& config, const HostPlan& plan, Fleet& fleet, Signals& signals) {
   GH_ASSIGN(const bool ready, wait_until_ready(config, plan, fleet, signals));
-  while (ready && !signals.wait(kLook)) GH_TRY(fleet.watch(/*serving=*/true));
+  while (ready && !signals.wait(kLook, fleet)) GH_TRY(fleet.watch(/*serving=*/true));
   return {};
 }
 

@@ -1,5 +1,5 @@
 // up.h: `guildhall up --config FILE`: starts the processes of the file that belong on this host, shows them
-// loading, says where to call, keeps them running, and stops them all on Ctrl-C.
+// loading, says where to call, keeps them running, passes SIGHUP on to them, and stops them all on Ctrl-C.
 #pragma once
 
 #include <filesystem>

@@ -86,6 +86,12 @@ class AsyncCopies {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(global), "r"(valid ? 16 : 0)
                  : "memory");
   }
+  // The same of 4 bytes.
+  __device__ void copy4(void* shared, const void* global, bool valid) {
+    const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(to), "l"(global), "r"(valid ? 4 : 0)
+                 : "memory");
+  }
   // Ends a group of copies (which may be empty).
   __device__ void commit() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
   // Returns when all groups but the newest kPending have arrived.
@@ -135,7 +141,8 @@ inline void load_matrices_transposed(uint32_t (&r)[4], const bf16* row) {
 
 class AsyncCopies {
  public:
-  void copy16(void* shared, const void* global, bool valid) { open_.push_back({shared, global, valid}); }
+  void copy16(void* shared, const void* global, bool valid) { open_.push_back({shared, global, 16, valid}); }
+  void copy4(void* shared, const void* global, bool valid) { open_.push_back({shared, global, 4, valid}); }
   void commit() {
     groups_.push_back(std::move(open_));
     open_.clear();
@@ -145,9 +152,9 @@ class AsyncCopies {
     for (; std::ssize(groups_) > kPending; groups_.pop_front()) {
       for (const Copy& copy : groups_.front()) {
         if (copy.valid)
-          std::memcpy(copy.shared, copy.global, 16);
+          std::memcpy(copy.shared, copy.global, copy.bytes);
         else
-          std::memset(copy.shared, 0, 16);
+          std::memset(copy.shared, 0, copy.bytes);
       }
     }
   }
@@ -156,6 +163,7 @@ class AsyncCopies {
   struct Copy {
     void* shared;
     const void* global;
+    size_t bytes;
     bool valid;
   };
   std::vector<Copy> open_;

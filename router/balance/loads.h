@@ -10,8 +10,10 @@ namespace guildhall {
 
 struct ExpertLoad {
   int64_t prefill_tokens = 0, decode_tokens = 0;
-  int64_t active_steps = 0;         // steps that gave it a token: each reads its weights once
-  int64_t decode_active_steps = 0;  // steps that gave it a token of a decode
+  // Steps that gave it a token, each of which reads its weights once: as dispatches, where they are counted
+  // as they happen (a step of two micro-batches may read an expert's weights twice).
+  int64_t active_steps = 0;
+  int64_t decode_active_steps = 0;  // of these, with a token of a decode
 
   int64_t tokens() const { return prefill_tokens + decode_tokens; }
   ExpertLoad& operator+=(const ExpertLoad& other) {
@@ -24,6 +26,14 @@ struct ExpertLoad {
 struct Loads {
   int64_t num_steps = 0;
   std::vector<std::vector<ExpertLoad>> load_le;  // [layer][expert]; empty for layers without experts
+
+  // Of the same layers and experts.
+  Loads& operator+=(const Loads& other) {
+    num_steps += other.num_steps;
+    for (size_t layer = 0; layer < load_le.size(); ++layer)
+      for (size_t e = 0; e < load_le[layer].size(); ++e) load_le[layer][e] += other.load_le[layer][e];
+    return *this;
+  }
 };
 
 // Steps in which one of `replicas` replicas is touched, when an expert is active in `active` steps with

@@ -23,7 +23,8 @@ constexpr uint32_t kStepsKind = 1, kEndKind = 2;
 constexpr size_t kBlockHeaderBytes = 16;
 constexpr size_t kHeaderBytes = 16;
 constexpr size_t kFlushBytes = 1 << 20;  // a block this large is written
-constexpr uint64_t kMaxName = 256;
+constexpr size_t kMaxVarintBytes = 10, kMaxCountBytes = 2, kMaxTokensBytes = 3;  // as varints: the bounds'
+static_assert(kMaxExperts <= 1 << 14 && kMaxTraceTokens <= 1 << 21);
 constexpr uint64_t kAny = std::numeric_limits<uint64_t>::max();
 
 uint32_t checksum(std::string_view bytes) { return crc32c(std::as_bytes(std::span(bytes))); }
@@ -80,6 +81,7 @@ TraceWriter::TraceWriter(std::ostream& out, TraceHeader header) : out_(out), hea
   put_fixed(bytes, static_cast<uint32_t>(body.size()));
   put_fixed(bytes, checksum(body));
   out_ << bytes << body;
+  written_bytes_ = bytes.size() + body.size();
 }
 
 void TraceWriter::add(const TraceStep& step) {
@@ -108,14 +110,30 @@ void TraceWriter::write_block(uint32_t kind) {
   std::string bytes;
   put_fixed(bytes, checksum(after_checksum));
   out_ << bytes << after_checksum;
+  written_bytes_ += bytes.size() + after_checksum.size();
   payload_.clear();
   block_steps_ = 0;
+}
+
+uint64_t TraceWriter::num_bytes() const {
+  if (is_finished_) return written_bytes_;
+  const uint64_t open_block = block_steps_ > 0 ? kBlockHeaderBytes + payload_.size() : 0;
+  return written_bytes_ + open_block + kBlockHeaderBytes + kMaxVarintBytes;
+}
+
+uint64_t TraceWriter::most_bytes(const TraceStep& step) {
+  uint64_t bytes = kBlockHeaderBytes + 4 * kMaxVarintBytes;
+  for (const auto* lists : {&step.prefill_le, &step.decode_le})
+    for (const auto& list : *lists)
+      bytes += kMaxCountBytes + list.size() * (kMaxCountBytes + kMaxTokensBytes);
+  return bytes;
 }
 
 Result<void> TraceWriter::finish() {
   if (block_steps_ > 0) write_block(kStepsKind);
   put_varint(payload_, num_steps_);
   write_block(kEndKind);
+  is_finished_ = true;
   out_.flush();
   if (!out_)
     return Status{Code::data_loss, "the routing trace could not be written whole; is the disk full?"};
@@ -189,7 +207,7 @@ Result<void> TraceReader::read_header() {
 }
 
 Result<void> TraceReader::parse_header_body() {
-  GH_ASSIGN(const uint64_t name_bytes, varint("the length of the model's name", 0, kMaxName));
+  GH_ASSIGN(const uint64_t name_bytes, varint("the length of the model's name", 0, kMaxTraceName));
   if (name_bytes > payload_.size() - at_) return refuse("the model's name is cut off");
   header_.model = payload_.substr(at_, name_bytes);
   at_ += name_bytes;

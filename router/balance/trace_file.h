@@ -18,6 +18,7 @@ inline constexpr uint32_t kMaxTraceHeaderBytes = 1 << 16;
 inline constexpr uint32_t kMaxTraceBlockBytes = 64 << 20;  // a step of 1024 layers x 4096 experts fits
 inline constexpr uint32_t kMaxTraceBlockSteps = 4096;
 inline constexpr int64_t kMaxTraceTokens = 1 << 16;  // per step and phase
+inline constexpr uint64_t kMaxTraceName = 256;       // bytes
 inline constexpr int64_t kMaxTraceWeights = int64_t{1} << 48;
 
 struct TraceHeader {
@@ -54,6 +55,9 @@ class TraceWriter {
   TraceWriter(std::ostream& out, TraceHeader header);
 
   void add(const TraceStep& step);
+  // Of the file, were it finished now; and the most that a step adds to it.
+  uint64_t num_bytes() const;
+  static uint64_t most_bytes(const TraceStep& step);
   // The last block and the end. data_loss when the stream did not take everything.
   Result<void> finish();
 
@@ -63,6 +67,8 @@ class TraceWriter {
   std::ostream& out_;
   const TraceHeader header_;
   std::string payload_;  // of the block that is being filled
+  uint64_t written_bytes_ = 0;
+  bool is_finished_ = false;
   uint32_t block_steps_ = 0;
   uint64_t num_steps_ = 0;
   uint64_t last_id_ = 0, last_time_us_ = 0;

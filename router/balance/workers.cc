@@ -28,7 +28,7 @@ Result<BalanceWorkers> plan_slots(std::span<const WorkerInfo> workers, const Slo
     const int64_t fits = worker.memory_bytes == 0 || bytes_per_slot == 0
                              ? request.num_experts
                              : worker.memory_bytes / bytes_per_slot;
-    most_w.push_back(std::min(fits, request.num_experts));
+    most_w.push_back(worker.is_there ? std::min(fits, request.num_experts) : 0);
     most += most_w.back();
     out.slots_w.push_back(0);
     out.speed_w.push_back(worker.speed);
@@ -40,7 +40,9 @@ Result<BalanceWorkers> plan_slots(std::span<const WorkerInfo> workers, const Slo
         fmt::format("{} experts in {} layers of {} each need {}; the {} workers' memory holds {} experts "
                     "of each layer: add workers or memory (experts.workers.memory)",
                     request.num_experts, request.num_layers, format_bytes(request.expert_bytes),
-                    format_bytes(request.num_experts * bytes_per_slot), workers.size(), most)};
+                    format_bytes(request.num_experts * bytes_per_slot),
+                    std::count_if(workers.begin(), workers.end(), [](const auto& w) { return w.is_there; }),
+                    most)};
   const int64_t wanted = std::min(request.num_experts + request.redundant_experts, most);
   for (int64_t i = 0; i < wanted; ++i) {
     size_t best = workers.size();
@@ -53,6 +55,14 @@ Result<BalanceWorkers> plan_slots(std::span<const WorkerInfo> workers, const Slo
     ++out.slots_w[best];
   }
   return out;
+}
+
+Result<BalanceWorkers> plan_serving_slots(std::span<const WorkerInfo> workers, const SlotRequest& request) {
+  std::vector<WorkerInfo> with_room(workers.begin(), workers.end());
+  for (WorkerInfo& worker : with_room)
+    if (worker.memory_bytes > request.expert_bytes) worker.memory_bytes -= request.expert_bytes;
+  Result<BalanceWorkers> slots = plan_slots(with_room, request);
+  return slots.has_error() ? plan_slots(workers, request) : slots;
 }
 
 }  // namespace guildhall

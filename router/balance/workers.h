@@ -15,6 +15,7 @@ struct WorkerInfo {
   int64_t memory_bytes = 0;  // for experts; 0: no limit
   double speed = 1;          // relative; > 0
   std::string node;          // workers with one name here fail together and share a link
+  bool is_there = true;      // else it gets no slots
 };
 
 struct SlotRequest {
@@ -39,5 +40,9 @@ struct BalanceWorkers {
 // allows and never more than num_experts to a worker. Fewer redundant slots than asked for when memory holds
 // no more; resource_exhausted, with the arithmetic, when it does not hold every expert once.
 Result<BalanceWorkers> plan_slots(std::span<const WorkerInfo> workers, const SlotRequest& request);
+
+// The same for workers that serve meanwhile: where memory allows, each keeps room for one expert more,
+// without which full workers cannot exchange experts (move_plan.h).
+Result<BalanceWorkers> plan_serving_slots(std::span<const WorkerInfo> workers, const SlotRequest& request);
 
 }  // namespace guildhall

@@ -7,6 +7,7 @@
 #include <charconv>
 #include <cstring>
 #include <fstream>
+#include <optional>
 #include <sstream>
 #include <vector>
 
@@ -32,6 +33,16 @@ std::vector<std::string_view> words_of(std::string_view line) {
 bool is_equal_ignoring_case(std::string_view a, std::string_view lower) {
   return std::ranges::equal(a, lower,
                             [](char x, char y) { return (x >= 'A' && x <= 'Z' ? x | 0x20 : x) == y; });
+}
+
+// Of "Bearer KEY".
+std::optional<std::string_view> bearer_key(std::string_view authorization) {
+  constexpr std::string_view kScheme = "bearer ";
+  if (authorization.size() < kScheme.size() ||
+      !is_equal_ignoring_case(authorization.substr(0, kScheme.size()), kScheme))
+    return std::nullopt;
+  const auto words = words_of(authorization.substr(kScheme.size()));
+  return words.size() == 1 ? std::optional(words[0]) : std::nullopt;
 }
 
 }  // namespace
@@ -71,6 +82,7 @@ Result<std::shared_ptr<const ApiKeys>> ApiKeys::parse(std::string_view text, con
   if (keys->size() == 0)
     return Status{Code::invalid_argument,
                   fmt::format("router.http.api_keys_file: {} has no keys; a line is NAME KEY", file_name)};
+  keys->derive_router_key();
   return std::shared_ptr<const ApiKeys>(std::move(keys));
 }
 
@@ -97,15 +109,27 @@ Result<void> ApiKeys::add(std::string_view line, const std::string& place) {
   return {};
 }
 
+// The keys' digests in one order, whatever the file's.
+void ApiKeys::derive_router_key() {
+  std::vector<std::string> digests;
+  for (const auto& [digest, tenant] : tenant_of_)
+    digests.emplace_back(digest.bytes.begin(), digest.bytes.end());
+  std::ranges::sort(digests);
+  std::string text = "guildhall router";
+  for (const std::string& digest : digests) text += digest;
+  for (const uint8_t byte : digest_of(text).bytes) router_key_ += fmt::format("{:02x}", byte);
+}
+
 const Tenant* ApiKeys::find(std::string_view authorization) const {
-  constexpr std::string_view kScheme = "bearer ";
-  if (authorization.size() < kScheme.size() ||
-      !is_equal_ignoring_case(authorization.substr(0, kScheme.size()), kScheme))
-    return nullptr;
-  const auto words = words_of(authorization.substr(kScheme.size()));
-  if (words.size() != 1) return nullptr;
-  const auto found = tenant_of_.find(digest_of(words[0]));
+  const std::optional<std::string_view> key = bearer_key(authorization);
+  if (!key) return nullptr;
+  const auto found = tenant_of_.find(digest_of(*key));
   return found == tenant_of_.end() ? nullptr : &found->second;
+}
+
+bool ApiKeys::is_router(std::string_view authorization) const {
+  const std::optional<std::string_view> key = bearer_key(authorization);
+  return key && digest_of(*key) == digest_of(router_key_);
 }
 
 }  // namespace guildhall

@@ -31,6 +31,11 @@ class ApiKeys {
   const Tenant* find(std::string_view authorization) const;
   size_t size() const { return tenant_of_.size(); }
 
+  // What routers show each other, and nobody else has: it comes of all keys of the file, which is the same
+  // for all routers. An Authorization header's value.
+  std::string router_authorization() const { return "Bearer " + router_key_; }
+  bool is_router(std::string_view authorization) const;
+
  private:
   // SHA-256 of a key: looking it up takes no time that depends on how much of a guess is right.
   struct Digest {
@@ -42,8 +47,10 @@ class ApiKeys {
   };
   static Digest digest_of(std::string_view key);
   Result<void> add(std::string_view line, const std::string& place);
+  void derive_router_key();
 
   std::unordered_map<Digest, Tenant, DigestHash> tenant_of_;
+  std::string router_key_;
 };
 
 }  // namespace guildhall

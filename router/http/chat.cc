@@ -18,7 +18,10 @@ constexpr std::string_view kChatFields[] = {"messages",
                                             "chat_template_kwargs",
                                             "add_generation_prompt",
                                             "continue_final_message",
-                                            "reasoning_effort"};
+                                            "reasoning_effort",
+                                            "parallel_tool_calls",
+                                            "modalities",
+                                            "verbosity"};
 
 // What a conversation cannot have yet, or has under another name.
 struct RefusedField {
@@ -104,6 +107,18 @@ ApiResult<ChatPrompt> read_prompt(const json::object& body) {
   return prompt;
 }
 
+// What changes nothing at one value, and is not done at another.
+ApiResult<void> check_neutral(const json::object& body) {
+  GH_TRY(read_bool(body, "parallel_tool_calls", true));
+  const json::value* modalities = find_field(body, "modalities");
+  if (modalities && *modalities != json::value(json::array{"text"}))
+    return unsupported_field("modalities", "leave it out or send [\"text\"]");
+  GH_ASSIGN(const auto verbosity, read_string(body, "verbosity"));
+  if (verbosity && *verbosity != "medium")
+    return unsupported_field("verbosity", "leave it out or send medium, and say it in a message");
+  return {};
+}
+
 ApiResult<void> parse_chat_output(const json::object& body, CompletionCall& call) {
   GH_ASSIGN(const bool echo, read_bool(body, "echo", false));
   if (echo) return unsupported_field("echo", "leave it out; /apply-template shows the prompt");
@@ -118,13 +133,14 @@ ApiResult<void> parse_chat_output(const json::object& body, CompletionCall& call
 }
 
 // Without a limit, an answer may take what the context has left.
-ApiResult<int32_t> max_tokens_of(const json::object& body, size_t num_prompt_tokens,
-                                 const CompletionRules& rules) {
+ApiResult<void> parse_max_tokens(const json::object& body, const CompletionRules& rules,
+                                 CompletionCall& call) {
   GH_ASSIGN(const auto newer, read_int(body, "max_completion_tokens", {1, INT32_MAX}));
   GH_ASSIGN(const auto older, read_int(body, "max_tokens", {1, INT32_MAX}));
-  const int64_t room = rules.max_model_len - static_cast<int64_t>(num_prompt_tokens);
-  const int64_t limit = newer ? *newer : older ? *older : std::max<int64_t>(1, room);
-  return ApiResult<int32_t>(boost::system::in_place_value, static_cast<int32_t>(limit));
+  const int64_t room = rules.max_model_len - std::ssize(call.prompts.front().ids);
+  call.max_tokens = static_cast<int32_t>(newer ? *newer : older ? *older : std::max<int64_t>(1, room));
+  if (newer) call.max_tokens_name = "max_completion_tokens";
+  return {};
 }
 
 }  // namespace
@@ -154,19 +170,21 @@ ApiResult<CompletionCall> parse_chat(const json::object& body, const CompletionR
     if (find_field(body, field.name)) return unsupported_field(field.name, field.remedy);
   GH_ASSIGN(CompletionCall call, parse_common(body, rules));
   call.chat = true;
+  GH_TRY(check_neutral(body));
   GH_TRY(parse_chat_output(body, call));
   GH_ASSIGN(const std::string text, render_chat(body, rules));
-  Prompt prompt{encode_chat(text, rules), std::nullopt};
-  GH_ASSIGN(call.max_tokens, max_tokens_of(body, prompt.ids.size(), rules));
-  call.prompts.push_back(std::move(prompt));
+  call.prompts.push_back({encode_chat(text, rules), std::nullopt});
+  GH_TRY(parse_max_tokens(body, rules, call));
   GH_TRY(check_lengths(call, rules));
+  GH_TRY(check_routed_experts(call));
   return call;
 }
 
 std::vector<std::string> unknown_chat_fields(const json::object& body) {
   std::vector<std::string> names = unknown_completion_fields(body);
-  std::erase_if(names, [](const std::string& name) {
-    return std::find(std::begin(kChatFields), std::end(kChatFields), name) != std::end(kChatFields);
+  std::erase_if(names, [](const std::string& name) {  // a refused one that came is null
+    return std::ranges::find(kChatFields, name) != std::end(kChatFields) ||
+           std::ranges::find(kRefused, name, &RefusedField::name) != std::end(kRefused);
   });
   return names;
 }

@@ -71,13 +71,16 @@ std::vector<std::string> ChatJson::chunks(const ChoiceDelta& delta) {
     if (call_.return_token_ids) event["prompt_token_ids"] = prompt_ids(delta.index);
     events.push_back(json::serialize(event));
   }
-  if (!delta.text.empty() || !delta.tokens.empty() || !delta.token_ids.empty()) {
+  if (!delta.text.empty() || !delta.tokens.empty() || !delta.token_ids.empty() ||
+      !delta.routed_experts.empty()) {
     json::object content;
     content["content"] = delta.text;
     json::object event = chunk(delta.index, std::move(content), logprobs(delta.tokens), std::nullopt);
     if (call_.return_token_ids)
       event["choices"].at(0).as_object()["token_ids"] =
           json::array(delta.token_ids.begin(), delta.token_ids.end());
+    if (call_.routed_experts)
+      event["choices"].at(0).as_object()["routed_experts"] = routed_experts(delta.routed_experts);
     events.push_back(json::serialize(event));
   }
   if (delta.finish_reason)
@@ -99,6 +102,7 @@ std::string ChatJson::whole(const std::vector<ChoiceDelta>& deltas, const TokenU
     choice["finish_reason"] = text_or_null(delta.finish_reason);
     if (call_.return_token_ids)
       choice["token_ids"] = json::array(delta.token_ids.begin(), delta.token_ids.end());
+    if (call_.routed_experts) choice["routed_experts"] = routed_experts(delta.routed_experts);
     choices.push_back(std::move(choice));
   }
   json::object object = head(/*streamed=*/false);
@@ -106,6 +110,8 @@ std::string ChatJson::whole(const std::vector<ChoiceDelta>& deltas, const TokenU
   object["usage"] = usage_object(usage);
   // A conversation is one prompt.
   if (call_.num_prompt_logprobs) object["prompt_logprobs"] = prompt_logprobs(deltas.front().prompt_logprobs);
+  if (call_.routes_prompt())
+    object["prompt_routed_experts"] = routed_experts(deltas.front().prompt_routed_experts);
   if (call_.return_token_ids) object["prompt_token_ids"] = prompt_ids(0);
   return json::serialize(object);
 }

@@ -79,6 +79,19 @@ json::array AnswerJson::prompt_logprobs(const std::vector<PositionLogprobs>& pos
   return list;
 }
 
+json::array AnswerJson::routed_experts(const std::vector<uint16_t>& ids) const {
+  const RoutingShape& shape = *call_.routed_experts;
+  json::array tokens;
+  for (auto at = ids.begin(); at != ids.end();) {
+    json::array layers;
+    const bool known = *at != kNotRouted;
+    for (int64_t layer = 0; layer < shape.num_layers; ++layer, at += shape.top_k)
+      if (known) layers.push_back(json::array(at, at + shape.top_k));
+    tokens.push_back(known ? json::value(std::move(layers)) : json::value(nullptr));
+  }
+  return tokens;
+}
+
 json::array AnswerJson::prompt_ids(int index) const {
   const auto& ids = call_.prompts[static_cast<size_t>(index / call_.num_choices)].ids;
   return json::array(ids.begin(), ids.end());
@@ -144,6 +157,9 @@ json::object CompletionJson::choice(const ChoiceDelta& delta) const {
     object["finish_reason"] = nullptr;
   if (call_.return_token_ids)
     object["token_ids"] = json::array(delta.token_ids.begin(), delta.token_ids.end());
+  if (call_.routed_experts) object["routed_experts"] = routed_experts(delta.routed_experts);
+  if (!delta.prompt_routed_experts.empty())
+    object["prompt_routed_experts"] = routed_experts(delta.prompt_routed_experts);
   return object;
 }
 

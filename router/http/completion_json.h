@@ -36,6 +36,8 @@ class AnswerJson {
   static boost::json::object usage_object(const TokenUsage& usage);
   // null, then per position of the prompt an object of the token there and its alternatives, by id.
   boost::json::array prompt_logprobs(const std::vector<PositionLogprobs>& positions) const;
+  // Per token a list of layers of ids; null for a token that came from the KV cache.
+  boost::json::array routed_experts(const std::vector<uint16_t>& ids) const;
   // The prompt of a choice, as ids.
   boost::json::array prompt_ids(int index) const;
   bool begins(int index) { return begun_.insert(index).second; }  // once per choice

@@ -52,7 +52,18 @@ std::unique_ptr<AnswerJson> make_format(const HttpService& service, const Comple
 // Of events that are written together: what a socket's buffer takes at once.
 constexpr size_t kMaxWriteBytes = 64 << 10;
 
-std::string event(std::string_view data) { return fmt::format("data: {}\n\n", data); }
+// Characters of JSON's texts at which Python's splitlines() ends a line, and with it clients that read events
+// by httpx's lines. (Below a space JSON has escapes for all anyway.)
+constexpr std::pair<std::string_view, std::string_view> kLineEnds[] = {
+    {"\xc2\x85", "\\u0085"}, {"\xe2\x80\xa8", "\\u2028"}, {"\xe2\x80\xa9", "\\u2029"}};
+
+std::string event(std::string_view data) {
+  std::string text = fmt::format("data: {}\n\n", data);
+  for (const auto& [character, escape] : kLineEnds)
+    for (size_t at = 0; (at = text.find(character, at)) != text.npos; at += escape.size())
+      text.replace(at, character.size(), escape);
+  return text;
+}
 
 // Waits for the engine, for `at_most`; ends the call when its time is over. False: nothing happened.
 Task<bool> wait_for_events(ClientSocket& client, Generation& generation, const CallDeadline& deadline,
@@ -67,6 +78,11 @@ Task<bool> wait_for_events(ClientSocket& client, Generation& generation, const C
   co_return expired;
 }
 
+template <class T>
+void append(const std::vector<T>& more, std::vector<T>& to) {
+  to.insert(to.end(), more.begin(), more.end());
+}
+
 // Like answer_stream(), returns the status of the answer.
 Task<int> answer_whole(ClientSocket& client, const HttpRequest& request, Generation& generation,
                        const AnswerJson& format, const CallDeadline& deadline) {
@@ -79,7 +95,9 @@ Task<int> answer_whole(ClientSocket& client, const HttpRequest& request, Generat
       ChoiceDelta& choice = choices[static_cast<size_t>(delta.index)];
       choice.text += delta.text;
       std::move(delta.tokens.begin(), delta.tokens.end(), std::back_inserter(choice.tokens));
-      choice.token_ids.insert(choice.token_ids.end(), delta.token_ids.begin(), delta.token_ids.end());
+      append(delta.token_ids, choice.token_ids);
+      append(delta.routed_experts, choice.routed_experts);
+      append(delta.prompt_routed_experts, choice.prompt_routed_experts);
       choice.finish_reason = delta.finish_reason;
     }
   }

@@ -19,7 +19,7 @@ constexpr std::string_view kFields[] = {
     "frequency_penalty", "repetition_penalty", "logit_bias", "allowed_token_ids", "min_tokens", "stop",
     "stop_token_ids", "ignore_eos", "n", "best_of", "stream", "stream_options", "echo", "logprobs", "user",
     "cache_salt", "priority", "prompt_logprobs", "return_token_ids", "include_stop_str_in_output",
-    "request_id", "timeout",
+    "request_id", "timeout", "routed_experts", "return_routed_experts",
     // Labels for OpenAI's own dashboards: nothing to do with them, nothing to warn about.
     "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"};
 
@@ -36,6 +36,7 @@ bool is_empty(const json::value& v) {
          (v.is_string() && v.get_string().empty());
 }
 bool is_one(const json::value& v) { return v.is_number() && v.to_number<double>() == 1; }
+bool is_zero(const json::value& v) { return v.is_number() && v.to_number<double>() == 0; }
 bool is_false(const json::value& v) { return v.is_bool() && !v.get_bool(); }
 bool is_true(const json::value& v) { return v.is_bool() && v.get_bool(); }
 bool is_plain_text(const json::value& v) {
@@ -62,12 +63,20 @@ constexpr UnsupportedField kUnsupported[] = {
     {"structured_outputs", is_empty, "leave it out"},
     {"bad_words", is_empty, "leave it out"},
     {"return_tokens_as_token_ids", is_false, "use return_token_ids"},
+    // Samplers that other servers have.
+    {"typical_p", is_one, "leave it out, and use min_p or top_p"},
+    {"mirostat", is_zero, "leave it out"},
+    {"dynatemp_range", is_zero, "leave it out"},
+    {"xtc_probability", is_zero, "leave it out"},
+    {"dry_multiplier", is_zero, "leave it out, and use repetition_penalty"},
+    {"repeat_penalty", is_one, "use repetition_penalty"},
+    {"n_predict", never, "use max_tokens"},
+    {"logits_processors", is_empty, "leave it out, and use logit_bias or allowed_token_ids"},
     {"truncate_prompt_tokens", never, "leave it out, and shorten the prompt"},
     {"add_special_tokens", is_true, "leave it out, or send the prompt as token ids"},
     {"skip_special_tokens", is_true, "leave it out"},
     {"spaces_between_special_tokens", is_true, "leave it out"},
     {"prompt_embeds", never, "send prompt"},
-    {"routed_experts", is_false, "leave it out"},
 };
 
 ApiResult<void> refuse_unsupported(const json::object& body) {
@@ -152,6 +161,18 @@ ApiResult<void> parse_output(const json::object& body, CompletionCall& call) {
   return {};
 }
 
+// The second is another server's name for it.
+ApiResult<void> parse_routed_experts(const json::object& body, const CompletionRules& rules,
+                                     CompletionCall& call) {
+  for (const std::string_view name : {"routed_experts", "return_routed_experts"}) {
+    GH_ASSIGN(const bool asked, read_bool(body, name, false));
+    if (!asked) continue;
+    if (rules.routing.num_layers == 0) return unsupported_field(name, "this model has no layer with experts");
+    call.routed_experts = rules.routing;
+  }
+  return {};
+}
+
 // The likeliest are known when all have ended, which is too late for a stream.
 ApiResult<void> parse_best_of(const json::object& body, CompletionCall& call) {
   GH_ASSIGN(auto best_of, read_int(body, "best_of", {1, kMaxChoices}));
@@ -189,17 +210,39 @@ ApiResult<void> check_lengths(const CompletionCall& call, const CompletionRules&
       return ApiError{400, which + " is empty; give at least one token", "prompt", "invalid_value"};
     int64_t room = rules.max_model_len - length;
     if (room >= std::max(call.max_tokens, 1)) continue;
-    std::string remedy = room >= 1
-                             ? fmt::format("max_tokens can be at most {} with this prompt", room)
-                             : fmt::format("the largest prompt that works is {} tokens, with max_tokens 1",
-                                           rules.max_model_len - 1);
+    std::string remedy =
+        room >= 1 ? fmt::format("{} can be at most {} with this prompt", call.max_tokens_name, room)
+                  : fmt::format("the largest prompt that works is {} tokens, with {} 1",
+                                rules.max_model_len - 1, call.max_tokens_name);
     return ApiError{
         400,
-        fmt::format("{} has {} tokens and max_tokens is {}, but this model's context is {} tokens: {}", which,
-                    length, call.max_tokens, rules.max_model_len, remedy),
-        room >= 1 ? "max_tokens" : "prompt", "context_length_exceeded"};
+        fmt::format("{} has {} tokens and {} is {}, but this model's context is {} tokens: {}", which, length,
+                    call.max_tokens_name, call.max_tokens, rules.max_model_len, remedy),
+        std::string(room >= 1   ? call.max_tokens_name
+                    : call.chat ? "messages"
+                                : "prompt"),
+        "context_length_exceeded"};
   }
   return {};
+}
+
+// How many ids of experts the answer may come to.
+ApiResult<void> check_routed_experts(const CompletionCall& call) {
+  if (!call.routed_experts) return {};
+  const int64_t per_token = call.routed_experts->ids_per_token();
+  int64_t num_prompt_tokens = 0;
+  for (const Prompt& prompt : call.prompts) num_prompt_tokens += std::ssize(prompt.ids);
+  if (!call.routes_prompt()) num_prompt_tokens = 0;
+  const int64_t num_sequences = std::ssize(call.prompts) * call.best_of;
+  const int64_t most_tokens = kMaxRoutedIds / per_token;
+  if (num_prompt_tokens + num_sequences * call.max_tokens <= most_tokens) return {};
+  const int64_t fits = (most_tokens - num_prompt_tokens) / num_sequences;
+  return bad_field(
+      "routed_experts",
+      fmt::format("has {} numbers for each token, and an answer takes those of at most {} tokens; {}",
+                  per_token, most_tokens,
+                  fits > 0 ? fmt::format("{} can be at most {} here", call.max_tokens_name, fits)
+                           : "send fewer or shorter prompts"));
 }
 
 ApiResult<void> check_model(const json::object& body, const std::string& model_name) {
@@ -216,6 +259,7 @@ ApiResult<CompletionCall> parse_common(const json::object& body, const Completio
   CompletionCall call;
   GH_TRY(parse_sampling(body, rules, call));
   GH_TRY(parse_output(body, call));
+  GH_TRY(parse_routed_experts(body, rules, call));
   GH_TRY(parse_stops(body, rules, call));
   return call;
 }
@@ -232,6 +276,7 @@ ApiResult<CompletionCall> parse_completion(const json::object& body, const Compl
     return bad_field(call.best_of > call.num_choices ? "best_of" : "n",
                      fmt::format("times {} prompts makes {} sequences; at most {} fit in one request",
                                  call.prompts.size(), num_sequences, kMaxSequences));
+  GH_TRY(check_routed_experts(call));
   return call;
 }
 

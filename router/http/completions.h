@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kernels/sampling.h"
@@ -15,6 +16,7 @@
 #include "model/tokenizer/tokenizer.h"
 #include "router/http/errors.h"
 #include "router/logit_rules.h"
+#include "router/routed_experts.h"
 
 namespace guildhall {
 
@@ -24,6 +26,8 @@ inline constexpr int64_t kMaxSequences =
     1024;  // prompts x n: the engine's queue is shared with other callers
 inline constexpr double kMaxTimeoutSeconds = 86400;
 inline constexpr int64_t kMaxLogprobs = 20;  // the engine's bound
+// Ids of experts: as JSON 8 MB, and 50 MB while it is made. 4500 tokens of 58 layers with 8 experts each.
+inline constexpr int64_t kMaxRoutedIds = 1 << 21;
 
 struct Prompt {
   std::vector<int32_t> ids;
@@ -36,6 +40,7 @@ struct CompletionCall {
   int best_of =
       1;  // drawn per prompt, of which the num_choices likeliest per token are answered; >= num_choices
   int32_t max_tokens = 16;
+  std::string_view max_tokens_name = "max_tokens";  // the field that gave it, for errors
   SamplingRule sampling;
   LogitRules logit_rules;
   uint64_t seed = 0;  // random when the caller gave none
@@ -50,7 +55,11 @@ struct CompletionCall {
   bool include_stop = false;      // stop strings and tokens are part of the text
   bool return_token_ids = false;  // of prompt and answer
   bool echo = false, stream = false, include_usage = false;
+  std::optional<RoutingShape> routed_experts;        // they were asked for, and have this shape
   std::optional<std::chrono::milliseconds> timeout;  // for the whole call
+
+  // Who asks what the model says of the prompt is told of the prompt's experts as well.
+  bool routes_prompt() const { return routed_experts && (echo || num_prompt_logprobs); }
 };
 
 // What the model behind the endpoint allows.
@@ -61,6 +70,7 @@ struct CompletionRules {
   std::vector<int32_t> eos_token_ids;
   int32_t model_vocab_size = 0;                 // 0: the tokenizer's
   const ChatTemplate* chat_template = nullptr;  // null: the model has none
+  RoutingShape routing;                         // without layers: no layer has experts
 
   // Ids that a prompt may hold are below this.
   int32_t vocab_size() const { return std::max(model_vocab_size, tokenizer->vocab_size()); }
@@ -73,6 +83,7 @@ ApiResult<CompletionCall> parse_completion(const boost::json::object& body, cons
 ApiResult<CompletionCall> parse_common(const boost::json::object& body, const CompletionRules& rules);
 // Whether prompts, min_tokens and max_tokens fit each other and the context.
 ApiResult<void> check_lengths(const CompletionCall& call, const CompletionRules& rules);
+ApiResult<void> check_routed_experts(const CompletionCall& call);
 
 // Names in the body that mean nothing here, for one line in the log.
 std::vector<std::string> unknown_completion_fields(const boost::json::object& body);

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "router/http/client_socket.h"
 #include "router/http/completion_reply.h"
+#include "router/http/experts_reply.h"
 #include "router/http/peer_reply.h"
 
 namespace guildhall {
@@ -121,7 +122,9 @@ Task<void> BeastConnection::answer() {
     co_return;
   }
   HttpReply reply;
-  if (HttpService::is_completion(request_))
+  if (HttpService::is_experts(request_))
+    reply = co_await answer_experts(service_, request_);
+  else if (HttpService::is_completion(request_))
     reply = error_reply({503,
                          fmt::format("this server has all of its {} connections in use; try again later",
                                      service_.options().max_connections),
@@ -186,17 +189,25 @@ void BeastConnection::take_request(Parser& parser) {
   const auto& head = parser.get();
   request_.method = std::string(head.method_string());
   std::string_view target(head.target().data(), head.target().size());
-  request_.path = std::string(target.substr(0, target.find('?')));
+  const size_t path_end = std::min(target.find('?'), target.size());
+  request_.path = std::string(target.substr(0, path_end));
+  request_.query = std::string(target.substr(std::min(path_end + 1, target.size())));
   beast::string_view id = head["x-request-id"];
   request_.request_id = request_id_from({id.data(), id.size()});
+  const auto text = [&](http::field field) { return std::string(head[field]); };
+  request_.cors_lines = service_.cors().answer_lines(text(http::field::origin));
+  if (request_.method == "OPTIONS" && head.find(http::field::access_control_request_method) != head.end())
+    request_.preflight =
+        Preflight{text(http::field::origin), text(http::field::access_control_request_headers)};
   request_.http_1_0 = parser.is_header_done() && head.version() < 11;
   request_.keep_alive = parser.is_header_done() && parser.keep_alive();
 }
 
-// Before the body is read: strangers send no megabytes.
+// Before the body is read: strangers send no megabytes. Browsers ask without a key what pages may send.
 BeastConnection::Read BeastConnection::authenticate(const Parser& parser) {
   const beast::string_view authorization = parser.get()[http::field::authorization];
   request_.authorization = std::string(authorization);
+  if (request_.method == "OPTIONS" && parser.is_done()) return Read::request;
   request_.from_peer = parser.get().find({kHopHeader.data(), kHopHeader.size()}) != parser.get().end();
   ApiResult<Tenant> tenant = service_.authenticate(request_, {authorization.data(), authorization.size()});
   if (!tenant) {

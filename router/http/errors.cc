@@ -34,6 +34,7 @@ int http_status_of(Code code) {
 std::string_view type_of(int http_status) {
   if (http_status == 429) return "rate_limit_error";
   if (http_status == 401) return "authentication_error";
+  if (http_status == 403) return "permission_error";
   return http_status >= 500 ? "server_error" : "invalid_request_error";
 }
 

@@ -84,6 +84,8 @@ EngineRequest Generation::engine_request(size_t prompt_idx, int choice_idx) cons
   if (scores_prompt(choice_idx == 0))
     request.num_prompt_logprobs =
         std::max(call_.num_prompt_logprobs.value_or(0), call_.echo ? call_.num_logprobs.value_or(0) : 0);
+  request.routed_experts = call_.routed_experts.has_value();
+  request.prompt_routed_experts = call_.routes_prompt() && choice_idx == 0;
   request.priority = call_.priority;
   request.tenant = call_.tenant;
   request.cache_salt = cache_salt_of(call_);
@@ -124,7 +126,7 @@ void Generation::expire(const ApiError& error) {
   for (Sequence& sequence : sequences_) {
     if (!sequence.running) continue;
     engine_.cancel(sequence.id);
-    if (!any || lacks_scores(sequence)) {
+    if (!any || lacks_scores(sequence) || lacks_experts(sequence)) {
       error_ = error;
       continue;
     }
@@ -158,6 +160,9 @@ void Generation::apply(Sequence& sequence, EngineEvent&& event) {
   sequence.num_cached_tokens = event.num_cached_tokens;
   std::move(event.prompt_logprobs.begin(), event.prompt_logprobs.end(),
             std::back_inserter(sequence.prompt_logprobs));
+  sequence.prompt_routed_experts.insert(sequence.prompt_routed_experts.end(),
+                                        event.prompt_routed_experts.begin(),
+                                        event.prompt_routed_experts.end());
   apply_tokens(sequence, event);
   if (sequence.text.stopped()) {
     if (!event.finish) engine_.complete(sequence.id);
@@ -188,6 +193,11 @@ void Generation::apply_tokens(Sequence& sequence, EngineEvent& event) {
     ++usage_.completion_tokens;
     ++sequence.num_tokens;
     if (call_.return_token_ids) sequence.token_ids.push_back(id);
+    if (call_.routed_experts) {
+      const auto per_token = static_cast<ptrdiff_t>(event.routed_experts.size() / event.tokens.size());
+      const auto begin = event.routed_experts.begin() + static_cast<ptrdiff_t>(i) * per_token;
+      sequence.routed_experts.insert(sequence.routed_experts.end(), begin, begin + per_token);
+    }
     std::optional<PositionLogprobs> logprobs;
     if (i < event.logprobs.size()) {
       sequence.sum_logprob += event.logprobs[i].chosen.logprob;
@@ -212,6 +222,8 @@ void Generation::end(Sequence& sequence, std::string_view finish_reason) {
                       fmt::format("the engine scored {} of {} prompt tokens", sequence.prompt_logprobs.size(),
                                   call_.prompts[sequence.prompt_idx].ids.size() - 1),
                       "", "internal"};
+  if (lacks_experts(sequence))
+    error_ = ApiError{500, "the engine did not tell all of the prompt's experts", "", "internal"};
 }
 
 // Its prompt's log-probabilities were asked for and are not all there.
@@ -221,10 +233,18 @@ bool Generation::lacks_scores(const Sequence& sequence) const {
   return due && sequence.prompt_logprobs.size() != call_.prompts[sequence.prompt_idx].ids.size() - 1;
 }
 
+// Its prompt's experts were asked for and are not all there.
+bool Generation::lacks_experts(const Sequence& sequence) const {
+  if (!call_.routes_prompt() || !sequence.first_choice || sequence.prompt_experts_told) return false;
+  const auto num_tokens = std::ssize(call_.prompts[sequence.prompt_idx].ids);
+  return std::ssize(sequence.prompt_routed_experts) != num_tokens * call_.routed_experts->ids_per_token();
+}
+
 std::optional<ChoiceDelta> Generation::delta_of(Sequence& sequence, int index) {
   if (sequence.closed) return std::nullopt;
   ChoiceDelta delta;
   delta.index = index;
+  if (lacks_experts(sequence)) return std::nullopt;  // they come with the first text
   if (sequence.echo_due) {
     size_t num_scored = call_.prompts[sequence.prompt_idx].ids.size() - 1;
     if (call_.num_logprobs && sequence.prompt_logprobs.size() < num_scored) return std::nullopt;
@@ -234,9 +254,13 @@ std::optional<ChoiceDelta> Generation::delta_of(Sequence& sequence, int index) {
   delta.text += more.text;
   std::move(more.tokens.begin(), more.tokens.end(), std::back_inserter(delta.tokens));
   delta.token_ids = std::exchange(sequence.token_ids, {});
+  delta.routed_experts = std::exchange(sequence.routed_experts, {});
+  delta.prompt_routed_experts = std::exchange(sequence.prompt_routed_experts, {});
+  sequence.prompt_experts_told = true;
   delta.finish_reason = sequence.finish_reason;
   sequence.closed = delta.finish_reason.has_value();
-  if (delta.text.empty() && delta.tokens.empty() && delta.token_ids.empty() && !delta.finish_reason)
+  if (delta.text.empty() && delta.tokens.empty() && delta.token_ids.empty() && delta.routed_experts.empty() &&
+      !delta.finish_reason)
     return std::nullopt;
   return delta;
 }
@@ -269,7 +293,9 @@ std::vector<ChoiceDelta> Generation::choices(std::vector<ChoiceDelta> sequences)
   std::vector<ChoiceDelta> choices;
   for (size_t first = 0; first < sequences.size(); first += drawn) {
     const std::span<ChoiceDelta> of_prompt = std::span(sequences).subspan(first, drawn);
+    std::vector<uint16_t> prompt_experts = std::move(of_prompt.front().prompt_routed_experts);
     if (ranks()) std::ranges::stable_sort(of_prompt, std::greater<>(), likelihood);
+    of_prompt.front().prompt_routed_experts = std::move(prompt_experts);
     for (ChoiceDelta& choice : of_prompt.first(static_cast<size_t>(call_.num_choices))) {
       choice.index = static_cast<int>(choices.size());
       if (call_.num_prompt_logprobs) {

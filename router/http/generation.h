@@ -24,6 +24,9 @@ struct ChoiceDelta {
   std::vector<ScoredToken> tokens;                // when logprobs were asked for
   std::vector<int32_t> token_ids;                 // when they were asked for
   std::vector<PositionLogprobs> prompt_logprobs;  // of positions 1.. of a whole answer, when asked for
+  // Ids of experts, when asked for: of the tokens, in token_ids' order, and of the prompt, once, in its first
+  // choice.
+  std::vector<uint16_t> routed_experts, prompt_routed_experts;
   std::optional<std::string_view> finish_reason;  // "stop", "length" or "abort", on the choice's last delta
 };
 
@@ -76,9 +79,11 @@ class Generation {
     int64_t num_cached_tokens = 0;
     std::vector<PositionLogprobs> prompt_logprobs;
     std::vector<int32_t> token_ids;  // since the last delta, when asked for
+    std::vector<uint16_t> routed_experts, prompt_routed_experts;
     double sum_logprob = 0;
     int64_t num_tokens = 0;
     bool echo_due = false;
+    bool prompt_experts_told = false;
     bool touched = false;  // since the last pump
     bool running = true;   // in the engine
     bool closed = false;   // its finish_reason was sent
@@ -97,6 +102,7 @@ class Generation {
   void add_echo(Sequence& sequence, ChoiceDelta& delta);
   bool scores_prompt(bool first_choice) const;
   bool lacks_scores(const Sequence& sequence) const;
+  bool lacks_experts(const Sequence& sequence) const;
   bool ranks() const { return call_.best_of > call_.num_choices; }
 
   EngineClient& engine_;

@@ -20,6 +20,8 @@ std::string_view reason_of(int status) {
       return "Bad Request";
     case 401:
       return "Unauthorized";
+    case 403:
+      return "Forbidden";
     case 404:
       return "Not Found";
     case 405:
@@ -44,8 +46,8 @@ std::string_view reason_of(int status) {
 }
 
 void add_common(std::string& out, const HttpRequest& request) {
-  fmt::format_to(std::back_inserter(out), "x-request-id: {}\r\nconnection: {}\r\n", request.request_id,
-                 request.keep_alive ? "keep-alive" : "close");
+  fmt::format_to(std::back_inserter(out), "x-request-id: {}\r\nconnection: {}\r\n{}", request.request_id,
+                 request.keep_alive ? "keep-alive" : "close", request.cors_lines);
 }
 
 }  // namespace
@@ -58,7 +60,11 @@ HttpReply error_reply(const ApiError& error) {
   if (error.http_status == 429 || error.http_status == 503) {
     reply.headers.emplace_back("retry-after", "1");
     reply.headers.emplace_back("retry-after-ms", "1000");
+    reply.headers.emplace_back("x-should-retry", "true");
   }
+  // Clients would try these again by themselves: what met a defect, or the limit that it brought along.
+  if (error.http_status == 500 || (error.http_status == 408 && error.param == "timeout"))
+    reply.headers.emplace_back("x-should-retry", "false");
   return reply;
 }
 

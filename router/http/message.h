@@ -1,12 +1,14 @@
 // message.h: one HTTP request as read, one answer as bytes. What handlers see: no sockets, no parser.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "router/http/api_keys.h"
+#include "router/http/cors.h"
 #include "router/http/errors.h"
 
 namespace guildhall {
@@ -14,11 +16,14 @@ namespace guildhall {
 struct HttpRequest {
   std::string method;  // "GET"
   std::string path;    // without the query
+  std::string query;   // behind the '?', as it came
   std::string body;
-  std::string request_id;     // the caller's x-request-id, or ours
-  std::string authorization;  // as it came, for a peer; never for a log
-  bool from_peer = false;     // a router forwarded it
-  Tenant tenant;              // whose key it came with; without a name where none are asked for
+  std::string request_id;              // the caller's x-request-id, or ours
+  std::string authorization;           // as it came, for a peer; never for a log
+  bool from_peer = false;              // a router forwarded it
+  Tenant tenant;                       // whose key it came with; without a name where none are asked for
+  std::string cors_lines;              // header lines of every answer to it (cors.h)
+  std::optional<Preflight> preflight;  // it is a browser's question
   bool http_1_0 = false;
   bool keep_alive = true;  // what the answer will say, too
   bool is_head() const { return method == "HEAD"; }
@@ -34,7 +39,7 @@ struct HttpReply {
 // What logs of HTTP servers say of a client that did not wait for its answer.
 inline constexpr int kClientLeft = 499;
 
-// With retry-after, also in milliseconds, where trying again makes sense (429, 503).
+// With x-should-retry, which OpenAI's clients go by, and where trying again makes sense (429, 503) when to.
 HttpReply error_reply(const ApiError& error);
 
 // Status line, headers and body; to HEAD, without the body.

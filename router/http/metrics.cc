@@ -3,6 +3,7 @@
 #include <prometheus/metric_family.h>
 #include <prometheus/text_serializer.h>
 
+#include <algorithm>
 #include <sstream>
 
 namespace guildhall {
@@ -47,6 +48,7 @@ class Families {
  private:
   void add(MetricType type, std::string name, std::string help, const std::string& label,
            const std::vector<Sample>& samples) {
+    if (samples.empty()) return;  // nothing is known of it yet
     MetricFamily family{"guildhall_" + std::move(name), std::move(help), type, {}};
     for (const Sample& sample : samples) {
       ClientMetric metric;
@@ -141,7 +143,9 @@ void add_requests(const EngineCounters& c, Families& families) {
                    {sample("recompute", c.preemptions_recompute), sample("swap", c.preemptions_swap)});
 }
 
-void add_kv_cache(const EngineCounters& c, Families& families) {
+void add_kv_cache(const ServingStatus& status, const EngineCounters& c, Families& families) {
+  families.gauge("kv_capacity_tokens", "Tokens that the KV cache holds", "dtype",
+                 {sample(status.kv_dtype, status.kv_capacity_tokens)});
   families.gauge("kv_pages", "Pages of the KV cache", "state",
                  {sample("used", c.kv_pages_used), sample("free", c.kv_pages_total - c.kv_pages_used)});
   families.gauge("kv_usage_ratio", "Used part of the KV cache's pages, 0 to 1", "",
@@ -157,6 +161,18 @@ void add_kv_cache(const EngineCounters& c, Families& families) {
       {sample("used", c.kv_swap_pages_used), sample("free", c.kv_swap_pages_total - c.kv_swap_pages_used)});
   families.counter("kv_swap_bytes_total", "Bytes of pages copied to host memory and back", "direction",
                    {sample("out", c.kv_swap_bytes_out), sample("in", c.kv_swap_bytes_in)});
+  families.gauge("kv_spill_pages", "Pages of the file for what the KV cache gives up", "state",
+                 {sample("used", c.kv_spill_slots_used),
+                  sample("free", c.kv_spill_slots_total - c.kv_spill_slots_used)});
+  families.counter("kv_spill_bytes_total", "Bytes of pages written to the spill file and read back",
+                   "direction",
+                   {sample("written", c.kv_spill_bytes_written), sample("read", c.kv_spill_bytes_read)});
+  families.counter(
+      "kv_spill_pages_total", "Pages by what came of them with the spill file", "outcome",
+      {sample("written", c.kv_spill_pages_written), sample("read", c.kv_spill_pages_read),
+       sample("dropped", c.kv_spill_pages_dropped), sample("damaged", c.kv_spill_pages_damaged)});
+  families.counter("kv_spill_hits_total", "Requests of whose prompt some was read from the spill file", "",
+                   {sample("", c.kv_spill_hits)});
   families.counter("prefix_queries_total", "Requests whose prompt was looked up in the KV cache", "",
                    {sample("", c.prefix_queries)});
   families.counter("prefix_hits_total", "Requests of whose prompt some was found in the KV cache", "",
@@ -218,22 +234,129 @@ void add_exchange(const EngineCounters& c, Families& families) {
                    {sample("", c.stale_frames)});
 }
 
+void add_balance(const BalanceStatus& b, Families& families) {
+  std::vector<Sample> alarms, decisions;
+  for (size_t i = 0; i < kNumBalanceAlarms; ++i) {
+    const bool raised = std::ranges::any_of(
+        b.alarms, [&](const RaisedAlarm& alarm) { return static_cast<size_t>(alarm.alarm) == i; });
+    alarms.push_back(sample(std::string(kBalanceAlarmNames[i]), raised ? 1 : 0));
+  }
+  for (size_t i = 0; i < kNumDecisionOutcomes; ++i)
+    if (static_cast<DecisionOutcome>(i) != DecisionOutcome::moving)
+      decisions.push_back(sample(std::string(kDecisionOutcomeNames[i]), b.decisions[i]));
+  families.gauge("balance_alarm", "1 while balancing stalls in this way", "alarm", std::move(alarms));
+  families.counter("balance_decisions_total", "Decisions of the balancer, by what came of them", "outcome",
+                   std::move(decisions));
+  families.counter("balance_moved_experts_total", "Experts that workers brought in and gave up", "kind",
+                   {sample("add", b.added_experts), sample("drop", b.dropped_experts)});
+  families.counter("balance_moved_bytes_total", "Bytes of experts that workers brought in", "",
+                   {sample("", b.added_bytes)});
+  families.counter("balance_repaired_experts_total", "Experts brought in that nobody held", "",
+                   {sample("", b.repaired_experts)});
+  families.counter("balance_failed_moves_total", "Moves that failed", "", {sample("", b.failed_moves)});
+  families.gauge("balance_missing_experts", "Experts that nobody holds", "", {sample("", b.num_missing)});
+  int64_t under_way = 0;
+  for (const MoveStatus& move : b.moves) under_way += move.num_experts;
+  families.gauge("balance_experts_under_way", "Experts in moves under way", "", {sample("", under_way)});
+  const auto measured =
+      std::ranges::find_if(b.history, [](const DecisionRecord& record) { return record.actual.has_value(); });
+  if (measured == b.history.end()) return;
+  families.gauge("balance_gain_ratio", "Part of the experts' time per step that the last change saved",
+                 "kind", {{"predicted", measured->predicted.gain()}, {"actual", measured->actual->gain()}});
+  families.gauge(
+      "balance_last_balancedness", "Mean over maximum of the workers' tokens at the last change", "when",
+      {{"before", measured->actual->balancedness_before}, {"after", measured->actual->balancedness_after}});
+}
+
+void add_layers(const ExpertsReport& report, Families& families) {
+  families.gauge("expert_window_steps", "Steps whose routing the window holds", "",
+                 {sample("", report.loads.num_steps)});
+  families.gauge("expert_window_seconds", "From the window's first step to now", "", {{"", report.window_s}});
+  std::vector<Sample> balancedness, hottest;
+  for (const int32_t layer : report.shape.moe_layers) {
+    balancedness.push_back({std::to_string(layer), report.balancedness(layer)});
+    hottest.push_back({std::to_string(layer), report.hottest_ratio(layer)});
+  }
+  families.gauge("expert_layer_balancedness",
+                 "Mean over maximum of the workers' pairs in the window, by speed; 1: even", "layer",
+                 std::move(balancedness));
+  families.gauge("expert_layer_hottest_ratio",
+                 "Pairs of the layer's hottest expert in the window, over the mean of its experts", "layer",
+                 std::move(hottest));
+  const ExpertLoad& total = report.totals.load;
+  families.counter("expert_pairs_total",
+                   "(token, expert) pairs of steps that succeeded, by what the token is of", "phase",
+                   {sample("prefill", total.prefill_tokens), sample("decode", total.decode_tokens)});
+  families.counter("expert_activations_total", "Experts asked for, summed over dispatches", "",
+                   {sample("", total.active_steps)});
+}
+
+void add_workers(const ExpertsReport& report, Families& families) {
+  std::vector<Sample> pairs, bytes, answer, experts, memory, compute, pair_cost, activation_cost;
+  for (size_t w = 0; w < report.workers.size(); ++w) {
+    const WorkerView& view = report.workers[w].view;
+    const WorkerTraffic& traffic = report.totals.traffic_w[w];
+    pairs.push_back(sample(view.name, traffic.pairs));
+    bytes.push_back({view.name, static_cast<double>(traffic.bytes_sent), {{"direction", "sent"}}});
+    bytes.push_back({view.name, static_cast<double>(traffic.bytes_received), {{"direction", "received"}}});
+    answer.push_back(seconds(view.name, traffic.answer_ns));
+    int64_t held = 0;
+    for (const auto& list : view.experts_l) held += static_cast<int64_t>(list.size());
+    experts.push_back(sample(view.name, held));
+    memory.push_back(sample(view.name, view.resident_bytes));
+    if (view.own) compute.push_back(seconds(view.name, view.own->sums.compute_ns));
+    if (const auto& costs = report.workers[w].costs) {
+      pair_cost.push_back({view.name, costs->pair_ns * 1e-9});
+      activation_cost.push_back({view.name, costs->activation_ns * 1e-9});
+    }
+  }
+  const std::string label = "worker";
+  families.gauge("worker_experts", "Experts the worker holds, over all layers", label, std::move(experts));
+  families.gauge("worker_memory_bytes", "Memory of the experts the worker holds", label, std::move(memory));
+  families.counter("worker_pairs_total", "Pairs sent to the worker in steps that succeeded", label,
+                   std::move(pairs));
+  families.counter("worker_bytes_total", "Bytes of frames to and from the worker in steps that succeeded",
+                   label, std::move(bytes));
+  families.counter("worker_answer_seconds_total", "From frames to their answers, summed over frames", label,
+                   std::move(answer));
+  families.counter("worker_compute_seconds_total",
+                   "Time the worker's process ran experts, for all its routers", label, std::move(compute));
+  families.gauge("worker_pair_cost_seconds", "What the worker takes for a pair, as measured", label,
+                 std::move(pair_cost));
+  families.gauge("worker_activation_cost_seconds", "What the worker takes to read an expert, as measured",
+                 label, std::move(activation_cost));
+}
+
+void add_routing_trace(const RoutingTraceStatus& trace, Families& families) {
+  families.gauge("routing_trace_recording", "1 while a routing trace is recorded", "",
+                 {sample("", trace.state == RoutingTraceStatus::State::recording ? 1 : 0)});
+  families.gauge("routing_trace_steps", "Steps of the routing trace under way, or the last one", "state",
+                 {sample("written", trace.num_steps), sample("dropped", trace.num_dropped)});
+}
+
 }  // namespace
 
 std::string metrics_text(const ServingStatus& status, const EngineCounters* engine,
-                         const HttpCounters& http) {
+                         const ExpertsReport* experts, const HttpCounters& http,
+                         const BalanceStatus* balance) {
   Families families;
   add_status(status, families);
   add_http(http, families);
   if (!status.peers.empty()) add_peers(status.peers, families);
+  if (balance != nullptr && balance->mode != "off") add_balance(*balance, families);
   if (engine != nullptr) {
     add_requests(*engine, families);
     add_replicas(status.replicas, families);
-    add_kv_cache(*engine, families);
+    add_kv_cache(status, *engine, families);
     add_finished(engine->serving, families);
     add_latencies(engine->serving, families);
     add_steps(*engine, families);
     add_exchange(*engine, families);
+  }
+  if (experts != nullptr) {
+    add_layers(*experts, families);
+    add_workers(*experts, families);
+    add_routing_trace(experts->trace, families);
   }
   return families.text();
 }

@@ -21,6 +21,7 @@ namespace json = boost::json;
 
 // For a peer to tell its load. Beyond it the peer is left out.
 constexpr std::chrono::milliseconds kAnswerLimit{1000};
+constexpr size_t kMaxAnswer = 64 << 10;
 // Keys remembered of each peer: 16 tokens each cover half a million tokens, in about 3 MB.
 constexpr size_t kMaxKeys = 1 << 15;
 
@@ -68,7 +69,7 @@ asio::awaitable<void> Peers::poll(size_t idx) {
   const std::string question = fmt::format("GET /load HTTP/1.0\r\nhost: {}\r\n\r\n", to_string(address));
   while (!stopping_) {
     const auto upstream = std::make_shared<Upstream>(strand_);
-    take_answer(idx, co_await upstream->ask(address, question, kAnswerLimit));
+    take_answer(idx, co_await upstream->ask(address, question, kAnswerLimit, kMaxAnswer));
     if (stopping_) break;
     timers_[idx]->expires_after(options_.interval);
     co_await timers_[idx]->async_wait(asio::as_tuple(asio::use_awaitable));

@@ -198,8 +198,15 @@ Result<std::unique_ptr<HttpServer>> HttpServer::start(HttpServerOptions options,
 }
 
 void HttpServer::attach(EngineClient& engine, const Tokenizer& tokenizer, std::vector<int32_t> eos_token_ids,
-                        const ChatTemplate* chat_template) {
-  impl_->service.attach(engine, tokenizer, std::move(eos_token_ids), chat_template);
+                        const ChatTemplate* chat_template, ExpertMonitor* monitor) {
+  impl_->service.attach(engine, tokenizer, std::move(eos_token_ids), chat_template, monitor);
+}
+
+void HttpServer::ask_loads(std::function<void(std::vector<RouterAnswer>)> done) {
+  asio::co_spawn(asio::make_strand(impl_->context), guildhall::ask_loads(impl_->service.loads_question()),
+                 [done = std::move(done)](std::exception_ptr failure, std::vector<RouterAnswer> answers) {
+                   if (!failure) done(std::move(answers));
+                 });
 }
 
 std::string HttpServer::address() const { return print(impl_->endpoint); }

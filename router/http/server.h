@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,7 +13,9 @@
 #include "model/chat_template/chat_template.h"
 #include "model/tokenizer/tokenizer.h"
 #include "router/engine_client.h"
+#include "router/expert_monitor.h"
 #include "router/http/api_keys.h"
+#include "router/http/cluster_calls.h"
 #include "router/http/deadline.h"
 #include "router/http/peer_options.h"
 #include "router/status_board.h"
@@ -33,10 +36,13 @@ struct HttpServerOptions {
   CallLimits limits;                                // for completions
   std::chrono::milliseconds ping_interval{10'000};  // silence in a stream before a comment is sent
   std::shared_ptr<const ApiKeys> api_keys;          // null: everyone may use the API
+  std::vector<std::string> cors_origins;            // cors.h
   PeerOptions peers;                                // to whom requests may be forwarded
-  std::string model_name;                           // what /v1/models lists and `model` must be
-  int32_t max_model_len = 0;                        // tokens of prompt and completion together
-  int32_t vocab_size = 0;  // ids the model knows, often more than the tokenizer; 0: the tokenizer's
+  std::vector<PeerOptions::Peer> routers;           // all others, whose experts' loads are summed
+  ClusterCalls cluster;
+  std::string model_name;     // what /v1/models lists and `model` must be
+  int32_t max_model_len = 0;  // tokens of prompt and completion together
+  int32_t vocab_size = 0;     // ids the model knows, often more than the tokenizer; 0: the tokenizer's
 };
 
 // Owns its threads; they own connections only. Created, attached and stopped by one thread (main's).
@@ -47,10 +53,15 @@ class HttpServer {
   static Result<std::unique_ptr<HttpServer>> start(HttpServerOptions options, const StatusSource& status);
   ~HttpServer();  // stop() without waiting for streams
 
-  // The model is ready. Both outlive stop(). Without `eos_token_ids`, the tokenizer's eos ends a completion;
-  // without `chat_template`, conversations are refused. Once.
+  // The model is ready. All outlive stop(). Without `eos_token_ids`, the tokenizer's eos ends a completion;
+  // without `chat_template`, conversations are refused; without `monitor`, nothing is told of the experts.
+  // Once.
   void attach(EngineClient& engine, const Tokenizer& tokenizer, std::vector<int32_t> eos_token_ids = {},
-              const ChatTemplate* chat_template = nullptr);
+              const ChatTemplate* chat_template = nullptr, ExpertMonitor* monitor = nullptr);
+
+  // Any thread, once there is a monitor and until stop(): asks the other routers for their loads. `done` is
+  // called on a thread of the server, within a few seconds.
+  void ask_loads(std::function<void(std::vector<RouterAnswer>)> done);
 
   std::string address() const;  // "127.0.0.1:8000", with the real port
   uint16_t port() const;

@@ -7,6 +7,8 @@
 
 #include "base/check.h"
 #include "router/http/chat.h"
+#include "router/http/cluster_json.h"
+#include "router/http/experts_reply.h"
 #include "router/http/json_fields.h"
 #include "router/http/metrics.h"
 
@@ -27,6 +29,10 @@ enum class Endpoint {
   tokenize,
   detokenize,
   apply_template,
+  balance,
+  reload,
+  experts,
+  trace,
   completions
 };
 
@@ -38,14 +44,19 @@ constexpr std::string_view kModelsPath = "/v1/models";
 constexpr std::string_view kModelPrefix = "/v1/models/";
 constexpr std::string_view kCompletionsPath = "/v1/completions";
 constexpr std::string_view kChatPath = "/v1/chat/completions";
+constexpr std::string_view kExpertsPath = "/v1/cluster/experts";
 constexpr Route kRoutes[] = {
     {kCompletionsPath, "POST", Endpoint::completions},
     {kChatPath, "POST", Endpoint::completions},
     {kModelsPath, "GET", Endpoint::models},
+    {kExpertsPath, "GET", Endpoint::experts},
+    {"/v1/cluster/trace", "POST", Endpoint::trace},
     {"/tokenize", "POST", Endpoint::tokenize},
     {"/detokenize", "POST", Endpoint::detokenize},
     {"/apply-template", "POST", Endpoint::apply_template},
     {"/tokenizer_info", "GET", Endpoint::tokenizer_info},
+    {"/v1/cluster/balance", "GET", Endpoint::balance},
+    {"/v1/cluster/reload", "POST", Endpoint::reload},
     {"/live", "GET", Endpoint::live},
     {"/health", "GET", Endpoint::health},
     {"/load", "GET", Endpoint::load},
@@ -148,12 +159,13 @@ json::object peer_object(const PeerStatus& peer) {
 }  // namespace
 
 void HttpService::attach(EngineClient& engine, const Tokenizer& tokenizer, std::vector<int32_t> eos_token_ids,
-                         const ChatTemplate* chat_template) {
+                         const ChatTemplate* chat_template, ExpertMonitor* monitor) {
   GH_CHECK(!owned_backend_);
   if (eos_token_ids.empty() && tokenizer.eos_token_id()) eos_token_ids.push_back(*tokenizer.eos_token_id());
   CompletionRules rules{options_.model_name,      options_.max_model_len, &tokenizer,
-                        std::move(eos_token_ids), options_.vocab_size,    chat_template};
-  owned_backend_.reset(new ModelBackend{engine, std::move(rules)});
+                        std::move(eos_token_ids), options_.vocab_size,    chat_template,
+                        engine.routing()};
+  owned_backend_.reset(new ModelBackend{engine, std::move(rules), monitor});
   backend_.store(owned_backend_.get(), std::memory_order_release);
 }
 
@@ -163,6 +175,23 @@ bool HttpService::is_completion(const HttpRequest& request) {
 
 bool HttpService::is_chat(const HttpRequest& request) { return request.path == kChatPath; }
 
+bool HttpService::is_experts(const HttpRequest& request) {
+  return request.path == kExpertsPath && (request.method == "GET" || request.is_head());
+}
+
+ExpertMonitor* HttpService::monitor() const {
+  const ModelBackend* ready = backend();
+  return ready ? ready->monitor : nullptr;
+}
+
+LoadsQuestion HttpService::loads_question() const {
+  const RoutingRecorder& recorder = monitor()->recorder();
+  return {.routers = options_.routers,
+          .authorization = options_.api_keys ? options_.api_keys->router_authorization() : "",
+          .shape = recorder.shape(),
+          .num_workers = recorder.num_workers()};
+}
+
 // Who watches over the service has no key.
 ApiResult<Tenant> HttpService::authenticate(const HttpRequest& request,
                                             std::string_view authorization) const {
@@ -171,6 +200,7 @@ ApiResult<Tenant> HttpService::authenticate(const HttpRequest& request,
       endpoint == Endpoint::load || endpoint == Endpoint::metrics)
     return Tenant{.best_priority = std::numeric_limits<int32_t>::min()};
   if (const Tenant* tenant = options_.api_keys->find(authorization)) return *tenant;
+  if (endpoint == Endpoint::experts && options_.api_keys->is_router(authorization)) return Tenant{};
   if (authorization.empty())
     return ApiError{401, "an API key is needed: send the header Authorization: Bearer KEY", "",
                     "missing_api_key"};
@@ -205,12 +235,7 @@ HttpReply HttpService::respond(const HttpRequest& request) const {
          "not_found"});
   }
   const std::string methods = route.method == "GET" ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
-  if (request.method == "OPTIONS") {
-    HttpReply reply;
-    reply.status = 204;
-    reply.headers.emplace_back("allow", methods);
-    return reply;
-  }
+  if (request.method == "OPTIONS") return options_reply(request, methods);
   bool allowed = request.method == route.method || (request.is_head() && route.method == "GET");
   if (!allowed) {
     HttpReply reply = error_reply({405,
@@ -229,6 +254,10 @@ HttpReply HttpService::respond(const HttpRequest& request) const {
       return load();
     case Endpoint::metrics:
       return metrics();
+    case Endpoint::balance:
+      return balance();
+    case Endpoint::reload:
+      return reload();
     case Endpoint::models:
       return models();
     case Endpoint::model:
@@ -247,10 +276,27 @@ HttpReply HttpService::respond(const HttpRequest& request) const {
       return apply_template(*ready, request);
     case Endpoint::detokenize:
       return detokenize(*ready, request);
+    case Endpoint::trace:
+      return ready->monitor ? answer_trace(*ready->monitor, request) : error_reply(not_ready());
     default:
-      GH_CHECK(false && "completions are answered by the connection");
+      GH_CHECK(false && "these are answered by the connection");
   }
   return {};
+}
+
+HttpReply HttpService::options_reply(const HttpRequest& request, const std::string& methods) const {
+  if (request.preflight && !cors_.allows(request.preflight->origin))
+    return error_reply(
+        {403,
+         fmt::format("pages of {} may not use this server; router.http.cors_origins lists those "
+                     "that may",
+                     printable(request.preflight->origin, 200)),
+         "", "origin_not_allowed"});
+  HttpReply reply;
+  reply.status = 204;
+  if (request.preflight) reply.headers = cors_.preflight_headers(*request.preflight, methods);
+  reply.headers.emplace_back("allow", methods);
+  return reply;
 }
 
 ServingStatus HttpService::status() const {
@@ -266,6 +312,18 @@ HttpReply HttpService::load() const {
   int64_t least = std::numeric_limits<int64_t>::max();
   for (const ReplicaStatus& replica : status.replicas) least = std::min(least, replica.outstanding_tokens);
   return json_reply({{"outstanding_tokens", status.replicas.empty() ? 0 : least}});
+}
+
+HttpReply HttpService::balance() const {
+  return json_reply(balance_object(options_.cluster.balance ? options_.cluster.balance() : BalanceStatus{}));
+}
+
+HttpReply HttpService::reload() const {
+  if (!options_.cluster.reload)
+    return error_reply({400, "this server was started without a configuration file", "", "invalid_value"});
+  const Result<std::vector<ConfigChange>> changes = options_.cluster.reload();
+  if (changes.has_error()) return error_reply({400, changes.error().message, "", "invalid_configuration"});
+  return json_reply(reload_object(*changes));
 }
 
 HttpReply HttpService::health() const {
@@ -302,7 +360,11 @@ HttpReply HttpService::metrics() const {
   reply.content_type = "text/plain; version=0.0.4; charset=utf-8";
   const ModelBackend* ready = backend();
   const EngineCounters counters = ready ? ready->engine.counters() : EngineCounters{};
-  reply.body = metrics_text(status(), ready ? &counters : nullptr, counters_);
+  std::optional<ExpertsReport> experts;
+  if (ready && ready->monitor) experts = ready->monitor->report();
+  const BalanceStatus balance = options_.cluster.balance ? options_.cluster.balance() : BalanceStatus{};
+  reply.body = metrics_text(status(), ready ? &counters : nullptr, experts ? &*experts : nullptr, counters_,
+                            &balance);
   return reply;
 }
 

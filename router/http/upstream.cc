@@ -6,13 +6,13 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
 #include <charconv>
+#include <vector>
 
 namespace guildhall {
 namespace {
 
 namespace asio = boost::asio;
 constexpr auto kAwaitTuple = asio::as_tuple(asio::use_awaitable);
-constexpr size_t kMaxSmallAnswer = 64 << 10;
 
 template <class T>
 std::optional<T> number(std::string_view text) {
@@ -75,15 +75,15 @@ asio::awaitable<size_t> Upstream::read_some(char* data, size_t size) {
 }
 
 asio::awaitable<std::string> Upstream::ask(HostPort peer, std::string request,
-                                           std::chrono::milliseconds timeout) {
+                                           std::chrono::milliseconds timeout, size_t most_bytes) {
   close_after(timeout);
   std::string answer;
   if (co_await connect_and_write(std::move(peer), std::move(request))) {
-    char chunk[4096];
-    while (answer.size() < kMaxSmallAnswer) {
-      const size_t count = co_await read_some(chunk, sizeof chunk);
+    std::vector<char> chunk(16 << 10);
+    while (answer.size() < most_bytes) {
+      const size_t count = co_await read_some(chunk.data(), chunk.size());
       if (count == 0) break;
-      answer.append(chunk, count);
+      answer.append(chunk.data(), count);
     }
   }
   deadline_.cancel();

@@ -34,9 +34,10 @@ class Upstream : public std::enable_shared_from_this<Upstream> {
   boost::asio::awaitable<bool> send(HostPort peer, std::string request, std::chrono::milliseconds timeout);
   // What comes next, at most `size` bytes; 0: the end, or a failure.
   boost::asio::awaitable<size_t> read_some(char* data, size_t size);
-  // Sends, and reads a small answer with its head, all within `timeout`. Empty: there was none.
+  // Sends, and reads an answer of at most about `most_bytes` with its head, all within `timeout`. Empty:
+  // there was none.
   boost::asio::awaitable<std::string> ask(HostPort peer, std::string request,
-                                          std::chrono::milliseconds timeout);
+                                          std::chrono::milliseconds timeout, size_t most_bytes);
   void close();  // what is under way fails
 
  private:

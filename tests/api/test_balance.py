@@ -75,11 +75,11 @@ class Balance(unittest.TestCase):
                                .replace("name: w3", "name: w3, memory: 1KiB"))
         self.assertIn("memory holds 0 experts", self.balance(code=1))
 
-    def test_daemons_say_that_they_do_not_balance_yet(self):
-        ended = subprocess.run([BIN / "guildhall-router", "--config", self.config], capture_output=True, text=True,
-                               timeout=60)
-        self.assertEqual(ended.returncode, 1, ended.stderr)  # there is no checkpoint
-        self.assertIn("balance_inactive policy=incremental", ended.stderr)
+    def test_the_rate_of_moves_is_the_configurations_unless_given(self):
+        slow = CONFIG.replace("policy:", "move_rate: 1KiB, move_slowdown: 100, policy:")
+        self.config.write_text(slow)
+        self.assertEqual(self.rows(self.balance())["incremental"][4], 0, "moves cost more than they save")
+        self.assertGreater(self.rows(self.balance("--move-rate", "10"))["incremental"][4], 0)
 
 
 if __name__ == "__main__":

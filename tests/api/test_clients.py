@@ -155,6 +155,31 @@ class Clients(unittest.TestCase):
         self.assertEqual(len(talk.choices[0].token_ids), 12)
         self.assertEqual(len(talk.prompt_logprobs), talk.usage.prompt_tokens)
 
+    def test_routed_experts_are_those_of_each_token_whole_and_in_a_stream(self):
+        options = dict(model="test-model", prompt="And the servant said unto his master, what shall I do? " * 3, temperature=0,
+                       max_tokens=9)
+        salt = dict(routed_experts=True, cache_salt="experts")
+        first = self.client.completions.create(**options, echo=True, extra_body=salt)
+        again = self.client.completions.create(**options, echo=True, extra_body=salt)
+        scored = self.client.completions.create(**options, extra_body=dict(salt, prompt_logprobs=0))
+        choice = first.choices[0]
+        self.assertEqual(len(choice.routed_experts), 9)
+        self.assertEqual(len(choice.prompt_routed_experts), first.usage.prompt_tokens)
+        self.assertEqual(choice.prompt_routed_experts[-1], choice.routed_experts[0])
+        for token in choice.routed_experts + choice.prompt_routed_experts:
+            self.assertEqual([len(set(layer)) for layer in token], [2, 2, 2])
+        num_cached = again.usage.prompt_tokens_details.cached_tokens
+        self.assertGreater(num_cached, 0)
+        self.assertEqual(again.choices[0].prompt_routed_experts,
+                         [None] * num_cached + choice.prompt_routed_experts[num_cached:])
+        self.assertEqual(again.choices[0].routed_experts, choice.routed_experts)
+        self.assertEqual(scored.choices[0].prompt_routed_experts, choice.prompt_routed_experts)
+        pieces = [c for part in self.client.completions.create(stream=True, echo=True, **options, extra_body=dict(
+            salt, cache_salt="streamed")) for c in part.choices]
+        self.assertEqual([token for c in pieces for token in c.routed_experts], choice.routed_experts)
+        self.assertEqual(pieces[0].prompt_routed_experts, choice.prompt_routed_experts)
+        self.assertEqual("".join(c.text for c in pieces), choice.text)
+
     def test_allowed_tokens_are_all_that_comes(self):
         allowed = self.cluster.post("/tokenize", {"prompt": " and the", "add_special_tokens": False})[1]["tokens"]
         choice = self.client.completions.create(
@@ -258,6 +283,26 @@ class Clients(unittest.TestCase):
         self.assertIn("worker_lost", self.cluster.output())
 
 
+    def test_requests_that_come_while_a_worker_is_lost_wait_for_it(self):
+        body = dict(prompt=PROMPT, max_tokens=8, temperature=0)
+        expected = self.cluster.complete(**body)["choices"]
+        worker = self.cluster.worker_pid("w1")  # others kill w0
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            deadline = time.monotonic() + 60
+            while self.cluster.get("/health")[0] == 200:
+                self.assertLess(time.monotonic(), deadline)
+                time.sleep(0.05)
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                replies = [pool.submit(self.cluster.complete, **body) for _ in range(8)]
+                self.assertEqual(concurrent.futures.wait(replies, timeout=1).done, set())
+                os.kill(worker, signal.SIGCONT)
+                for reply in replies:
+                    self.assertEqual(reply.result()["choices"], expected)
+        finally:
+            os.kill(worker, signal.SIGCONT)
+
+
 class Starting(unittest.TestCase):
     def test_a_client_that_comes_while_the_model_loads_tries_again(self):
         cluster = Cluster(GOLDEN / "qwen3_moe_f32", num_workers=1, kind="loopback").start()
@@ -267,6 +312,29 @@ class Starting(unittest.TestCase):
             self.assertEqual(reply.usage.completion_tokens, 2)
         finally:
             cluster.stop()
+
+
+class WithPages(unittest.TestCase):
+    def test_scripts_of_listed_pages_may_use_it(self):
+        cluster = Cluster(GOLDEN / "qwen3_moe_f32", num_workers=1, kind="loopback")
+        text = cluster.config.read_text()
+        cluster.config.write_text(text.replace("http: {", "http: {cors_origins: ['https://chat.example.org'], "))
+        with cluster:
+            connection = http.client.HTTPConnection("127.0.0.1", cluster.port, timeout=30)
+            for origin, status, allowed in [("https://chat.example.org", 204, "https://chat.example.org"),
+                                            ("https://evil.example.org", 403, None)]:
+                connection.request("OPTIONS", "/v1/chat/completions", headers={
+                    "origin": origin, "access-control-request-method": "POST",
+                    "access-control-request-headers": "authorization, content-type, x-stainless-os"})
+                reply = connection.getresponse()
+                reply.read()
+                self.assertEqual((reply.status, reply.getheader("access-control-allow-origin")), (status, allowed))
+                connection.request("POST", "/v1/completions", json.dumps(dict(prompt=[5], max_tokens=1, stream=True)),
+                                   {"origin": origin})
+                reply = connection.getresponse()
+                reply.read()
+                self.assertEqual((reply.status, reply.getheader("access-control-allow-origin")), (200, allowed))
+            connection.close()
 
 
 class WithKeys(unittest.TestCase):

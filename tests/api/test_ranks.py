@@ -55,6 +55,16 @@ class Ranks(unittest.TestCase):
             for answer in answers:
                 answer.exception()  # it ended, this way or that
 
+    @unittest.skipIf(len(os.sched_getaffinity(0)) < 2, "needs two cores")
+    def test_each_rank_keeps_to_cores_of_its_own(self):
+        usable = sorted(os.sched_getaffinity(0))
+        halves = [set(usable[:len(usable) // 2]), set(usable[len(usable) // 2:])]
+        with Cluster(GOLDEN / "qwen3_moe_f32", **TWO) as cluster:
+            threads = os.listdir(f"/proc/{cluster.worker_pid('r0')}/task")
+            cores = [os.sched_getaffinity(int(thread)) for thread in threads]
+        for half in halves:
+            self.assertIn(half, cores)
+
     def test_config_check_shows_each_rank_and_refuses_too_many(self):
         cluster = Cluster(GOLDEN / "qwen3_moe_f32", **TWO)
         checked = subprocess.run([BIN / "guildhall", "config", "check", cluster.config], capture_output=True, text=True)

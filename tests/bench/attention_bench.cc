@@ -31,24 +31,28 @@ constexpr Shape kGqa{32, 4, 128, 128, false};    // Qwen3-30B-A3B
 constexpr Shape kMla{16, 1, 576, 512, true};     // DeepSeek-V2-Lite
 constexpr Shape kMlaV3{128, 1, 576, 512, true};  // DeepSeek-V3
 
-// `sequences` x `new_tokens` queries at the end of contexts of `context` tokens; bf16 cache in blocks of 16.
-void attention(benchmark::State& state, Shape s) {
+// `sequences` x `new_tokens` queries at the end of contexts of `context` tokens; cache in blocks of 16.
+void attention(benchmark::State& state, Shape s, DType dtype) {
   const int64_t num_threads = state.range(0), sequences = state.range(1), new_tokens = state.range(2),
                 context = state.range(3);
   Team team({.num_threads = static_cast<int>(num_threads), .spin_ns = 50'000});
   const int64_t blocks = (context + 15) / 16, num_pages = sequences * blocks;
-  const int64_t slots = num_pages * 16 * s.num_kv_heads;
-  std::vector<bf16> k(slots * s.k_dim, to_bf16(0.1f)),
-      v(s.values_are_keys ? 0 : slots * s.v_dim, to_bf16(0.2f));
-  const KvPages pages{DType::bf16,
-                      num_pages,
-                      16,
-                      s.num_kv_heads,
-                      s.k_dim,
-                      s.v_dim,
-                      s.values_are_keys ? s.k_dim : s.v_dim,
-                      k.data(),
-                      s.values_are_keys ? k.data() : v.data()};
+  std::byte keys, values;  // addresses that tell whether they are shared
+  KvPages pages{dtype,
+                num_pages,
+                16,
+                s.num_kv_heads,
+                s.k_dim,
+                s.v_dim,
+                s.values_are_keys ? s.k_dim : s.v_dim,
+                &keys,
+                s.values_are_keys ? &keys : &values};
+  const int64_t k_bytes = key_layout(pages).page_bytes,
+                v_bytes = s.values_are_keys ? 0 : value_layout(pages).page_bytes;
+  // Bytes that are small numbers in every element type.
+  std::vector<std::byte> k(num_pages * k_bytes, std::byte{0x3d}), v(num_pages * v_bytes, std::byte{0x3e});
+  pages.k = k.data();
+  pages.v = s.values_are_keys ? k.data() : v.data();
   std::vector<int32_t> table(num_pages), sequence, position;
   for (int64_t p = 0; p < num_pages; ++p) table[p] = static_cast<int32_t>((p * 7919) % num_pages);
   for (int64_t i = 0; i < sequences; ++i) {
@@ -66,8 +70,7 @@ void attention(benchmark::State& state, Shape s) {
                         View3<float>(out.data(), tokens, s.num_heads, s.v_dim));
   double pairs = 0;
   for (int32_t p : position) pairs += p + 1.0;
-  const double bytes = 2.0 * static_cast<double>(sequences * context * s.num_kv_heads) *
-                       static_cast<double>(s.k_dim + (s.values_are_keys ? 0 : s.v_dim));
+  const double bytes = static_cast<double>(sequences * context * (k_bytes + v_bytes)) / 16;
   const double flops = 2 * pairs * static_cast<double>(s.num_heads * (s.k_dim + s.v_dim));
   using benchmark::Counter;
   state.counters["GB/s"] = Counter(bytes / 1e9, Counter::kIsIterationInvariantRate);
@@ -82,9 +85,13 @@ void attention_shapes(benchmark::internal::Benchmark* b) {
     b->Args({threads, 1, 512, 512});
   }
 }
-BENCHMARK_CAPTURE(attention, gqa_32_4_128, kGqa)->Apply(attention_shapes);
-BENCHMARK_CAPTURE(attention, mla_16, kMla)->Apply(attention_shapes);
-BENCHMARK_CAPTURE(attention, mla_128, kMlaV3)->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention, gqa_32_4_128, kGqa, DType::bf16)->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention, gqa_32_4_128_fp8, kGqa, DType::e4m3)->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention, gqa_32_4_128_int8, kGqa, DType::int8)->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention, mla_16, kMla, DType::bf16)->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention, mla_16_fp8, kMla, DType::e4m3)->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention, mla_16_int8, kMla, DType::int8)->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention, mla_128, kMlaV3, DType::bf16)->Apply(attention_shapes);
 
 void sample(benchmark::State& state, SamplingRule rule) {
   const std::vector<float> logits = random_row(128 * 1024, 3);

@@ -1,11 +1,12 @@
 // balance_bench.cc: how long a policy takes for 58 layers x 256 experts in 288 slots on 32 workers, on one
-// core, and what it reaches.
+// core, and what it reaches; how long a router takes to follow an announcement of one of those workers.
 #include <benchmark/benchmark.h>
 
 #include <numeric>
 
 #include "router/balance/policies.h"
 #include "router/balance/predict.h"
+#include "router/live_placement.h"
 #include "tests/unit/balance/balance_fixture.h"
 
 namespace {
@@ -50,6 +51,22 @@ void after_two_percent(benchmark::State& state, Policy policy) {
   run(state, policy, setup, changed(setup.loads, 0.02, 1), packed);
 }
 
+void announcement(benchmark::State& state) {
+  const Setup setup;
+  LivePlacement live({std::vector<bool>(kLayers, true), kExperts}, kWorkers);
+  std::vector<Holdings> held_w(kWorkers, {1, ExpertsOfLayer(kLayers)});
+  for (int64_t layer = 0; layer < kLayers; ++layer)
+    for (int32_t e = 0; e < kExperts; ++e)
+      for (const Replica& replica : setup.even.replicas(layer, e))
+        held_w[static_cast<size_t>(replica.worker)].experts_l[static_cast<size_t>(layer)].push_back(e);
+  for (int32_t w = 0; w < kWorkers; ++w) live.attach(w, held_w[static_cast<size_t>(w)]);
+  for (auto _ : state) {
+    live.announce(0, held_w[0]);
+    benchmark::DoNotOptimize(live.table().num_uncovered());
+  }
+}
+
+BENCHMARK(announcement)->Unit(benchmark::kMicrosecond);
 BENCHMARK_CAPTURE(from_even_split, eplb, Policy::eplb)->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(from_even_split, eplb_node, Policy::eplb_node)->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(from_even_split, activation, Policy::activation)->Unit(benchmark::kMillisecond);

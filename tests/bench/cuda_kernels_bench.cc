@@ -68,8 +68,9 @@ void BM_rope(benchmark::State& state) {
   });
 }
 
-// One sequence, 8 heads of 128 into bf16 pages of 16.
-void BM_kv_write_bf16(benchmark::State& state) {
+// One sequence, 8 heads of 128 into pages of 16.
+template <DType kDType>
+void BM_kv_write(benchmark::State& state) {
   const int64_t tokens = state.range(0);
   constexpr int64_t kHeads = 8, kDim = 128, kBlock = 16;
   const int64_t pages = (tokens + kBlock - 1) / kBlock;
@@ -77,10 +78,11 @@ void BM_kv_write_bf16(benchmark::State& state) {
   for (int64_t t = 0; t < tokens; ++t) position_t.push_back(static_cast<int32_t>(t));
   for (int64_t b = 0; b < pages; ++b) page_b.push_back(static_cast<int32_t>(pages - 1 - b));
   const DeviceArray<float> k(tokens * kHeads * kDim), v(tokens * kHeads * kDim);
-  const DeviceArray<bf16> k_pages(pages * kBlock * kHeads * kDim), v_pages(pages * kBlock * kHeads * kDim);
+  const int64_t page_bytes = kv_page_layout(kDType, kBlock * kHeads, kDim, 0).page_bytes;
+  const DeviceArray<std::byte> k_pages(pages * page_bytes), v_pages(pages * page_bytes);
   const DeviceArray<int32_t> sequence(tokens), position(position_t), table(page_b);
-  const KvPages cache{DType::bf16, pages, kBlock, kHeads, kDim, kDim, kDim, k_pages.data(), v_pages.data()};
-  measure(state, tokens * kHeads * kDim * 12, [&] {
+  const KvPages cache{kDType, pages, kBlock, kHeads, kDim, kDim, kDim, k_pages.data(), v_pages.data()};
+  measure(state, tokens * (kHeads * kDim * 8 + 2 * page_bytes / kBlock), [&] {
     kv_write_cuda(nullptr, k.heads(tokens, kHeads), v.heads(tokens, kHeads),
                   {sequence, position, table.rows(1)}, cache);
   });
@@ -207,7 +209,8 @@ void register_all() {
   add("rmsnorm", BM_rmsnorm, tokens);
   add("add_rmsnorm", BM_add_rmsnorm, tokens);
   add("rope", BM_rope, tokens);
-  add("kv_write_bf16", BM_kv_write_bf16, tokens);
+  add("kv_write_bf16", BM_kv_write<DType::bf16>, tokens);
+  add("kv_write_fp8", BM_kv_write<DType::e4m3>, tokens);
   add("swiglu", BM_swiglu, {8, 64, 32768});
   add("to_bf16", BM_to_bf16, tokens);
   add("to_fp8", BM_to_fp8, tokens);

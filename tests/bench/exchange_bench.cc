@@ -22,7 +22,7 @@ namespace {
 
 struct Case {
   int64_t tokens = 1, hidden = 7168, top_k = 1, num_experts = 64;
-  int num_workers = 1;
+  int num_workers = 1, num_replicas = 1;
   std::string tls = "tcp", net_devices, codec = "bf16", combine = "exact", wait = "spin", slot_size = "32MiB";
   int threads = 1;
   bool packs = true, pinned = false;
@@ -48,12 +48,15 @@ Routing random_routing(const Case& c) {
   return routing;
 }
 
-Placement placement_of(const Case& c) {
-  Placement placement{.version = 1, .num_workers = c.num_workers};
-  auto& worker_e = placement.worker_le.emplace_back();
-  for (int64_t e = 0; e < c.num_experts; ++e)
-    worker_e.push_back(static_cast<int32_t>(e * c.num_workers / c.num_experts));
-  return placement;
+// Of one layer: experts lie in order, and each on as many workers as are asked for.
+ExpertsOfLayer held_by(const Case& c, int worker) {
+  ExpertsOfLayer experts_l(1);
+  for (int64_t e = 0; e < c.num_experts; ++e) {
+    const auto first = static_cast<int>(e * c.num_workers / c.num_experts);
+    if ((worker - first + c.num_workers) % c.num_workers < c.num_replicas)
+      experts_l[0].push_back(static_cast<int32_t>(e));
+  }
+  return experts_l;
 }
 
 void check(const Result<void>& result) {
@@ -82,8 +85,13 @@ class UnpackedFrames : public ExchangeHandler {
     round_.share_w.resize(peers_.size());
     round_.combine = c.combine == "reduced" ? Combine::reduced : Combine::exact;
     routing_ = random_routing(c);
-    round_.route({routing_.expert_tk.data(), c.tokens, c.top_k},
-                 {routing_.weight_tk.data(), c.tokens, c.top_k}, placement_of(c).worker_le[0]);
+    LivePlacement placement({{true}, c.num_experts}, c.num_workers);
+    for (int w = 0; w < c.num_workers; ++w) placement.attach(w, {1, held_by(c, w)});
+    const LayerReplicas replicas = placement.table().layer(0);
+    const View2<const int32_t> expert_tk{routing_.expert_tk.data(), c.tokens, c.top_k};
+    ReplicaChooser chooser({}, c.num_workers);
+    chooser.begin(0, replicas, {}, expert_tk);
+    round_.route(expert_tk, {routing_.weight_tk.data(), c.tokens, c.top_k}, replicas, chooser);
     hidden_ = static_cast<uint32_t>(c.hidden);
     codec_ = codec_of(c);
   }
@@ -136,7 +144,9 @@ void run(const Case& c) {
   const Codec codec = codec_of(c);
   Team team({.num_threads = c.threads});
   Dispatcher dispatcher(
-      {.codecs_w = std::vector<RowCodecs>(static_cast<size_t>(c.num_workers), {codec, codec}),
+      {.experts = {{true}, c.num_experts},
+       .num_workers = c.num_workers,
+       .codecs_w = std::vector<RowCodecs>(static_cast<size_t>(c.num_workers), {codec, codec}),
        .combine = c.combine == "reduced" ? Combine::reduced : Combine::exact,
        .hidden = c.hidden,
        .top_k = c.top_k,
@@ -144,10 +154,10 @@ void run(const Case& c) {
        .deadline = std::chrono::seconds(10),
        .team = &team},
       exchange);
-  dispatcher.set_placement(placement_of(c));
   const std::vector<PeerId> peers = workers.meet(exchange);
   for (size_t i = 0; i < peers.size(); ++i)
-    dispatcher.attach(static_cast<int32_t>(i), fmt::format("w{}", i), peers[i], 1);
+    dispatcher.attach(static_cast<int32_t>(i), fmt::format("w{}", i), peers[i], 1,
+                      {1, held_by(c, static_cast<int>(i))});
 
   Routing routing = random_routing(c);
   const View2<int32_t> expert_tk(routing.expert_tk.data(), c.tokens, c.top_k);
@@ -199,6 +209,7 @@ int main(int argc, char** argv) {
   app.add_option("--top-k", c.top_k);
   app.add_option("--experts", c.num_experts);
   app.add_option("--workers", c.num_workers);
+  app.add_option("--replicas", c.num_replicas, "of each expert");
   app.add_option("--tls", c.tls, "as UCX_TLS");
   app.add_option("--net-devices", c.net_devices, "as UCX_NET_DEVICES");
   app.add_option("--codec", c.codec, "f32 | bf16 | fp8");

@@ -29,10 +29,11 @@ def demo():
     return Cluster(DEMO, num_workers=2)
 
 
-def run(*command, folder):
+def run(*command, folder, more_env=None):
     """Runs a client, offline as far as model hubs go; its own words go to FOLDER/log."""
     print("$ " + " ".join(str(word) for word in command), flush=True)
-    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(folder / "hf")}
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(folder / "hf"),
+               **(more_env or {})}
     with open(folder / "log", "w") as log:
         ended = subprocess.run([str(word) for word in command], stdout=log, stderr=subprocess.STDOUT, env=offline,
                                cwd=folder)

@@ -110,14 +110,15 @@ void World::start_router(int router) {
   r.name = "r" + std::to_string(router);
   r.end = make_end(r.name);
   r.peers.assign(members_.size(), 0);
-  DispatcherOptions options{.hidden = tiny_model().hidden,
+  DispatcherOptions options{.experts = expert_grid(tiny_model()),
+                            .num_workers = num_workers(),
+                            .hidden = tiny_model().hidden,
                             .top_k = tiny_model().moe.top_k,
                             .max_tokens = kMaxTokens * kMaxMicroBatches,
                             .deadline = options_.patient ? kPatience : transport_.short_deadline,
                             .team = &team_};
   if (!transport_.threads) options.pump_local_workers = [this, router] { return pump(router); };
   r.dispatcher = std::make_unique<Dispatcher>(options, *r.end);
-  r.dispatcher->set_placement(placement_);
 }
 
 void World::replace_worker(int worker) {
@@ -172,7 +173,7 @@ bool World::attach(int router, int worker) {
   const Result<PeerId> peer = r.end->connect(worker_name(worker), member.end->local_address());
   if (peer.has_error()) return false;
   r.peers[static_cast<size_t>(worker)] = *peer;
-  r.dispatcher->attach(worker, worker_name(worker), *peer, generation);
+  r.dispatcher->attach(worker, worker_name(worker), *peer, generation, {1, placement_.experts_of(worker)});
   return true;
 }
 

@@ -54,18 +54,13 @@ class Cache {
     table_ = table;
     table_sb_ = {table_.data(), num_sequences, blocks};
     num_pages_ = num_sequences * blocks;
-    const auto slots = static_cast<size_t>(num_pages_ * block_size * shape.num_kv_heads);
-    k_.assign(slots * static_cast<size_t>(shape.k_dim), std::numeric_limits<float>::quiet_NaN());
-    v_.assign(shape.values_are_keys ? 0 : slots * static_cast<size_t>(shape.v_dim), k_[0]);
-    for (int64_t s = 0; s < num_sequences; ++s) {
-      fill(s, lengths[static_cast<size_t>(s)], shape.k_dim, static_cast<uint32_t>(2 * s), k_);
-      if (!shape.values_are_keys)
-        fill(s, lengths[static_cast<size_t>(s)], shape.v_dim, static_cast<uint32_t>(2 * s + 1), v_);
-    }
-    for (const float x : k_) half_k_.push_back(to_bf16(x));
-    for (const float x : v_) half_v_.push_back(to_bf16(x));
-    device_k_.emplace(bytes_of(k_, half_k_));
-    device_v_.emplace(bytes_of(v_, half_v_));
+    KvPages pages = shape_of_pages();
+    k_.assign(static_cast<size_t>(num_pages_ * key_layout(pages).page_bytes), std::byte{0xff});
+    if (!shape.values_are_keys)
+      v_.assign(static_cast<size_t>(num_pages_ * value_layout(pages).page_bytes), std::byte{0xff});
+    for (int64_t s = 0; s < num_sequences; ++s) fill(s, lengths[static_cast<size_t>(s)]);
+    device_k_.emplace(k_);
+    device_v_.emplace(v_);
     device_table_.emplace(table_);
   }
 
@@ -73,11 +68,8 @@ class Cache {
   std::vector<float> expected(const Step& step) const {
     const std::vector<float> q = queries(step);
     std::vector<float> out(static_cast<size_t>(step.num_tokens() * out_row()));
-    KvPages pages = shape_of_pages();
-    pages.k = const_cast<std::byte*>(bytes_of(k_, half_k_).data());
-    pages.v = shape_.values_are_keys ? pages.k : const_cast<std::byte*>(bytes_of(v_, half_v_).data());
     paged_attention_ref({q.data(), step.num_tokens(), shape_.num_heads, shape_.k_dim},
-                        {step.sequence_t, step.position_t, table_sb_}, pages, scale(),
+                        {step.sequence_t, step.position_t, table_sb_}, host_pages(), scale(),
                         {out.data(), step.num_tokens(), shape_.num_heads, shape_.v_dim});
     return out;
   }
@@ -104,29 +96,38 @@ class Cache {
   int64_t out_row() const { return shape_.num_heads * shape_.v_dim; }
 
  private:
-  void fill(int64_t sequence, int64_t length, int64_t dim, uint32_t seed, std::vector<float>& to) {
-    const std::vector<float> values = random_floats(length * shape_.num_kv_heads * dim, seed);
-    for (int64_t p = 0; p < length; ++p) {
-      const int64_t slot = table_sb_(sequence, p / block_size_) * block_size_ + p % block_size_;
-      std::copy_n(values.begin() + p * shape_.num_kv_heads * dim, shape_.num_kv_heads * dim,
-                  to.begin() + slot * shape_.num_kv_heads * dim);
-    }
-  }
-
-  std::span<const std::byte> bytes_of(const std::vector<float>& full, const std::vector<bf16>& half) const {
-    return dtype_ == DType::f32 ? std::as_bytes(std::span(full)) : std::as_bytes(std::span(half));
+  void fill(int64_t sequence, int64_t length) {
+    const auto seed = static_cast<uint32_t>(2 * sequence);
+    const std::vector<float> k = random_floats(length * shape_.num_kv_heads * shape_.k_dim, seed),
+                             v = random_floats(length * shape_.num_kv_heads * shape_.v_dim, seed + 1);
+    std::vector<int32_t> sequence_t(static_cast<size_t>(length), static_cast<int32_t>(sequence)),
+        position_t(sequence_t.size());
+    std::iota(position_t.begin(), position_t.end(), 0);
+    kv_write_ref({k.data(), length, shape_.num_kv_heads, shape_.k_dim},
+                 {v.data(), length, shape_.num_kv_heads, shape_.v_dim}, {sequence_t, position_t, table_sb_},
+                 host_pages());
   }
 
   float scale() const { return 1 / std::sqrt(static_cast<float>(shape_.k_dim)); }
 
+  KvPages host_pages() const {
+    KvPages pages = shape_of_pages();
+    pages.k = const_cast<std::byte*>(k_.data());
+    pages.v = shape_.values_are_keys ? pages.k : const_cast<std::byte*>(v_.data());
+    return pages;
+  }
+  // Where keys and values of one buffer are told by equal addresses.
   KvPages shape_of_pages() const {
+    static std::byte keys, values;
     return {.dtype = dtype_,
             .num_pages = num_pages_,
             .block_size = block_size_,
             .num_kv_heads = shape_.num_kv_heads,
             .k_dim = shape_.k_dim,
             .v_dim = shape_.v_dim,
-            .v_stride = shape_.values_are_keys ? shape_.k_dim : shape_.v_dim};
+            .v_stride = shape_.values_are_keys ? shape_.k_dim : shape_.v_dim,
+            .k = &keys,
+            .v = shape_.values_are_keys ? &keys : &values};
   }
 
   // A token's own, whatever step it is in; in bf16 already, so that on tensor cores only the probabilities
@@ -146,16 +147,19 @@ class Cache {
   int64_t block_size_, num_pages_ = 0;
   std::vector<int32_t> table_;
   View2<const int32_t> table_sb_;
-  std::vector<float> k_, v_;
-  std::vector<bf16> half_k_, half_v_;
+  std::vector<std::byte> k_, v_;
   std::optional<DeviceArray<std::byte>> device_k_, device_v_;
   std::optional<DeviceArray<int32_t>> device_table_;
 };
 
 // Rounding a probability to bf16 changes it by at most 2^-9 of itself, and so a result by at most 2^-9 of the
-// largest value, which is below 5. f32 pages are computed in fp32: error grows with the length of the sums,
-// some hundreds.
-float tolerance(DType dtype) { return dtype == DType::bf16 ? 5.0f / 512 : 2e-5f; }
+// largest value, which is below 5. What codes are worth is rounded alike: values move a result by as much
+// again, keys a score by some 2^-9 of its spread of one, and that a result by less than as much. f32 pages
+// are computed in fp32: error grows with the length of the sums, some hundreds.
+float tolerance(DType dtype) {
+  return is_kv_codes(dtype) ? 3 * 5.0f / 512 : dtype == DType::bf16 ? 5.0f / 512 : 2e-5f;
+}
+constexpr DType kOfTensorCores[] = {DType::bf16, DType::e4m3, DType::int8};
 
 void expect_near(const std::vector<float>& out, const std::vector<float>& expected, float tolerance) {
   ASSERT_EQ(out.size(), expected.size());
@@ -169,15 +173,16 @@ INSTANTIATE_TEST_SUITE_P(Seed, PagedAttentionCuda, kSeeds);
 TEST_P(PagedAttentionCuda, MixedStepsMatchRef) {
   const std::vector<int64_t> lengths = {1, 129, 70, 261, 33, 128};
   const Step step = {{0, 0, 1}, {1, 128, 129}, {2, 0, 70}, {3, 258, 261}, {4, 32, 33}, {5, 126, 128}};
-  for (const Shape& shape :
-       {Shape{2, 2, 32, 16}, Shape{4, 2, 64, 64}, Shape{7, 1, 24, 40}, Shape{8, 1, 16, 8},
-        Shape{5, 1, 48, 24, true}, Shape{18, 1, 32, 32, true}, Shape{2, 1, 144, 136}}) {
-    const int64_t block_size = std::array{16, 1, 64}[GetParam() % 3];
-    SCOPED_TRACE(testing::Message() << "H=" << shape.num_heads << " k_dim=" << shape.k_dim
-                                    << " block=" << block_size);
-    const Cache cache(shape, DType::bf16, block_size, lengths, static_cast<uint32_t>(GetParam()));
-    expect_near(cache.actual(step), cache.expected(step), tolerance(DType::bf16));
-  }
+  for (const Shape& shape : {Shape{2, 2, 32, 16}, Shape{4, 2, 64, 64}, Shape{7, 1, 24, 40},
+                             Shape{8, 1, 16, 8}, Shape{5, 1, 48, 24, true}, Shape{18, 1, 32, 32, true},
+                             Shape{2, 1, 144, 136}, Shape{5, 1, 56, 32, true}})
+    for (const DType dtype : kOfTensorCores) {  // codes of 24 or 40 are not for them
+      const int64_t block_size = std::array{16, 1, 64}[GetParam() % 3];
+      SCOPED_TRACE(testing::Message() << "H=" << shape.num_heads << " k_dim=" << shape.k_dim
+                                      << " block=" << block_size << " " << to_string(dtype));
+      const Cache cache(shape, dtype, block_size, lengths, static_cast<uint32_t>(GetParam()));
+      expect_near(cache.actual(step), cache.expected(step), tolerance(dtype));
+    }
 }
 
 // f32 pages, and dims that fill no 16 bytes.
@@ -185,8 +190,8 @@ TEST_P(PagedAttentionCuda, PlainShapesMatchRef) {
   const std::vector<int64_t> lengths = {300, 9, 20};
   const Step step = {{0, 299, 300}, {1, 2, 9}, {2, 19, 20}};
   for (const Shape& shape : {Shape{3, 1, 21, 18, true}, Shape{4, 2, 16, 16}, Shape{2, 2, 7, 150}})
-    for (const DType dtype : {DType::f32, DType::bf16}) {
-      if (dtype == DType::bf16 && shape.k_dim == 16) continue;  // for tensor cores
+    for (const DType dtype : {DType::f32, DType::bf16, DType::e4m3, DType::int8}) {
+      if (dtype != DType::f32 && shape.k_dim == 16) continue;  // for tensor cores
       SCOPED_TRACE(testing::Message() << "k_dim=" << shape.k_dim << " " << to_string(dtype));
       const Cache cache(shape, dtype, 7, lengths, static_cast<uint32_t>(GetParam()));
       expect_near(cache.actual(step), cache.expected(step), tolerance(DType::f32));
@@ -198,24 +203,30 @@ TEST_P(PagedAttentionCuda, RealShapesMatchRef) {
   const std::vector<int64_t> lengths = {300, 37};
   const Step step = {{0, 299, 300}, {1, 34, 37}};
   for (const Shape& shape :
-       {Shape{16, 1, 576, 512, true}, Shape{20, 1, 576, 512, true}, Shape{8, 1, 128, 128}}) {
-    SCOPED_TRACE(testing::Message() << "H=" << shape.num_heads << " k_dim=" << shape.k_dim);
-    const Cache cache(shape, DType::bf16, 16, lengths, static_cast<uint32_t>(GetParam()));
-    expect_near(cache.actual(step), cache.expected(step), tolerance(DType::bf16));
-  }
+       {Shape{16, 1, 576, 512, true}, Shape{20, 1, 576, 512, true}, Shape{8, 1, 128, 128}})
+    for (const DType dtype : kOfTensorCores) {
+      SCOPED_TRACE(testing::Message()
+                   << "H=" << shape.num_heads << " k_dim=" << shape.k_dim << " " << to_string(dtype));
+      const Cache cache(shape, dtype, 16, lengths, static_cast<uint32_t>(GetParam()));
+      expect_near(cache.actual(step), cache.expected(step), tolerance(dtype));
+    }
 }
 
 // More blocks of kAttentionSplit than there are splits.
 TEST_P(PagedAttentionCuda, LongContextsMatchRef) {
-  const Cache cache({2, 1, 16, 8}, DType::bf16, 16, {kAttentionSplit * 33 + 5, 700}, 1);
   const Step step = {{0, kAttentionSplit * 33 + 4, kAttentionSplit * 33 + 5}, {1, 699, 700}};
-  expect_near(cache.actual(step), cache.expected(step), tolerance(DType::bf16));
+  for (const DType dtype : {DType::bf16, DType::e4m3}) {
+    const Cache cache({2, 1, 16, 16}, dtype, 16, {kAttentionSplit * 33 + 5, 700}, 1);
+    expect_near(cache.actual(step), cache.expected(step), tolerance(dtype));
+  }
 }
 
 TEST_P(PagedAttentionCuda, ALoneTokensBitsDependOnItsOwnContextOnly) {
   const std::vector<int64_t> lengths = {40, 300, 128, 513};
-  for (const Shape& shape : {Shape{6, 2, 32, 16}, Shape{17, 1, 40, 24, true}}) {
-    const Cache cache(shape, DType::bf16, 16, lengths, 1), other_pages(shape, DType::bf16, 7, lengths, 2);
+  for (const auto& [shape, dtype] :
+       {std::pair{Shape{6, 2, 32, 16}, DType::bf16}, std::pair{Shape{17, 1, 40, 24, true}, DType::bf16},
+        std::pair{Shape{6, 2, 32, 16}, DType::e4m3}, std::pair{Shape{17, 1, 40, 32, true}, DType::int8}}) {
+    const Cache cache(shape, dtype, 16, lengths, 1), other_pages(shape, dtype, 7, lengths, 2);
     const auto last = [&](int64_t s) {
       return Chunk{s, lengths[static_cast<size_t>(s)] - 1, lengths[static_cast<size_t>(s)]};
     };

@@ -178,9 +178,13 @@ KvPages pages_at(const Cache& c, void* k, void* v) {
 void expect_written(const Cache& c, const Layout& layout) {
   const Step step;
   const int64_t tokens = step.tokens(), k_cols = c.kv_heads * c.k_dim, v_cols = c.kv_heads * c.v_dim;
-  const std::vector<float> k = random_floats(tokens * k_cols, 51), v = random_floats(tokens * v_cols, 52);
-  const auto slots = static_cast<size_t>(kNumPages * kBlockSize * dtype_bytes(c.dtype));
-  std::vector<unsigned char> k_pages(slots * k_cols, 0x11), v_pages(slots * v_cols, 0x22);
+  std::vector<float> k = random_floats(tokens * k_cols, 51), v = random_floats(tokens * v_cols, 52);
+  k[1] = std::numeric_limits<float>::infinity();
+  v[static_cast<size_t>(v_cols)] = std::nanf("");
+  unsigned char keys = 0, values = 0;  // addresses that tell whether they are shared
+  const KvPages shape = pages_at(c, &keys, &values);
+  std::vector<unsigned char> k_pages(static_cast<size_t>(kNumPages * key_layout(shape).page_bytes), 0x11),
+      v_pages(static_cast<size_t>(kNumPages * value_layout(shape).page_bytes), 0x22);
   const DeviceArray<unsigned char> device_k_pages(k_pages), device_v_pages(v_pages);
   const DeviceMatrix<float> device_k(k, tokens, k_cols, layout), device_v(v, tokens, v_cols, layout);
   const DeviceArray<int32_t> sequence(step.sequence), position(step.position);
@@ -204,10 +208,11 @@ void expect_written(const Cache& c, const Layout& layout) {
 }
 
 TEST_P(Convert, KeysAndValuesGoToTheirPages) {
-  for (DType dtype : {DType::f32, DType::bf16}) {
+  for (DType dtype : {DType::f32, DType::bf16, DType::e4m3, DType::int8}) {
     for (const Layout& layout : kLayouts) {
       for (const Cache& c : {Cache{dtype, 2, 64, 64, false}, Cache{dtype, 3, 7, 5, false},
-                             Cache{dtype, 4, 8, 4, false}, Cache{dtype, 1, 576, 512, true}}) {
+                             Cache{dtype, 4, 8, 4, false}, Cache{dtype, 2, 130, 260, false},
+                             Cache{dtype, 1, 576, 512, true}, Cache{dtype, 1, 45, 33, true}}) {
         SCOPED_TRACE(testing::Message() << to_string(dtype) << " " << c.kv_heads << "x" << c.k_dim);
         expect_written(c, layout);
       }

@@ -78,10 +78,10 @@ class TravellingAnswers : public ::testing::Test {
  protected:
   TravellingAnswers() {
     LoadProgress progress;
-    runner_.set_store(ExpertStore::load(tiny_checkpoint(), tiny_model(), LoadMode::checkpoint,
-                                        experts_of_both_layers({0, 1, 2, 3, 4, 5, 6, 7, 8}), progress,
-                                        ops_->memory())
-                          .value());
+    runner_.experts().set(*ExpertStore::load(tiny_checkpoint(), tiny_model(), LoadMode::checkpoint,
+                                             experts_of_both_layers({0, 1, 2, 3, 4, 5, 6, 7, 8}), progress,
+                                             ops_->memory())
+                               .value());
   }
   std::vector<std::vector<std::byte>> run(std::span<const DispatchFrame> frames) {
     std::vector<DispatchView> views;

@@ -1,5 +1,5 @@
 // fuzz_control.cc: any bytes as a control link's stream. However the stream is cut, the same messages come
-// out.
+// out; and what a router takes of a worker's holdings are experts that there are.
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -7,10 +7,25 @@
 #include "base/check.h"
 #include "proto/control.pb.h"
 #include "proto/envelope.h"
+#include "router/control_messages.h"
 
 namespace {
 
 using namespace guildhall;
+
+void check_holdings(const control::Holdings& message) {
+  const ExpertGrid grid{.is_moe_layer = {false, true, true}, .num_experts = 8};
+  const Result<Holdings> holdings = read_holdings(message, grid);
+  if (holdings.has_error()) return;
+  GH_CHECK(holdings->version > 0 && holdings->experts_l.size() == grid.is_moe_layer.size());
+  for (size_t l = 0; l < grid.is_moe_layer.size(); ++l) {
+    int32_t last = -1;
+    for (const int32_t expert : holdings->experts_l[l]) {
+      GH_CHECK(grid.is_moe_layer[l] && expert > last && expert < grid.num_experts);
+      last = expert;
+    }
+  }
+}
 
 // The messages of a stream fed `step` bytes at a time, re-encoded; ends with "error" when the stream was
 // refused.
@@ -27,6 +42,7 @@ std::vector<std::string> messages_of(std::string_view stream, size_t step) {
         return messages;
       }
       if (!*next) break;
+      if ((*next)->has_holdings()) check_holdings((*next)->holdings());
       messages.push_back(*encode_envelope(**next));
     }
   }

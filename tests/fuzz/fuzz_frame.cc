@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "base/check.h"
-#include "proto/codec.h"
+#include "proto/weights_codec.h"
 
 namespace {
 
@@ -20,7 +20,11 @@ void check_frame(std::span<const std::byte> frame) {
   const auto dispatch = decode_dispatch(frame);
   const auto combine = decode_combine(frame);
   const auto failure = decode_failure(frame);
-  GH_CHECK(dispatch.has_value() + combine.has_value() + failure.has_value() <= (header ? 1 : 0));
+  const auto request = decode_weights_request(frame);
+  const auto weights = decode_weights(frame);
+  GH_CHECK(dispatch.has_value() + combine.has_value() + failure.has_value() + request.has_value() +
+               weights.has_value() <=
+           (header ? 1 : 0));
   if (dispatch) {
     check_inside(std::as_bytes(dispatch->pairs), frame);
     check_inside(dispatch->rows, frame);
@@ -32,6 +36,13 @@ void check_frame(std::span<const std::byte> frame) {
     GH_CHECK(combine->rows.size() == combine->header.num_rows * combine->row_bytes);
   }
   if (failure) GH_CHECK(failure->why.message.size() <= kMaxFailureMessage);
+  if (request) GH_CHECK(request->request.max_bytes > 0 && request->request.max_bytes <= kMaxWeightsChunk);
+  if (weights) {
+    const WeightsChunk& chunk = weights->chunk;
+    check_inside(chunk.bytes, frame);
+    GH_CHECK(!chunk.bytes.empty() && chunk.bytes.size() <= kMaxWeightsChunk);
+    GH_CHECK(chunk.offset <= chunk.total_bytes && chunk.bytes.size() <= chunk.total_bytes - chunk.offset);
+  }
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// golden_check.cc: golden_check [--rows bf16] [--combine reduced] [--cache bf16] FOLDER...: how far this
+// golden_check.cc: golden_check [--rows bf16] [--combine reduced] [--cache fp8] FOLDER...: how far this
 // build is from the oracle on checkpoints made by `make_golden.py --out FOLDER --case random`; fails when one
 // is beyond its tolerance.
 #include <fmt/format.h>
@@ -65,6 +65,8 @@ bool check(const std::filesystem::path& folder, const LocalEngineOptions& option
 int main(int argc, char** argv) {
   using namespace guildhall;
   const std::map<std::string, Codec> codecs{{"f32", Codec::f32}, {"bf16", Codec::bf16}, {"fp8", Codec::fp8}};
+  const std::map<std::string, DType> caches{
+      {"f32", DType::f32}, {"bf16", DType::bf16}, {"fp8", DType::e4m3}, {"int8", DType::int8}};
   const auto is_codec = CLI::IsMember({"f32", "bf16", "fp8"});
   std::string rows = "f32", dispatch_rows, combine_rows, combine = "exact", cache = "f32";
   LocalEngineOptions options{.num_workers = 3};
@@ -74,7 +76,7 @@ int main(int argc, char** argv) {
   app.add_option("--dispatch-rows", dispatch_rows, "Rows to the workers, if not as --rows")->check(is_codec);
   app.add_option("--combine-rows", combine_rows, "Rows from them, if not as --rows")->check(is_codec);
   app.add_option("--combine", combine, "What workers return")->check(CLI::IsMember({"exact", "reduced"}));
-  app.add_option("--cache", cache, "KV cache")->check(CLI::IsMember({"f32", "bf16"}));
+  app.add_option("--cache", cache, "KV cache")->check(CLI::IsMember(caches));
   app.add_option("--workers", options.num_workers, "Expert workers")->check(CLI::Range(1, 64));
   app.add_option("FOLDER", folders, "Checkpoints with their expected.json")->required();
   CLI11_PARSE(app, argc, argv);
@@ -82,7 +84,7 @@ int main(int argc, char** argv) {
   options.codecs = {.dispatch = codecs.at(dispatch_rows.empty() ? rows : dispatch_rows),
                     .combine = codecs.at(combine_rows.empty() ? rows : combine_rows)};
   options.combine = combine == "reduced" ? Combine::reduced : Combine::exact;
-  options.kv_dtype = cache == "bf16" ? DType::bf16 : DType::f32;
+  options.kv_dtype = caches.at(cache);
   bool good = true;
   for (const std::string& folder : folders) good = check(folder, options) && good;
   return good ? 0 : 1;

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "tests/support/golden_run.h"
+#include "tests/unit/router/engine_fixture.h"
 
 namespace guildhall {
 namespace {
@@ -90,10 +91,13 @@ TEST_P(Golden, AnyNumberOfRanksMovesLogprobsByRoundingOnly) {
 
 TEST_P(Golden, BitsDoNotDependOnWorkersWhenRowsAndCacheAreRounded) {
   const EngineRequest request = greedy(golden_.prompts.back().ids, 24);
-  for (const RowCodecs codecs : {RowCodecs{Codec::bf16, Codec::bf16}, RowCodecs{Codec::fp8, Codec::bf16}}) {
-    const LocalEngineOptions one{.num_workers = 1, .codecs = codecs, .kv_dtype = DType::bf16};
+  for (const auto& [codecs, kv_dtype] :
+       {std::pair{RowCodecs{Codec::bf16, Codec::bf16}, DType::bf16},
+        std::pair{RowCodecs{Codec::fp8, Codec::bf16}, DType::bf16}, std::pair{RowCodecs{}, DType::e4m3},
+        std::pair{RowCodecs{Codec::fp8, Codec::fp8}, DType::int8}}) {
+    const LocalEngineOptions one{.num_workers = 1, .codecs = codecs, .kv_dtype = kv_dtype};
     const LocalEngineOptions three{
-        .num_workers = 3, .max_batched_tokens = 33, .codecs = codecs, .kv_dtype = DType::bf16};
+        .num_workers = 3, .max_batched_tokens = 33, .codecs = codecs, .kv_dtype = kv_dtype};
     EXPECT_EQ(run_alone(golden_, three, request), run_alone(golden_, one, request));
   }
 }
@@ -116,6 +120,15 @@ TEST_P(Golden, ReducedIsAsCloseAsExactAndItsBitsDependOnThePlacementOnly) {
   }
 }
 
+// The mean difference over a prompt's log-probabilities.
+double mean_difference(const GoldenPrompt& prompt, const Completion& got) {
+  EXPECT_EQ(got.prompt_logprobs.size(), prompt.logprobs.size());
+  double sum = 0;
+  for (size_t i = 0; i < prompt.logprobs.size(); ++i)
+    sum += std::abs(got.prompt_logprobs[i].chosen.logprob - prompt.logprobs[i]);
+  return sum / static_cast<double>(prompt.logprobs.size());
+}
+
 // These checkpoints' random weights make near-ties between experts common, and one expert chosen otherwise
 // moves a log-probability by whole units: so the mean over a prompt is bounded, at some three times what was
 // measured (README, Precision).
@@ -131,14 +144,19 @@ TEST_P(Golden, RoundedRowsMoveLogprobsByNoMoreThanTheirPrecision) {
   for (const auto& [codecs, largest_mean] : cases)
     for (const Combine combine : {Combine::exact, Combine::reduced}) {
       LocalEngine engine(golden_.path, {.codecs = codecs, .combine = combine});
-      const Completion got = engine.run(greedy(prompt.ids, 1));
-      ASSERT_EQ(got.prompt_logprobs.size(), prompt.logprobs.size());
-      double sum = 0;
-      for (size_t i = 0; i < prompt.logprobs.size(); ++i)
-        sum += std::abs(got.prompt_logprobs[i].chosen.logprob - prompt.logprobs[i]);
-      EXPECT_LE(sum / static_cast<double>(prompt.logprobs.size()), largest_mean)
+      EXPECT_LE(mean_difference(prompt, engine.run(greedy(prompt.ids, 1))), largest_mean)
           << "codecs " << static_cast<int>(codecs.dispatch) << " " << static_cast<int>(codecs.combine);
     }
+}
+
+TEST_P(Golden, RoundedCachesMoveLogprobsByNoMoreThanTheirPrecision) {
+  const GoldenPrompt& prompt = golden_.prompts.back();
+  for (const auto& [kv_dtype, largest_mean] :
+       {std::pair{DType::bf16, 0.05}, std::pair{DType::e4m3, 0.4}, std::pair{DType::int8, 0.15}}) {
+    LocalEngine engine(golden_.path, {.kv_dtype = kv_dtype});
+    EXPECT_LE(mean_difference(prompt, engine.run(greedy(prompt.ids, 1))), largest_mean)
+        << to_string(kv_dtype);
+  }
 }
 
 TEST_P(GoldenOverRanks, BitsDoNotDependOnTheCrowdOrOnPreemption) {
@@ -180,6 +198,35 @@ TEST_P(GoldenOverRanks, BitsDoNotDependOnTheCrowdOrOnPreemption) {
   const EngineCounters divided =
       in_crowd({.num_workers = 2, .worker_threads = true, .micro_batches = MicroBatches::two});
   EXPECT_GT(divided.steps_by_micro_batches[1], divided.steps_by_micro_batches[0]);
+}
+
+TEST_P(GoldenOverRanks, PagesOfCodesGiveTheBitsOfARequestAlone) {
+  for (const DType kv_dtype : {DType::e4m3, DType::int8}) {
+    std::vector<EngineRequest> requests;
+    for (size_t i = 0; i < 8; ++i)
+      requests.push_back(
+          greedy(golden_.prompts[i / 2 % golden_.prompts.size()].ids, 20 + static_cast<int32_t>(i)));
+    std::vector<std::vector<uint32_t>> alone;
+    LocalEngine one(golden_.path, {.num_ranks = num_ranks_, .prefix_caching = false, .kv_dtype = kv_dtype});
+    for (const EngineRequest& r : requests) alone.push_back(bits(one.run(r)));
+    for (const Preemption preemption : {Preemption::recompute, Preemption::swap}) {
+      LocalEngine crowd(golden_.path, {.num_workers = 1,
+                                       .num_ranks = num_ranks_,
+                                       .max_batched_tokens = 40,
+                                       .kv_tokens = 320 / num_ranks_,  // of a rank's part, twice as many
+                                       .swap_tokens = 4000,
+                                       .preemption = preemption,
+                                       .kv_dtype = kv_dtype});
+      HoldingRequest hold(crowd.engine(), greedy(std::span(golden_.prompts.back().ids).first(1), 2));
+      std::vector<std::future<Completion>> pending;
+      for (const EngineRequest& r : requests) pending.push_back(crowd.submit(r));
+      hold.finish();
+      for (size_t i = 0; i < pending.size(); ++i)
+        EXPECT_EQ(bits(pending[i].get()), alone[i]) << "request " << i;
+      const EngineCounters c = crowd.engine().counters();
+      EXPECT_GT(preemption == Preemption::swap ? c.preemptions_swap : c.preemptions_recompute, 0);
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, Golden, ::testing::ValuesIn(golden_case_names()),

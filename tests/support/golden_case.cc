@@ -35,6 +35,21 @@ GoldenPrompt read_prompt(const json::value& v) {
           .greedy_margins = numbers<float>(v.at("greedy").at("margins"))};
 }
 
+json::value read_json(const std::filesystem::path& path) {
+  std::ifstream file(path);
+  std::stringstream text;
+  text << file.rdbuf();
+  return json::parse(text.str());
+}
+
+void read_routing(const json::value& routing, GoldenCase& golden) {
+  for (const json::value& prompt : routing.at("prompts").as_array())
+    for (const json::value& position : prompt.at("experts").as_array())
+      for (const json::value& layer : position.as_array())
+        for (const uint16_t id : numbers<uint16_t>(layer))
+          golden.prompts[prompt.at("index").to_number<size_t>()].experts.push_back(id);
+}
+
 }  // namespace
 
 std::vector<std::string> golden_case_names() {
@@ -48,14 +63,12 @@ std::vector<std::string> golden_case_names() {
 GoldenCase read_golden_case(const std::string& name) { return read_golden_case(data_folder() / name); }
 
 GoldenCase read_golden_case(const std::filesystem::path& folder) {
-  std::ifstream file(folder / "expected.json");
-  std::stringstream text;
-  text << file.rdbuf();
-  const json::value root = json::parse(text.str());
+  const json::value root = read_json(folder / "expected.json");
   GoldenCase golden{.name = folder.filename(), .path = folder};
   golden.tolerance = root.at("weights").as_string() == "float32" ? 1e-3f : 2e-2f;
   for (const json::value& prompt : root.at("prompts").as_array())
     golden.prompts.push_back(read_prompt(prompt));
+  if (exists(folder / "routing.json")) read_routing(read_json(folder / "routing.json"), golden);
   return golden;
 }
 

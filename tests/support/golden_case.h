@@ -15,6 +15,9 @@ struct GoldenPrompt {
   std::vector<float> top5_logprobs;
   std::vector<int32_t> greedy_ids;
   std::vector<float> greedy_logprobs, greedy_margins;
+  // Of each position of ids and then greedy_ids but the last, per layer with experts, ascending; empty: not
+  // asked.
+  std::vector<uint16_t> experts;
 };
 
 struct GoldenCase {

@@ -41,7 +41,6 @@ LocalEngine::LocalEngine(const std::filesystem::path& checkpoint, const LocalEng
     fabric_.set_faults("router", worker_name(i), {.latency = options.latency});
     fabric_.set_faults(worker_name(i), "router", {.latency = options.latency});
   }
-  engine_->set_placement(placement_);
   if (options.attach_workers)
     for (int i = 0; i < options.num_workers; ++i) attach_worker(i);
   thread_ = std::thread([this] { engine_->run(); });
@@ -70,15 +69,15 @@ std::unique_ptr<TailPool> LocalEngine::make_tails() const {
 }
 
 KvCacheOptions LocalEngine::cache_options() const {
-  const int64_t token_bytes =
-      kv_elements_per_token_layer(spec_) * spec_.num_layers * dtype_bytes(options_.kv_dtype);
-  return {.block_size = options_.block_size,
-          .memory_bytes = options_.kv_tokens * token_bytes,
-          .dtype = options_.kv_dtype,
-          .max_model_len = std::min(spec_.max_position, options_.kv_tokens),
-          .max_tokens = options_.kv_tokens,
-          .prefix_caching = options_.prefix_caching,
-          .swap_bytes = options_.swap_tokens * token_bytes};
+  KvCacheOptions options{.block_size = options_.block_size,
+                         .dtype = options_.kv_dtype,
+                         .max_model_len = std::min(spec_.max_position, options_.kv_tokens),
+                         .max_tokens = options_.kv_tokens,
+                         .prefix_caching = options_.prefix_caching};
+  const int64_t page_bytes = KvCache::page_bytes(spec_, options);
+  options.memory_bytes = options_.kv_tokens / options_.block_size * page_bytes;
+  options.swap_bytes = options_.swap_tokens / options_.block_size * page_bytes;
+  return options;
 }
 
 // Also makes the first rank's weights and cache; null where it is the only one.
@@ -115,6 +114,9 @@ EngineOptions LocalEngine::engine_options() {
                       .reserve_share = options_.reserve_share,
                       .preemption = options_.preemption};
   engine.dispatcher = {
+      .experts = expert_grid(spec_),
+      .num_workers = options_.num_workers,
+      .replicas = options_.replicas,
       .codecs_w = std::vector<RowCodecs>(static_cast<size_t>(options_.num_workers), options_.codecs),
       .combine = options_.combine,
       .hidden = spec_.hidden,
@@ -123,9 +125,13 @@ EngineOptions LocalEngine::engine_options() {
       .deadline = options_.deadline};
   if (!options_.worker_threads) engine.dispatcher.pump_local_workers = [this] { return pump(); };
   engine.micro_batches = options_.micro_batches;
+  recorder_ = std::make_unique<RoutingRecorder>(
+      RoutingOptions{.shape = routing_shape(spec_, "local"), .num_workers = options_.num_workers});
+  engine.recorder = recorder_.get();
   engine.max_waiting = options_.max_waiting;
   engine.max_model_len = std::min(spec_.max_position, options_.kv_tokens);
   engine.recovery_timeout = options_.recovery_timeout;
+  engine.spill = options_.spill;
   engine.on_worker_attached = [](int32_t, const std::string&) {};
   engine.on_worker_lost = [this](const LostWorker& lost) {
     std::lock_guard lock(mutex_);
@@ -154,17 +160,43 @@ void LocalEngine::attach_worker(int i) {
   m->worker = std::make_unique<Worker>(
       spec_, *m->exchange,
       options_.workers_on_cpu ? make_cpu_ops({.num_threads = options_.num_threads}) : make_ops());
-  m->worker->set_store(ExpertStore::load(checkpoint_, spec_, options_.load, placement_.experts_of(i),
-                                         progress_, m->worker->memory())
-                           .value());
+  const ExpertsOfLayer experts_l = first_experts(i);
+  m->worker->set_store(load_experts(experts_l, *m->worker));
   std::lock_guard lock(mutex_);
-  const uint64_t generation = ++last_generation_;
-  m->worker->attach_router("router", exchange_->local_address(), generation,
+  m->generation = ++last_generation_;
+  m->worker->attach_router("router", exchange_->local_address(), m->generation,
                            [](Result<void> attached) { attached.value(); });
   if (options_.worker_threads) m->thread = std::thread([worker = m->worker.get()] { worker->run(); });
   if (options_.worker_threads && options_.own_cores) pin(m->thread, 1 + i);
-  engine_->attach_worker(i, worker_name(i), m->exchange->local_address(), generation);
+  engine_->attach_worker(i, worker_name(i), m->exchange->local_address(), m->generation,
+                         {m->version, experts_l}, /*taken=*/{});
   std::swap(members_[static_cast<size_t>(i)], m);
+}
+
+ExpertsOfLayer LocalEngine::first_experts(int i) const {
+  ExpertsOfLayer experts_l(placement_.worker_le.size());
+  const int num_workers = options_.num_workers;
+  for (size_t l = 0; l < experts_l.size(); ++l)
+    for (size_t e = 0; e < placement_.worker_le[l].size(); ++e)
+      if ((i - placement_.worker_le[l][e] + num_workers) % num_workers < options_.num_replicas)
+        experts_l[l].push_back(static_cast<int32_t>(e));
+  return experts_l;
+}
+
+std::shared_ptr<const ExpertStore> LocalEngine::load_experts(const ExpertsOfLayer& experts_l,
+                                                             Worker& worker) {
+  return ExpertStore::load(checkpoint_, spec_, options_.load, experts_l, progress_, worker.memory()).value();
+}
+
+void LocalEngine::load_worker(int i, const ExpertsOfLayer& experts_l) {
+  Worker& worker = *members_[static_cast<size_t>(i)]->worker;
+  worker.set_store(load_experts(experts_l, worker));
+}
+
+void LocalEngine::announce(int i, ExpertsOfLayer experts_l, std::function<void()> taken) {
+  std::lock_guard lock(mutex_);
+  Member& m = *members_[static_cast<size_t>(i)];
+  engine_->set_holdings(i, m.generation, {++m.version, std::move(experts_l)}, std::move(taken));
 }
 
 WorkerCounters LocalEngine::worker_counters(int i) {
@@ -200,6 +232,8 @@ Result<std::future<Completion>> LocalEngine::try_submit(EngineRequest request) {
     c.num_cached_tokens = event.num_cached_tokens;
     append(c.tokens, event.tokens);
     append(c.logprobs, event.logprobs);
+    append(c.routed_experts, event.routed_experts);
+    append(c.prompt_routed_experts, event.prompt_routed_experts);
     if (!event.finish) return;
     c.finish = *event.finish;
     c.error = event.error;

@@ -13,6 +13,7 @@
 
 #include "experts/worker.h"
 #include "router/engine.h"
+#include "router/routing_recorder.h"
 #include "transport/loopback.h"
 #include "transport/tail_pool.h"
 
@@ -20,6 +21,8 @@ namespace guildhall {
 
 struct LocalEngineOptions {
   int num_workers = 2;
+  int num_replicas = 1;  // each expert is on its worker of the even split and on those after it
+  ReplicaRules replicas;
   int num_threads = 2;
   int num_ranks = 1;  // of tensor parallelism, each with num_threads
   int64_t max_sequences = 32;
@@ -28,6 +31,7 @@ struct LocalEngineOptions {
   int64_t kv_tokens = 1 << 14;
   bool prefix_caching = true;
   int64_t swap_tokens = 0;
+  std::optional<SpillOptions> spill;
   double reserve_share = 0;
   Preemption preemption = Preemption::measured;
   RowCodecs codecs;
@@ -56,6 +60,7 @@ struct Completion {
   std::vector<PositionLogprobs> prompt_logprobs;
   std::vector<int32_t> tokens;
   std::vector<PositionLogprobs> logprobs;
+  std::vector<uint16_t> routed_experts, prompt_routed_experts;
   int64_t num_cached_tokens = 0;
   FinishReason finish = FinishReason::error;
   std::optional<Status> error;
@@ -72,6 +77,7 @@ class LocalEngine {
   uint64_t num_tails() const { return tails_ ? tails_->num_taken() : 0; }
   LoopbackFabric& fabric() { return fabric_; }
   const ModelSpec& spec() const { return spec_; }
+  RoutingRecorder& recorder() { return *recorder_; }
   int64_t dense_bytes() const { return weights_->bytes(); }
   WorkerCounters worker_counters(int i);
 
@@ -83,6 +89,11 @@ class LocalEngine {
   // Any thread. Worker i, named "w<i>", dies; a new one takes its place and name.
   void kill_worker(int i) { fabric_.kill(worker_name(i)); }
   void attach_worker(int i);
+  // Worker i holds these, and nothing else, from now on. Announced or not.
+  void load_worker(int i, const ExpertsOfLayer& experts_l);
+  // Worker i announces them; `taken` as the engine calls it.
+  void announce(int i, ExpertsOfLayer experts_l, std::function<void()> taken = {});
+  ExpertsOfLayer first_experts(int i) const;  // that it is attached with
   // Waits for the engine to lose a worker: which, and why.
   std::pair<int32_t, Status> wait_for_loss();
   void stop();  // and waits for the engine thread
@@ -92,6 +103,8 @@ class LocalEngine {
     ~Member();  // ends its thread, if it has one
     std::unique_ptr<Exchange> exchange;
     std::unique_ptr<Worker> worker;
+    uint64_t generation = 0;  // of its link
+    uint32_t version = 1;     // of its announcements
     std::thread thread;
   };
   static std::string worker_name(int i) { return "w" + std::to_string(i); }
@@ -101,6 +114,7 @@ class LocalEngine {
   KvCacheOptions cache_options() const;
   EngineOptions engine_options();
   bool pump();
+  std::shared_ptr<const ExpertStore> load_experts(const ExpertsOfLayer& experts_l, Worker& worker);
 
   const std::filesystem::path checkpoint_;
   const LocalEngineOptions options_;
@@ -118,6 +132,7 @@ class LocalEngine {
   std::condition_variable lost_;
   std::unique_ptr<DenseWeights> weights_;
   std::unique_ptr<KvCache> cache_;  // until the engine takes it
+  std::unique_ptr<RoutingRecorder> recorder_;
   std::unique_ptr<Engine> engine_;
   std::thread thread_;
 };

@@ -40,5 +40,22 @@ TEST(PlanSlots, RefusesWithTheArithmetic) {
   EXPECT_THAT(refused.message, HasSubstr("holds 7 experts"));
 }
 
+TEST(PlanSlots, WorkersThatAreAwayGetNone) {
+  const std::vector<WorkerInfo> workers{
+      {"w0", 0, 1, "a"}, {.name = "w1", .is_there = false}, {"w2", 0, 1, "a"}};
+  EXPECT_THAT(plan_slots(workers, kRequest)->slots_w, ElementsAre(6, 0, 6));
+}
+
+TEST(PlanServingSlots, LeaveEachWorkerRoomForOneExpertMore) {
+  const std::vector<WorkerInfo> tight{{"w0", 1200, 1, "a"}, {"w1", 1399, 1, "b"}};
+  EXPECT_THAT(plan_slots(tight, kRequest)->slots_w, ElementsAre(6, 6));
+  EXPECT_THAT(plan_serving_slots(tight, kRequest)->slots_w, ElementsAre(5, 6));
+}
+
+TEST(PlanServingSlots, TakeAllOfItWhereEveryExpertNeedsIt) {
+  const std::vector<WorkerInfo> full{{"w0", 800, 1, "a"}, {"w1", 800, 1, "b"}};
+  EXPECT_THAT(plan_serving_slots(full, kRequest)->slots_w, ElementsAre(4, 4));
+}
+
 }  // namespace
 }  // namespace guildhall

@@ -20,6 +20,21 @@ TEST(SplitCores, CoresAreSharedWhereThereAreTooFew) {
   EXPECT_EQ(split_cores(std::vector{6, 7}, 3), (Parts{{6}, {7}, {6}}));
 }
 
+TEST(StayOn, IsForTheThreadAndThoseItStarts) {
+  const std::vector<int> all = usable_cores(), last{all.back()};
+  std::vector<int> own, of_thread;
+  std::thread([&] {
+    stay_on({});
+    EXPECT_EQ(usable_cores(), all);
+    stay_on(last);
+    own = usable_cores();
+    std::thread([&] { of_thread = usable_cores(); }).join();
+  }).join();
+  EXPECT_EQ(own, last);
+  EXPECT_EQ(of_thread, last);
+  EXPECT_EQ(usable_cores(), all);
+}
+
 TEST(OnCores, ThreadsStartedMeanwhileStayThere) {
   const std::vector<int> all = usable_cores();
   const std::vector<int> last{all.back()};

@@ -47,10 +47,14 @@ TEST_P(Rehearsal, RunsTheLargestStepsOfEveryModel) {
   LoadProgress progress;
   const auto weights = DenseWeights::load(golden.path, spec, LoadMode::checkpoint, progress).value();
   const auto ops = make_cpu_ops({});
-  for (const int64_t longest : {128, 40}) {
-    const auto peak =
-        measure_peak(whole_model(spec), *weights, *ops,
-                     {.max_tokens = 70, .max_sequences = 9, .max_model_len = longest, .block_size = 16});
+  for (const auto& [longest, kv_dtype] :
+       {std::pair{128, DType::f32}, std::pair{40, DType::bf16}, std::pair{128, DType::e4m3}}) {
+    const auto peak = measure_peak(whole_model(spec), *weights, *ops,
+                                   {.max_tokens = 70,
+                                    .max_sequences = 9,
+                                    .max_model_len = longest,
+                                    .block_size = 16,
+                                    .kv_dtype = kv_dtype});
     EXPECT_TRUE(peak.has_value());
   }
   for (const int rank : {0, 1}) {

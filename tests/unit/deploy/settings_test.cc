@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/affinity.h"
 #include "deploy/programs/other_ranks.h"
 #include "kernels/isa.h"
 #include "kernels/make_ops.h"
@@ -35,9 +36,11 @@ config::Config make_config() {
   for (const char* out : {"bf16", "fp8"}) {
     config::Worker& worker = *config.mutable_experts()->add_workers();
     worker.set_dispatch_codec(out), worker.set_combine_codec("bf16");
+    worker.set_speed_millionths(1'500'000), worker.set_host(out);
   }
   transport.set_deadline_us(250'000), transport.set_recovery_timeout_us(9'000'000);
   transport.mutable_ucx()->set_tls("tcp"), transport.mutable_ucx()->set_net_devices("lo");
+  config.mutable_balance()->set_replica_choice("auto");
   return config;
 }
 
@@ -71,6 +74,49 @@ TEST(Settings, EngineOptions) {
   EXPECT_EQ(options.max_waiting, 7);
   EXPECT_EQ(options.max_model_len, 48);
   EXPECT_EQ(options.recovery_timeout, std::chrono::seconds(9));
+  EXPECT_FALSE(options.spill);
+}
+
+TEST(Settings, ReplicasShareTheSpillFileAndItsBuffers) {
+  config::Config config = make_config();
+  auto& spill = *config.mutable_router()->mutable_kv_cache()->mutable_spill();
+  spill.set_path("/nvme"), spill.set_size_bytes(6 << 20), spill.set_buffer_bytes(4 << 20);
+  config.mutable_router()->mutable_dense()->set_data_parallel(2);
+  const EngineOptions options = engine_options(config, tiny_gqa_spec(), 48);
+  ASSERT_TRUE(options.spill);
+  EXPECT_EQ(options.spill->folder, "/nvme");
+  EXPECT_EQ(options.spill->size_bytes, 3 << 20);
+  EXPECT_EQ(options.spill->buffer_bytes, 2 << 20);
+}
+
+TEST(Settings, RanksAndReplicasHaveCoresOfTheirOwn) {
+  config::Config config = make_config();
+  config::Dense& dense = *config.mutable_router()->mutable_dense();
+  const std::vector<std::vector<int>> anywhere(1), halves = split_cores(usable_cores(), 2);
+  dense.set_data_parallel(1);
+  EXPECT_EQ(rank_cores(config), anywhere);
+  EXPECT_EQ(replica_cores(config), anywhere);
+  dense.set_tensor_parallel(2);
+  EXPECT_EQ(rank_cores(config), halves);
+  EXPECT_EQ(replica_cores(config), anywhere);
+  dense.set_tensor_parallel(1), dense.set_data_parallel(2);
+  EXPECT_EQ(rank_cores(config), anywhere);
+  EXPECT_EQ(replica_cores(config), halves);
+}
+
+TEST(Settings, ReplicasShareTokensByLoadWhereBitsDoNotDependOnIt) {
+  config::Config config = make_config();
+  config.mutable_router()->set_host("fp8");  // where the second worker is
+  ReplicaRules rules = replica_rules(config);
+  EXPECT_EQ(rules.choice, ReplicaChoice::least_loaded);
+  EXPECT_EQ(rules.speed_w, std::vector<double>(2, 1.5));
+  EXPECT_EQ(rules.distance_w, (std::vector<int32_t>{2, 1}));
+  config.mutable_transport()->set_combine("reduced");
+  EXPECT_EQ(replica_rules(config).choice, ReplicaChoice::hash);
+  config.mutable_balance()->set_replica_choice("nearest");
+  EXPECT_EQ(replica_rules(config).choice, ReplicaChoice::nearest);
+  config.mutable_transport()->set_kind("loopback");
+  EXPECT_EQ(replica_rules(config).distance_w, std::vector<int32_t>(2, 0));
 }
 
 TEST(Settings, MicroBatches) {
@@ -91,9 +137,12 @@ TEST(Settings, KvCacheOptions) {
   EXPECT_EQ(options.max_model_len, 48);
   EXPECT_EQ(options.max_tokens, 5 * 48);
   EXPECT_EQ(options.swap_bytes, 3 << 20);
-  config::Config f32 = make_config();
-  f32.mutable_router()->mutable_kv_cache()->set_dtype("f32");
-  EXPECT_EQ(kv_cache_options(f32, 48).dtype, DType::f32);
+  for (const auto& [written, meant] :
+       {std::pair{"f32", DType::f32}, std::pair{"fp8", DType::e4m3}, std::pair{"int8", DType::int8}}) {
+    config::Config config = make_config();
+    config.mutable_router()->mutable_kv_cache()->set_dtype(written);
+    EXPECT_EQ(kv_cache_options(config, 48).dtype, meant) << written;
+  }
 }
 
 TEST(Settings, ExchangeOptions) {

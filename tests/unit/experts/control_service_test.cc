@@ -1,111 +1,12 @@
-// control_service_test.cc: a worker's control plane over real sockets, and the worker behind it on its own
-// thread.
-#include "experts/control_service.h"
-
-#include "base/units.h"
-#include "kernels/cpu_ops.h"
-#include "model/fingerprint.h"
-#include "proto/exchange.h"
-#include "tests/unit/experts/dispatch_frames.h"
-#include "tests/unit/transport_control/fixture.h"
-#include "transport/loopback.h"
+// control_service_test.cc: hellos, placements and the end.
+#include "tests/unit/experts/control_service_fixture.h"
 
 namespace guildhall {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-class ControlServiceTest : public ControlTest {
- protected:
-  ControlServiceTest() : serve_([this] { worker_.run(); }) {}
-  ~ControlServiceTest() override {
-    run_on_io([&] { client_.reset(), service_.reset(); });
-    worker_.stop();
-    serve_.join();
-  }
-
-  static ControlServiceOptions options() {
-    return {.worker_name = "w0",
-            .listen = "127.0.0.1:0",
-            .exchange_kind = "loopback",
-            .exchange_address = "the worker's",
-            .model_path = tiny_checkpoint(),
-            .isa = "avx2",
-            .heartbeat = std::chrono::seconds(10)};
-  }
-  void start(const ControlServiceOptions& options = ControlServiceTest::options()) {
-    run_on_io([&] {
-      service_ =
-          ControlService::start(io_, options, tiny_model(), worker_, [this] { drains_.push(true); }).value();
-      address_ = service_->local_address();
-    });
-  }
-
-  control::Envelope router_hello(uint64_t generation = 5) {
-    control::Envelope envelope = hello();
-    control::Hello& h = *envelope.mutable_hello();
-    h.set_router_name("r0");
-    h.set_exchange_address(router_end_->local_address());
-    h.set_exchange_kind("loopback");
-    h.set_model_type(tiny_model().model_type);
-    h.set_model_fingerprint(fingerprint(tiny_model()));
-    h.set_dispatch_codec(static_cast<uint32_t>(Codec::fp8));
-    h.set_combine_codec(static_cast<uint32_t>(Codec::bf16));
-    h.set_combine(static_cast<uint32_t>(Combine::reduced));
-    h.set_generation(generation);
-    return envelope;
-  }
-  static control::Envelope place(const std::vector<uint32_t>& experts,
-                                 const std::vector<uint32_t>& layers = {0, 2}) {
-    control::Envelope envelope;
-    envelope.mutable_placement()->set_version(3);
-    for (const uint32_t layer : layers) {
-      auto& entry = *envelope.mutable_placement()->add_layers();
-      entry.set_layer(layer);
-      for (const uint32_t e : experts) entry.add_experts(e);
-    }
-    return envelope;
-  }
-
-  LinkPtr greet() {
-    const auto dialed = dial(dial_options(), router_hello());
-    EXPECT_TRUE(dialed.has_value()) << dialed.error().message;
-    return dialed->link;
-  }
-  void expect_hello_refused(const control::Envelope& first, Code code, const std::string& what) {
-    DialOptions once = dial_options();
-    once.retry = false;
-    const auto dialed = dial(once, first);
-    ASSERT_TRUE(dialed.has_error());
-    EXPECT_EQ(dialed.error().code, code);
-    EXPECT_THAT(dialed.error().message, AllOf(HasSubstr("worker=w0"), HasSubstr(what)));
-  }
-  control::LoadStatus next_status() {
-    const control::Envelope message = client_messages_.pop().message;
-    EXPECT_TRUE(message.has_load_status()) << message.DebugString();
-    return message.load_status();
-  }
-  // The statuses up to the one that is not LOADING.
-  control::LoadStatus await_loaded() {
-    for (;;)
-      if (const auto status = next_status(); status.state() != control::LoadStatus::LOADING) return status;
-  }
-  control::StatusReply query() { return query_status(address_, kGuard).value(); }
-  static void expect_error(const std::optional<control::Envelope>& message, const std::string& what) {
-    ASSERT_TRUE(message.has_value());
-    ASSERT_TRUE(message->has_error()) << message->DebugString();
-    EXPECT_EQ(message->error().code(), "invalid_argument");
-    EXPECT_THAT(message->error().message(), HasSubstr(what));
-  }
-
-  LoopbackFabric fabric_;
-  std::unique_ptr<Exchange> end_ = fabric_.make_end("w0"), router_end_ = fabric_.make_end("r0");
-  Worker worker_{tiny_model(), *end_, make_cpu_ops({})};
-  std::unique_ptr<ControlService> service_;
-  Events<bool> drains_;
-  std::thread serve_;
-};
 
 // ---- hello
 
@@ -226,25 +127,40 @@ TEST_F(ControlServiceTest, LoadsAPlacementAndTellsUntilReady) {
   EXPECT_FALSE(status.draining());
 }
 
-TEST_F(ControlServiceTest, TheSamePlacementAgainIsReadyAtOnce) {
+TEST_F(ControlServiceTest, AnnouncesWhatItHoldsOnceItIsReady) {
+  start();
+  const LinkPtr link = greet();
+  ASSERT_TRUE(link->send(place({0, 4})));
+  ASSERT_EQ(await_loaded().state(), control::LoadStatus::READY);
+  const control::Holdings holdings = next_holdings();
+  EXPECT_EQ(holdings.version(), 1u);
+  EXPECT_THAT(experts_in(holdings), ElementsAre(0, 4));
+  EXPECT_EQ(holdings.layers(0).layer(), 0u);
+  EXPECT_EQ(holdings.layers(1).layer(), 2u);
+}
+
+TEST_F(ControlServiceTest, APlacementFindsWhatIsHeldAlreadyReadyAtOnce) {
   start();
   LinkPtr link = greet();
   ASSERT_TRUE(link->send(place({0, 4})));
   ASSERT_EQ(await_loaded().state(), control::LoadStatus::READY);
-  ASSERT_TRUE(link->send(place({0, 4})));
-  EXPECT_EQ(next_status().state(), control::LoadStatus::READY);  // loading would say so first
+  ASSERT_EQ(next_holdings().version(), 1u);
+  for (const auto& experts : std::vector<std::vector<uint32_t>>{{0, 4}, {0, 4, 5}}) {
+    ASSERT_TRUE(link->send(place(experts)));
+    const control::LoadStatus status = next_status();
+    EXPECT_EQ(status.state(), control::LoadStatus::READY);  // loading would say so first
+    EXPECT_EQ(status.num_experts(), 4);
+    const control::Holdings holdings = next_holdings();
+    EXPECT_EQ(holdings.version(), 1u);
+    EXPECT_THAT(experts_in(holdings), ElementsAre(0, 4));
 
-  link->close({Code::cancelled, "the router restarts"});
-  client_closed_.pop();
-  link = greet();
-  ASSERT_TRUE(link->send(place({0, 4})));
-  EXPECT_EQ(next_status().state(), control::LoadStatus::READY);
-
-  ASSERT_TRUE(link->send(place({0, 4, 5})));  // its own to change
-  EXPECT_EQ(await_loaded().num_experts(), 6);
+    link->close({Code::cancelled, "the router restarts"});
+    client_closed_.pop();
+    link = greet();
+  }
 }
 
-TEST_F(ControlServiceTest, ASecondRouterMayShareThePlacementButNotChangeIt) {
+TEST_F(ControlServiceTest, ASecondRouterAdoptsWhatIsHeld) {
   start();
   const LinkPtr first = greet();
   ASSERT_TRUE(first->send(place({0, 4})));
@@ -258,11 +174,9 @@ TEST_F(ControlServiceTest, ASecondRouterMayShareThePlacementButNotChangeIt) {
     RawPeer second(address_);
     second.write(second_hello);
     ASSERT_TRUE(second.read()->has_hello_reply());
-    second.write(place({0, 4}));
-    EXPECT_EQ(second.read()->load_status().state(), control::LoadStatus::READY);
     second.write(place({0, 5}));
-    expect_error(second.read(), "router r0 placed other experts here than router r1");
-    EXPECT_FALSE(second.read().has_value());
+    EXPECT_EQ(second.read()->load_status().state(), control::LoadStatus::READY);
+    EXPECT_THAT(experts_in(second.read()->holdings()), ElementsAre(0, 4));
   }
   EXPECT_EQ(query().load().state(), control::LoadStatus::READY);
   ASSERT_TRUE(first->send(place({0, 4})));  // and the first goes on
@@ -327,7 +241,7 @@ TEST_F(ControlServiceTest, RefusesAPlacementBeforeAHello) {
   stranger.write(ask);
   ASSERT_TRUE(stranger.read()->has_status_reply());
   stranger.write(place({0}));
-  expect_error(stranger.read(), "a placement before a hello");
+  expect_error(stranger.read(), "experts are placed and moved by routers, after a hello");
 }
 
 TEST_F(ControlServiceTest, SaysWhyItCannotLoadAndMayBeAskedAgain) {

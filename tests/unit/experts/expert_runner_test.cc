@@ -35,7 +35,7 @@ class ExpertRunnerTest : public ::testing::Test {
 };
 
 TEST_F(ExpertRunnerTest, ReturnsOneRowPerPairInPairOrder) {
-  runner_.set_store(all_experts());
+  runner_.experts().set(*all_experts());
   for (const Codec codec : {Codec::f32, Codec::bf16, Codec::fp8})
     for (const Codec answer : {Codec::f32, Codec::bf16, Codec::fp8})
       for (const uint16_t layer : {0, 2}) {
@@ -46,7 +46,7 @@ TEST_F(ExpertRunnerTest, ReturnsOneRowPerPairInPairOrder) {
 }
 
 TEST_F(ExpertRunnerTest, AReducedAnswerIsOneWeightedRowPerDispatchedRow) {
-  runner_.set_store(all_experts());
+  runner_.experts().set(*all_experts());
   for (const Codec answer : {Codec::f32, Codec::bf16, Codec::fp8}) {
     const DispatchFrame frame({.layer = 2, .combine = Combine::reduced, .answer_codec = answer},
                               {{8, 0, 3}, {3}, {}, {5, 4, 3, 0}});
@@ -61,7 +61,7 @@ TEST_F(ExpertRunnerTest, AReducedAnswerIsOneWeightedRowPerDispatchedRow) {
 
 // The sum is that of the exact answer's rows, in gate order, to the bit.
 TEST_F(ExpertRunnerTest, AReducedAnswerHasTheBitsOfTheExactRowsSummedInGateOrder) {
-  runner_.set_store(all_experts());
+  runner_.experts().set(*all_experts());
   const std::vector<std::vector<uint16_t>> experts(30, {1, 7, 2, 5});
   const DispatchFrame exact({.layer = 2}, experts),
       reduced({.layer = 2, .combine = Combine::reduced}, experts);
@@ -79,7 +79,7 @@ TEST_F(ExpertRunnerTest, AReducedAnswerHasTheBitsOfTheExactRowsSummedInGateOrder
 }
 
 TEST_F(ExpertRunnerTest, FramesRunTogetherHaveTheBytesOfFramesRunAlone) {
-  runner_.set_store(all_experts());
+  runner_.experts().set(*all_experts());
   const DispatchFrame frames[] = {
       {{.layer = 2}, {{8, 0, 3}, {3}, {0, 8}}},
       {{.layer = 2, .combine = Combine::reduced, .answer_codec = Codec::fp8}, {{3, 0}, {}, {8}}, Codec::bf16},
@@ -95,7 +95,7 @@ TEST_F(ExpertRunnerTest, FramesRunTogetherHaveTheBytesOfFramesRunAlone) {
 }
 
 TEST_F(ExpertRunnerTest, ARowsBitsDoNotDependOnTheOthers) {
-  runner_.set_store(all_experts());
+  runner_.experts().set(*all_experts());
   const std::vector<std::vector<uint16_t>> experts(50, {1, 7, 2});
   const DispatchFrame together({.layer = 2}, experts);
   const std::vector<std::byte> rows = run(together);
@@ -105,16 +105,16 @@ TEST_F(ExpertRunnerTest, ARowsBitsDoNotDependOnTheOthers) {
 }
 
 TEST_F(ExpertRunnerTest, ADispatchOfNoRowsGivesNone) {
-  runner_.set_store(all_experts());
+  runner_.experts().set(*all_experts());
   EXPECT_TRUE(run(DispatchFrame({.layer = 2}, {})).empty());
 }
 
 TEST_F(ExpertRunnerTest, RefusesEverythingBeforeItHoldsExperts) {
-  expect_refused(DispatchFrame({.layer = 0}, {{1}}), Code::not_found, "layer 0 has no experts here");
+  expect_refused(DispatchFrame({.layer = 0}, {{1}}), Code::not_found, "layer 0 expert 1 is not held here");
 }
 
 TEST_F(ExpertRunnerTest, RefusesWhatItDoesNotHold) {
-  runner_.set_store(load_experts({2, 5}));
+  runner_.experts().set(*load_experts({2, 5}));
   expect_refused(DispatchFrame({.layer = 1}, {{2}}), Code::not_found, "layer 1 has no experts here");
   expect_refused(DispatchFrame({.layer = 3}, {{2}}), Code::not_found, "layer 3 has no experts here");
   expect_refused(DispatchFrame({.placement_version = 6, .layer = 2}, {{2, 5}, {5, 3}}), Code::not_found,
@@ -126,8 +126,8 @@ TEST_F(ExpertRunnerTest, RefusesWhatItDoesNotHold) {
 }
 
 TEST_F(ExpertRunnerTest, ANewStoreReplacesTheOld) {
-  runner_.set_store(load_experts({2}));
-  runner_.set_store(load_experts({3}));
+  runner_.experts().set(*load_experts({2}));
+  runner_.experts().set(*load_experts({3}));
   expect_refused(DispatchFrame({.layer = 0}, {{2}}), Code::not_found, "expert 2 is not held");
   const DispatchFrame frame({.layer = 0}, {{3}});
   expect_rows(run(frame), Codec::f32, expected_rows(frame.view(), *all_experts()));

@@ -1,6 +1,7 @@
 // worker_test.cc: a worker polled by the test, and routers that are raw loopback ends.
 #include "experts/worker.h"
 
+#include <array>
 #include <thread>
 
 #include "kernels/cpu_ops.h"
@@ -261,6 +262,44 @@ TEST_F(WorkerTest, WhatALostRouterLeftWaitingIsForgotten) {
   EXPECT_EQ(losses_[0].first, 5u);
   EXPECT_EQ(losses_[0].second.code, Code::peer_lost);
   EXPECT_LT(worker_.counters().frames_served, 6u);
+}
+
+// ---- other workers
+
+TEST_F(WorkerTest, WorkersThatAskAreGivenOneChunkBetweenTwoRounds) {
+  const auto router = make_router("r0", 5);
+  std::vector<std::unique_ptr<RouterEnd>> askers;
+  for (const uint64_t generation : {6, 7}) {
+    const std::string name = "w" + std::to_string(generation);
+    askers.push_back(std::make_unique<RouterEnd>(fabric_, name, end_->local_address()));
+    const WorkerPeer peer{name, askers.back()->exchange->local_address(), generation};
+    worker_.use_weight_links([peer](WeightLinks& links) {
+      EXPECT_FALSE(links.attach_asker(peer, [](const Status&) {}).has_error());
+    });
+  }
+  worker_.poll();
+  for (size_t i = 0; i < askers.size(); ++i) {
+    alignas(8) std::array<std::byte, kWeightsRequestBytes> request;
+    write_weights_request(6 + i, 1, {.layer = 2, .expert = 3, .max_bytes = 100}, request);
+    askers[i]->send(request);
+  }
+  for (int i = 0; i < 3; ++i) router->send(DispatchFrame(fields(5), {{1}}).bytes());
+  const auto num_given = [&] {
+    size_t given = 0;
+    for (const auto& asker : askers) asker->poll(), given += asker->answers.size();
+    return given;
+  };
+  for (size_t round = 1; round <= 3; ++round) {
+    worker_.poll();
+    router->poll();
+    EXPECT_THAT(router->answers, SizeIs(round));
+    EXPECT_EQ(num_given(), std::min<size_t>(round, 2));
+  }
+  const auto chunk = decode_weights(askers[1]->answers[0]);
+  ASSERT_FALSE(chunk.has_error()) << chunk.error().message;
+  EXPECT_EQ(chunk->chunk.total_bytes, static_cast<uint64_t>(expert_bytes(tiny_model())));
+  EXPECT_TRUE(std::ranges::equal(chunk->chunk.bytes,
+                                 std::span<const std::byte>(all_experts()->share(2, 3)->memory.data(), 100)));
 }
 
 // ---- refusals

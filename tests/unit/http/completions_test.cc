@@ -51,6 +51,28 @@ TEST(Completions, PromptTakesFourShapes) {
   EXPECT_FALSE(ids.prompts[1].text.has_value());
 }
 
+TEST(Completions, RoutedExpertsAreBoundedAndNeedLayersWithExperts) {
+  const auto refusal = [](std::string_view body, RoutingShape routing) -> ApiError {
+    CompletionRules rules{"tiny", 1 << 20, &tiny_tokenizer(), {kEos}};
+    rules.routing = routing;
+    const ApiResult<CompletionCall> call = parse_completion(*parse_json_body(body), rules);
+    return call ? ApiError{200} : call.error();
+  };
+  const RoutingShape large{.num_layers = 58, .top_k = 8};  // 4519 tokens' experts fit
+  EXPECT_EQ(refusal(R"({"prompt": "a", "routed_experts": true})", {}).code, "unsupported_parameter");
+  EXPECT_EQ(refusal(R"({"prompt": "a", "routed_experts": false})", {}).http_status, 200);
+  EXPECT_EQ(refusal(R"({"prompt": "a", "routed_experts": 1})", large).code, "invalid_value");
+  EXPECT_EQ(refusal(R"({"prompt": "a", "routed_experts": true, "max_tokens": 4519})", large).http_status,
+            200);
+  EXPECT_THAT(refusal(R"({"prompt": "a", "routed_experts": true, "max_tokens": 4520})", large).message,
+              HasSubstr("max_tokens can be at most 4519 here"));
+  EXPECT_THAT(
+      refusal(R"({"prompt": "aaa", "routed_experts": true, "n": 2, "max_tokens": 2259, "echo": true})", large)
+          .message,
+      HasSubstr("max_tokens can be at most 2258 here"));
+  EXPECT_EQ(refusal(R"({"prompt": "a", "max_tokens": 9000})", large).http_status, 200);
+}
+
 TEST(Completions, EveryFieldIsRead) {
   CompletionCall call =
       parsed(R"({"model": "tiny", "prompt": "a", "max_tokens": 7, "temperature": 0, "top_p": 0.5,

@@ -48,6 +48,7 @@ TEST_F(Deadlines, ACallWithoutTokensInItsTimeIsAnswered408) {
   serve();
   const RawReply reply = complete(R"({"prompt": "a", "n": 2, "timeout": 0.05})");
   EXPECT_EQ(reply.status, 408);
+  EXPECT_EQ(reply.headers.at("x-should-retry"), "false");  // it would run out again
   EXPECT_EQ(reply.error()["param"], "timeout");
   EXPECT_TRUE(engine_.wait_cancelled(2));
 }
@@ -59,6 +60,7 @@ TEST_F(Deadlines, TheServersOwnLimitIsAnswered503WithRetryAfter) {
   RawReply reply = complete(R"({"prompt": "a", "stream": true})");
   EXPECT_EQ(reply.status, 503);
   EXPECT_EQ(reply.headers["retry-after"], "1");
+  EXPECT_EQ(reply.headers["x-should-retry"], "true");
   EXPECT_EQ(reply.error()["code"], "deadline_exceeded");
   EXPECT_TRUE(engine_.wait_cancelled(1));
 }

@@ -90,9 +90,12 @@ void FakeEngine::step(RequestId id) {
     if (live.num_emitted == 0 && request.num_prompt_logprobs)
       for (size_t i = 1; i < request.prompt_ids.size(); ++i)
         event.prompt_logprobs.push_back(fake_logprobs(request.prompt_ids[i], *request.num_prompt_logprobs));
+    if (live.num_emitted == 0 && request.prompt_routed_experts)
+      event.prompt_routed_experts = fake_experts(request.prompt_ids);
     if (live.num_emitted < request.max_tokens) {
       int32_t token = reply_[static_cast<size_t>(live.num_emitted++) % reply_.size()];
       event.tokens = {token};
+      if (request.routed_experts) event.routed_experts = fake_experts(event.tokens);
       if (request.num_logprobs) event.logprobs = {fake_logprobs(token, *request.num_logprobs)};
       if (std::count(request.stop_token_ids.begin(), request.stop_token_ids.end(), token))
         event.finish = FinishReason::stop;
@@ -151,6 +154,13 @@ EngineEvent tokens_event(std::vector<int32_t> tokens, std::optional<FinishReason
   event.tokens = std::move(tokens);
   event.finish = finish;
   return event;
+}
+
+std::vector<uint16_t> fake_experts(const std::vector<int32_t>& tokens) {
+  std::vector<uint16_t> ids;
+  for (const int32_t token : tokens)
+    for (const int more : {0, 1, 2, 3}) ids.push_back(static_cast<uint16_t>(token + more));
+  return ids;
 }
 
 // The chosen token is the second best: 'Z' leads.

@@ -32,6 +32,7 @@ class FakeEngine : public EngineClient {
   Result<RequestId> submit(EngineRequest request, EventSink sink) override;
   void cancel(RequestId id) override;
   EngineCounters counters() const override { return reported; }
+  RoutingShape routing() const override { return {.num_layers = 2, .top_k = 2}; }
 
   // Runs the request's sink on the engine thread.
   void emit(RequestId id, EngineEvent event);
@@ -68,5 +69,7 @@ class FakeEngine : public EngineClient {
 // An event without scores.
 EngineEvent tokens_event(std::vector<int32_t> tokens, std::optional<FinishReason> finish = std::nullopt);
 PositionLogprobs fake_logprobs(int32_t token, int num_top);
+// Experts of tokens: each has the same, its own id and some more.
+std::vector<uint16_t> fake_experts(const std::vector<int32_t>& tokens);
 
 }  // namespace guildhall

@@ -20,6 +20,9 @@ EngineCounters some_counters() {
   c.prompt_tokens = 1000, c.generated_tokens = 1'234'567'890'123;
   c.preemptions_recompute = 4, c.preemptions_swap = 5;
   c.kv_slots_filled = 600, c.kv_slots_empty = 40, c.kv_swap_pages_total = 30, c.kv_swap_pages_used = 10;
+  c.kv_spill_slots_total = 70, c.kv_spill_slots_used = 20, c.kv_spill_hits = 14;
+  c.kv_spill_bytes_written = 8192, c.kv_spill_bytes_read = 4096, c.kv_spill_pages_written = 8;
+  c.kv_spill_pages_read = 4, c.kv_spill_pages_dropped = 12, c.kv_spill_pages_damaged = 13;
   c.kv_swap_bytes_out = 2048, c.kv_swap_bytes_in = 1024, c.prefix_queries = 9, c.prefix_hits = 6;
   c.kv_pages_findable = 50, c.prefix_tokens_looked_up = 900, c.prefix_tokens_found = 800;
   c.step_ns = 2'500'000'000;
@@ -47,8 +50,47 @@ ServingStatus some_status() {
   status.workers.push_back({.name = "w0", .state = "ready"});
   status.workers.push_back({.name = "w1", .state = "lost", .bytes_done = 5, .bytes_total = 7});
   status.replicas = {{.name = "r0/0", .serving = true, .outstanding_tokens = 70}, {.name = "r0/1"}};
+  status.kv_capacity_tokens = 1600, status.kv_dtype = "fp8";
   status.peers = {{.name = "r1", .answers = true, .num_sent = 3, .num_failed = 1}};
   return status;
+}
+
+BalanceStatus some_balance() {
+  BalanceStatus status{.mode = "active"};
+  status.moves.push_back({.num_experts = 5});
+  status.history.push_back({.outcome = DecisionOutcome::moving});
+  status.history.push_back(
+      {.predicted = {.step_before_ns = 100, .step_after_ns = 75},
+       .actual = GainFigures{
+           .balancedness_before = 0.5, .balancedness_after = 0.75, .step_before_ns = 8, .step_after_ns = 4}});
+  status.alarms.push_back({.alarm = BalanceAlarm::move_stalled});
+  status.decisions[static_cast<size_t>(DecisionOutcome::moved)] = 9;
+  status.added_experts = 12, status.added_bytes = 4711, status.dropped_experts = 11;
+  status.failed_moves = 2, status.repaired_experts = 3, status.num_missing = 1;
+  return status;
+}
+
+ExpertsReport some_experts() {
+  ExpertsReport report{.shape = {.num_layers = 3, .num_experts = 4, .top_k = 2, .moe_layers = {1, 2}},
+                       .window_s = 2.5};
+  report.loads = empty_loads(report.shape);
+  report.loads.num_steps = 50;
+  report.loads.load_le[1] = {{.decode_tokens = 30}, {.prefill_tokens = 10}, {}, {}};
+  report.traffic_lw.resize(6);
+  report.traffic_lw[2].pairs = 30, report.traffic_lw[3].pairs = 10;
+  report.workers.push_back({{.name = "w0",
+                             .resident_bytes = 4096,
+                             .experts_l = {{}, {0, 1}, {3}},
+                             .own = WorkerView::Own{.sums = {.compute_ns = 750'000'000}}},
+                            1,
+                            StepCosts{.pair_ns = 1000, .activation_ns = 50'000}});
+  report.workers.push_back({{.name = "w1"}});
+  report.totals = {
+      .num_steps = 70,
+      .load = {.prefill_tokens = 100, .decode_tokens = 200, .active_steps = 60},
+      .traffic_w = {{.pairs = 90, .bytes_sent = 900, .bytes_received = 800, .answer_ns = 250'000'000}, {}}};
+  report.trace = {.state = RoutingTraceStatus::State::recording, .num_steps = 8, .num_dropped = 1};
+  return report;
 }
 
 std::string some_text() {
@@ -58,7 +100,9 @@ std::string some_text() {
   http.count_answer("/v1/completions", 200);
   http.count_answer("/v1/completions", 429);
   http.num_connections = 6;
-  return metrics_text(some_status(), &counters, http);
+  const ExpertsReport experts = some_experts();
+  const BalanceStatus balance = some_balance();
+  return metrics_text(some_status(), &counters, &experts, http, &balance);
 }
 
 TEST(Metrics, SayWhatTheEngineCounted) {
@@ -78,8 +122,18 @@ TEST(Metrics, SayWhatTheEngineCounted) {
                            "guildhall_kv_swap_pages{state=\"free\"} 20\n",
                            "guildhall_kv_swap_bytes_total{direction=\"out\"} 2048\n",
                            "guildhall_kv_swap_bytes_total{direction=\"in\"} 1024\n",
+                           "guildhall_kv_spill_pages{state=\"used\"} 20\n",
+                           "guildhall_kv_spill_pages{state=\"free\"} 50\n",
+                           "guildhall_kv_spill_bytes_total{direction=\"written\"} 8192\n",
+                           "guildhall_kv_spill_bytes_total{direction=\"read\"} 4096\n",
+                           "guildhall_kv_spill_pages_total{outcome=\"written\"} 8\n",
+                           "guildhall_kv_spill_pages_total{outcome=\"read\"} 4\n",
+                           "guildhall_kv_spill_pages_total{outcome=\"dropped\"} 12\n",
+                           "guildhall_kv_spill_pages_total{outcome=\"damaged\"} 13\n",
+                           "guildhall_kv_spill_hits_total 14\n",
                            "guildhall_prefix_queries_total 9\n",
                            "guildhall_prefix_hits_total 6\n",
+                           "guildhall_kv_capacity_tokens{dtype=\"fp8\"} 1600\n",
                            "guildhall_kv_pages{state=\"used\"} 40\n",
                            "guildhall_kv_pages{state=\"free\"} 60\n",
                            "guildhall_kv_pages_findable 50\n",
@@ -107,7 +161,23 @@ TEST(Metrics, SayWhatTheEngineCounted) {
                            "guildhall_peer_requests_total{peer=\"r1\"} 3\n",
                            "guildhall_requests_finished_total{reason=\"length\"} 1\n",
                            "guildhall_requests_finished_total{reason=\"cancelled\"} 1\n",
-                           "guildhall_requests_finished_total{reason=\"stop\"} 0\n"})
+                           "guildhall_requests_finished_total{reason=\"stop\"} 0\n",
+                           "guildhall_expert_window_steps 50\n",
+                           "guildhall_expert_window_seconds 2.5\n",
+                           "guildhall_expert_layer_balancedness{layer=\"1\"} 0.6666666666666666\n",
+                           "guildhall_expert_layer_balancedness{layer=\"2\"} 1\n",
+                           "guildhall_expert_layer_hottest_ratio{layer=\"1\"} 3\n",
+                           "guildhall_expert_pairs_total{phase=\"prefill\"} 100\n",
+                           "guildhall_expert_pairs_total{phase=\"decode\"} 200\n",
+                           "guildhall_expert_activations_total 60\n",
+                           "guildhall_worker_experts{worker=\"w0\"} 3\n",
+                           "guildhall_worker_memory_bytes{worker=\"w0\"} 4096\n",
+                           "guildhall_worker_pairs_total{worker=\"w0\"} 90\n",
+                           "guildhall_worker_bytes_total{worker=\"w0\",direction=\"received\"} 800\n",
+                           "guildhall_worker_answer_seconds_total{worker=\"w0\"} 0.25\n",
+                           "guildhall_worker_compute_seconds_total{worker=\"w0\"} 0.75\n",
+                           "guildhall_routing_trace_recording 1\n",
+                           "guildhall_routing_trace_steps{state=\"dropped\"} 1\n"})
     EXPECT_THAT(text, HasSubstr(line));
 }
 
@@ -136,8 +206,39 @@ TEST(Metrics, HistogramsAreInSecondsAndCumulative) {
     EXPECT_THAT(text, HasSubstr(line));
 }
 
+TEST(Metrics, SayWhatBalancingDoes) {
+  const std::string text = some_text();
+  for (const char* line :
+       {"guildhall_balance_alarm{alarm=\"move_stalled\"} 1\n",
+        "guildhall_balance_alarm{alarm=\"no_loads\"} 0\n",
+        "guildhall_balance_decisions_total{outcome=\"moved\"} 9\n",
+        "guildhall_balance_moved_experts_total{kind=\"add\"} 12\n",
+        "guildhall_balance_moved_experts_total{kind=\"drop\"} 11\n",
+        "guildhall_balance_moved_bytes_total 4711\n", "guildhall_balance_repaired_experts_total 3\n",
+        "guildhall_balance_failed_moves_total 2\n", "guildhall_balance_missing_experts 1\n",
+        "guildhall_balance_experts_under_way 5\n", "guildhall_balance_gain_ratio{kind=\"predicted\"} 0.25\n",
+        "guildhall_balance_gain_ratio{kind=\"actual\"} 0.5\n",
+        "guildhall_balance_last_balancedness{when=\"after\"} 0.75\n"})
+    EXPECT_THAT(text, HasSubstr(line));
+  EXPECT_THAT(text, Not(HasSubstr("outcome=\"moving\"")));
+}
+
+TEST(Metrics, OfBalancingThatIsOffTellNothing) {
+  const BalanceStatus off;
+  EXPECT_THAT(metrics_text(some_status(), nullptr, nullptr, HttpCounters{}, &off),
+              Not(HasSubstr("guildhall_balance")));
+}
+
+// Thousands of experts, and as many workers unknown to us, would be thousands of series.
+TEST(Metrics, NothingIsToldByExpert) {
+  const std::string text = some_text();
+  EXPECT_THAT(text, Not(HasSubstr("expert=\"")));
+  EXPECT_THAT(text, Not(HasSubstr("guildhall_worker_compute_seconds_total{worker=\"w1\"}")))
+      << "it has not said";
+}
+
 TEST(Metrics, WithoutAnEngineTellReadinessAndWorkersOnly) {
-  const std::string text = metrics_text(some_status(), nullptr, HttpCounters{});
+  const std::string text = metrics_text(some_status(), nullptr, nullptr, HttpCounters{});
   EXPECT_THAT(text, HasSubstr("guildhall_worker_up{worker=\"w1\"} 0\n"));
   EXPECT_THAT(text, Not(HasSubstr("guildhall_steps_total")));
 }

@@ -1,4 +1,5 @@
 // server_chat_test.cc: conversations: what reaches the engine, the shapes of answers, and refusals.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -126,9 +127,28 @@ TEST_F(Chat, RefusalsNameTheField) {
   EXPECT_EQ(refused(with(R"(, "response_format": {"type": "json_object"})"))["param"], "response_format");
   EXPECT_EQ(refused(with(R"(, "top_logprobs": 2)"))["param"], "top_logprobs");
   EXPECT_EQ(refused(with(R"(, "max_tokens": 2000)"))["code"], "context_length_exceeded");
+  const object too_many = refused(with(R"(, "max_completion_tokens": 2000)"));
+  EXPECT_EQ(too_many.at("param"), "max_completion_tokens");
+  EXPECT_THAT(std::string(too_many.at("message").as_string()),
+              HasSubstr("max_completion_tokens can be at most"));
+  const std::string long_message =
+      R"({"messages": [{"role": "user", "content": ")" + std::string(2000, 'x') + R"("}]})";
+  EXPECT_EQ(refused(long_message)["param"], "messages");
+  EXPECT_EQ(refused(with(R"(, "parallel_tool_calls": "no")"))["param"], "parallel_tool_calls");
+  EXPECT_EQ(refused(with(R"(, "modalities": ["text", "audio"])"))["param"], "modalities");
+  EXPECT_EQ(refused(with(R"(, "verbosity": "low")"))["param"], "verbosity");
   const object thrown = refused(R"({"messages": [{"role": "tool", "content": "x"}]})");
   EXPECT_EQ(thrown.at("code"), "chat_template_error");
   EXPECT_THAT(std::string(thrown.at("message").as_string()), HasSubstr("no tools here"));
+}
+
+TEST_F(Chat, FieldsAtTheValueThatChangesNothingAreTaken) {
+  for (const char* field :
+       {R"("parallel_tool_calls": false)", R"("parallel_tool_calls": true)", R"("modalities": ["text"])",
+        R"("verbosity": "medium")", R"("response_format": {"type": "text"})", R"("tools": [])",
+        R"("tool_choice": "none")", R"("reasoning_effort": "high")", R"("typical_p": 1.0)",
+        R"("mirostat": 0)"})
+    EXPECT_EQ(chat(with(fmt::format(R"(, "max_tokens": 1, {})", field))).status, 200) << field;
 }
 
 TEST_F(HttpServerTest, WithoutATemplateConversationsAreRefused) {

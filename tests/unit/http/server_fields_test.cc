@@ -132,6 +132,98 @@ TEST_F(Fields, StreamsBringTheIdsOfEachPiece) {
   EXPECT_EQ(ids, (array{'a', 'b', 'c', 'd'}));  // what came until the stop was complete
 }
 
+// Layers of two experts each, as fake_experts() has them.
+array experts_of(std::initializer_list<int> tokens) {
+  array list;
+  for (const int t : tokens) list.push_back(array{array{t, t + 1}, array{t + 2, t + 3}});
+  return list;
+}
+
+TEST_F(Fields, RoutedExpertsOfEachTokenAreReturned) {
+  const object choice =
+      first_choice(complete(R"({"prompt": "hello", "max_tokens": 2, "routed_experts": true})"));
+  EXPECT_EQ(choice.at("routed_experts"), experts_of({'a', 'b'}));
+  EXPECT_FALSE(choice.contains("prompt_routed_experts"));
+  EXPECT_FALSE(engine_.requests().back().prompt_routed_experts);
+  EXPECT_FALSE(first_choice(complete(R"({"prompt": "hello"})")).contains("routed_experts"));
+  EXPECT_FALSE(engine_.requests().back().routed_experts);
+  const RawReply talk = chat(R"("max_tokens": 2, "return_routed_experts": true, "prompt_logprobs": 0)");
+  EXPECT_EQ(first_choice(talk).at("routed_experts"), experts_of({'a', 'b'}));
+  EXPECT_EQ(talk.json()["prompt_routed_experts"], experts_of({kHe, kLl, 'o'}));
+}
+
+TEST_F(Fields, RoutedExpertsOfAPromptComeOnce) {
+  const RawReply reply = complete(
+      R"({"prompt": ["hello", "a"], "max_tokens": 1, "n": 2, "echo": true, "routed_experts": true})");
+  ASSERT_EQ(reply.status, 200) << reply.body;
+  const array choices = reply.json()["choices"].as_array();
+  EXPECT_EQ(choices[0].at("prompt_routed_experts"), experts_of({kHe, kLl, 'o'}));
+  EXPECT_FALSE(choices[1].as_object().contains("prompt_routed_experts"));
+  EXPECT_EQ(choices[2].at("prompt_routed_experts"), experts_of({'a'}));
+  for (const auto& choice : choices) EXPECT_EQ(choice.at("routed_experts"), experts_of({'a'}));
+}
+
+TEST_F(Fields, TheBestOfSeveralHasItsOwnExpertsAndThePrompts) {
+  engine_.hold();
+  RawClient client(port());
+  client.send(post_bytes(kCompletions,
+                         R"({"prompt": "x", "best_of": 2, "routed_experts": true, "prompt_logprobs": 0})"));
+  ASSERT_TRUE(engine_.wait_submitted(2));
+  for (const RequestId id : {1, 2}) {
+    EngineEvent event = tokens_event({id == 1 ? 'p' : 'q'}, FinishReason::length);
+    event.logprobs.push_back({.chosen = {event.tokens[0], id == 1 ? -2.0f : -1.0f}});
+    event.routed_experts = fake_experts(event.tokens);
+    if (id == 1) event.prompt_routed_experts = fake_experts({'x'});
+    engine_.emit(id, std::move(event));
+  }
+  const object choice = first_choice(client.read_reply());
+  EXPECT_EQ(choice.at("text"), "q");
+  EXPECT_EQ(choice.at("routed_experts"), experts_of({'q'}));
+  EXPECT_EQ(choice.at("prompt_routed_experts"), experts_of({'x'}));
+}
+
+TEST_F(Fields, StreamsBringTheExpertsOfEachPieceAndThePromptsWithTheFirst) {
+  engine_.hold();
+  RawClient client(port());
+  client.send(post_bytes(kCompletions,
+                         R"({"prompt": "hello", "echo": true, "routed_experts": true, "stream": true})"));
+  ASSERT_TRUE(engine_.wait_submitted(1));
+  EngineEvent cached, computed = tokens_event({'a'}), last = tokens_event({'b', 'c'}, FinishReason::length);
+  cached.prompt_routed_experts.assign(4, kNotRouted);
+  computed.prompt_routed_experts = fake_experts({kLl, 'o'});
+  computed.routed_experts = fake_experts({'a'}), last.routed_experts = fake_experts({'b', 'c'});
+  engine_.emit(1, std::move(cached));  // a prompt in two chunks
+  engine_.emit(1, std::move(computed));
+  client.read_head();
+  array pieces;
+  while (auto event = client.read_event()) {
+    if (*event == "data: [DONE]") break;
+    pieces.push_back(boost::json::parse(event->substr(6)).at("choices").at(0));
+    if (pieces.size() == 1) engine_.emit(1, std::move(last));
+  }
+  ASSERT_EQ(pieces.size(), 2u);
+  array of_prompt{nullptr};
+  for (const auto& token : experts_of({kLl, 'o'})) of_prompt.push_back(token);
+  EXPECT_EQ(pieces[0].at("text"), "helloa");
+  EXPECT_EQ(pieces[0].at("prompt_routed_experts"), of_prompt);
+  EXPECT_EQ(pieces[0].at("routed_experts"), experts_of({'a'}));
+  EXPECT_FALSE(pieces[1].as_object().contains("prompt_routed_experts"));
+  EXPECT_EQ(pieces[1].at("routed_experts"), experts_of({'b', 'c'}));
+
+  RawClient talk(port());
+  talk.send(post_bytes(
+      kChat,
+      R"({"messages": [{"role": "user", "content": "hello"}], "routed_experts": true, "stream": true})"));
+  ASSERT_TRUE(engine_.wait_submitted(2));
+  EngineEvent spoken = tokens_event({'a'}, FinishReason::length);
+  spoken.routed_experts = fake_experts({'a'});
+  engine_.emit(2, std::move(spoken));
+  talk.read_head();
+  talk.read_event();  // the role
+  const auto text = boost::json::parse(talk.read_event()->substr(6));
+  EXPECT_EQ(text.at("choices").at(0).at("routed_experts"), experts_of({'a'}));
+}
+
 TEST_F(Fields, StopsMayBePartOfTheText) {
   engine_.set_reply(byte_ids("one two three"));
   const object choice =

@@ -76,6 +76,26 @@ TEST_F(Stream, EventsCarryTextAsItComes) {
   EXPECT_EQ(client.get("/live").status, 200);  // the connection goes on
 }
 
+// Clients that cut a stream into lines as Python does would break the event at these.
+TEST_F(Stream, CharactersThatPythonTakesForLineEndsAreEscaped) {
+  serve();
+  const std::string text = "a\xc2\x85\x1c\x0b-\xe2\x80\xa8\xe2\x80\xa9\xe2\x80\x94";
+  engine_.set_reply(byte_ids(text));
+  RawClient client(port());
+  open(client, R"("prompt": "x", "max_tokens": )" + std::to_string(text.size()));
+  client.read_head();
+  std::string got, events;
+  while (auto event = client.read_event()) {
+    if (*event == "data: [DONE]") break;
+    events += *event;
+    got += text_of(data_of(event));
+  }
+  EXPECT_EQ(got, text);
+  for (const char* character : {"\xc2\x85", "\xe2\x80\xa8", "\xe2\x80\xa9", "\x1c", "\x0b"})
+    EXPECT_EQ(events.find(character), std::string::npos);
+  EXPECT_NE(events.find("\xe2\x80\x94"), std::string::npos);  // a dash is no line end
+}
+
 TEST_F(Stream, WithoutIncludeUsageThereIsNone) {
   serve();
   RawReply reply = complete(R"({"prompt": "a", "stream": true, "max_tokens": 2})");

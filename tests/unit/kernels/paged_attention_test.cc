@@ -3,7 +3,6 @@
 #include "kernels/paged_attention.h"
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <numeric>
 
@@ -31,26 +30,21 @@ class Cache {
     std::iota(table_.begin(), table_.end(), 0);
     std::shuffle(table_.begin(), table_.end(), std::mt19937(page_seed));
     table_sb_ = {table_.data(), num_sequences, blocks_per_sequence};
-    const auto num_pages = static_cast<int64_t>(table_.size());
-    const int64_t rows = num_pages * block_size * shape.num_kv_heads;
-    // NaN wherever nothing was written: reading a slot too many shows.
-    k_.assign(rows * shape.k_dim, std::numeric_limits<float>::quiet_NaN());
-    v_.assign(shape.values_are_keys ? 0 : rows * shape.v_dim, std::numeric_limits<float>::quiet_NaN());
-    if (dtype == DType::bf16) {
-      half_k_.assign(k_.size(), bf16{0x7fc0});
-      half_v_.assign(v_.size(), bf16{0x7fc0});
-    }
-    void* k = dtype == DType::f32 ? static_cast<void*>(k_.data()) : half_k_.data();
-    void* v = dtype == DType::f32 ? static_cast<void*>(v_.data()) : half_v_.data();
-    pages_ = {dtype,
-              num_pages,
-              block_size,
-              shape.num_kv_heads,
-              shape.k_dim,
-              shape.v_dim,
-              shape.values_are_keys ? shape.k_dim : shape.v_dim,
-              k,
-              shape.values_are_keys ? k : v};
+    pages_ = {.dtype = dtype,
+              .num_pages = static_cast<int64_t>(table_.size()),
+              .block_size = block_size,
+              .num_kv_heads = shape.num_kv_heads,
+              .k_dim = shape.k_dim,
+              .v_dim = shape.v_dim,
+              .v_stride = shape.values_are_keys ? shape.k_dim : shape.v_dim,
+              .k = &k_,
+              .v = shape.values_are_keys ? static_cast<void*>(&k_) : &v_};
+    // NaN, in every element type, wherever nothing was written: reading a slot too many shows.
+    k_.assign(pages_.num_pages * key_layout(pages_).page_bytes, std::byte{0xff});
+    v_.assign(shape.values_are_keys ? 0 : pages_.num_pages * value_layout(pages_).page_bytes,
+              std::byte{0xff});
+    pages_.k = k_.data();
+    pages_.v = shape.values_are_keys ? k_.data() : v_.data();
     for (size_t s = 0; s < lengths_.size(); ++s) {
       const auto seed = static_cast<uint32_t>(10 * s);
       q_.push_back(random_floats(lengths_[s] * shape.num_heads * shape.k_dim, seed + 1));
@@ -108,17 +102,9 @@ class Cache {
     return tokens;
   }
 
-  bool same_contents(const Cache& other) const {
-    return same_bytes(k_, other.k_) && same_bytes(v_, other.v_) && same_bytes(half_k_, other.half_k_) &&
-           same_bytes(half_v_, other.half_v_);
-  }
+  bool same_contents(const Cache& other) const { return k_ == other.k_ && v_ == other.v_; }
 
  private:
-  // Not ==: unwritten slots are NaN.
-  template <class T>
-  static bool same_bytes(const std::vector<T>& a, const std::vector<T>& b) {
-    return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
-  }
   static void append_row(const std::vector<float>& from, int64_t row, int64_t size, std::vector<float>& to) {
     to.insert(to.end(), from.begin() + row * size, from.begin() + (row + 1) * size);
   }
@@ -127,8 +113,7 @@ class Cache {
   std::vector<int64_t> lengths_;
   std::vector<int32_t> table_;
   View2<const int32_t> table_sb_;
-  std::vector<float> k_, v_;
-  std::vector<bf16> half_k_, half_v_;
+  std::vector<std::byte> k_, v_;
   KvPages pages_;
   std::vector<std::vector<float>> q_, new_k_, new_v_;  // [sequence][position x heads x dim]
 };
@@ -148,6 +133,8 @@ constexpr Shape kShapes[] = {
     {2, 1, 576, 512, true},   // MLA
 };
 
+constexpr DType kDTypes[] = {DType::f32, DType::bf16, DType::e4m3, DType::int8};
+
 // Scores err by D roundings of q.k / sqrt(D), about sqrt(D) * eps relative to their spread of one; that
 // passes to p, and the output is an average of values of about one.
 double tolerance(const Shape& shape) { return 1e-6 * (4 + std::sqrt(static_cast<double>(shape.k_dim))); }
@@ -158,7 +145,7 @@ INSTANTIATE_TEST_SUITE_P(Isa, PagedAttention, testing::ValuesIn(available_isas()
 TEST_P(PagedAttention, PrefillMatchesRef) {
   Team team({.num_threads = 2, .spin_ns = 0});
   for (const Shape& shape : kShapes) {
-    for (DType dtype : {DType::f32, DType::bf16}) {
+    for (DType dtype : kDTypes) {
       for (int64_t block_size : {1, 7, 16}) {
         if (shape.k_dim > 500 && block_size != 7) continue;  // the reference is slow
         // Two sequences in one step, the second continuing after a first chunk.
@@ -182,7 +169,7 @@ TEST_P(PagedAttention, DecodeMatchesRefAtEveryKindOfContextLength) {
   Team team({.num_threads = 3, .spin_ns = 0});
   const std::vector<int64_t> lengths = {1, 2, 127, 128, 129, 256, 257, 333};
   for (const Shape& shape : kShapes) {
-    for (DType dtype : {DType::f32, DType::bf16}) {
+    for (DType dtype : kDTypes) {
       Cache cpu(shape, dtype, 16, lengths);
       std::vector<Cache::Token> last;
       for (size_t s = 0; s < lengths.size(); ++s) {
@@ -202,7 +189,7 @@ TEST_P(PagedAttention, DecodeMatchesRefAtEveryKindOfContextLength) {
 TEST_P(PagedAttention, ATokensBitsDependOnItsOwnContextOnly) {
   Team alone({.num_threads = 1}), team({.num_threads = 3, .spin_ns = 0});
   for (const Shape& shape : kShapes) {
-    for (DType dtype : {DType::f32, DType::bf16}) {
+    for (DType dtype : kDTypes) {
       constexpr int64_t kLength = 261;
       const int64_t row = shape.num_heads * shape.v_dim;
       Cache whole(shape, dtype, 16, {kLength});
@@ -256,13 +243,15 @@ TEST_P(PagedAttention, LongContextsAreMergedInWavesWithTheSameBits) {
   Team alone({.num_threads = 1}), team({.num_threads = 3, .spin_ns = 0});
   const Shape shape{130, 1, 8, 520, false};
   constexpr int64_t kLength = 128 * 20 + 5;
-  Cache cache(shape, DType::bf16, 16, {kLength});
-  cache.fill(team, 0, kLength - 1);
-  const std::vector<Cache::Token> last = {{0, kLength - 1}};
-  const std::vector<float> out = cache.step(&team, last);
-  expect_same_bits(out, cache.step(&alone, last));
-  const std::vector<float> expected = cache.step(nullptr, last);
-  for (size_t i = 0; i < out.size(); ++i) ASSERT_NEAR(out[i], expected[i], tolerance(shape)) << i;
+  for (DType dtype : {DType::bf16, DType::int8}) {
+    Cache cache(shape, dtype, 16, {kLength});
+    cache.fill(team, 0, kLength - 1);
+    const std::vector<Cache::Token> last = {{0, kLength - 1}};
+    const std::vector<float> out = cache.step(&team, last);
+    expect_same_bits(out, cache.step(&alone, last));
+    const std::vector<float> expected = cache.step(nullptr, last);
+    for (size_t i = 0; i < out.size(); ++i) ASSERT_NEAR(out[i], expected[i], tolerance(shape)) << i;
+  }
 }
 
 }  // namespace

@@ -39,6 +39,15 @@ TEST(ConfigCheck, NamesAreUniqueAmongWorkersAndRouter) {
   expect_problem(config, "experts.workers[1].name", "router.name");
 }
 
+TEST(ConfigCheck, WhatIsSpilledMustBeFound) {
+  auto config = two_workers();
+  auto& cache = *config.mutable_router()->mutable_kv_cache();
+  cache.mutable_spill()->set_path("/nvme");
+  EXPECT_TRUE(check_config(config).empty());
+  cache.set_prefix_caching("false");
+  expect_problem(config, "router.kv_cache.spill.path", "set router.kv_cache.prefix_caching to true");
+}
+
 TEST(ConfigCheck, RoutersOfAListHaveNamesAndAddressesOfTheirOwn) {
   auto config = two_workers();
   for (const char* name : {"r0", "r1"}) {

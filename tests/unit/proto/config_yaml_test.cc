@@ -2,6 +2,7 @@
 // file, line and key.
 #include "proto/config_yaml.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <google/protobuf/util/message_differencer.h>
 #include <gtest/gtest.h>
@@ -85,6 +86,26 @@ TEST(ConfigYaml, WhatIsWrittenArrives) {
   EXPECT_EQ(config->log().level(), "info");
 }
 
+TEST(ConfigYaml, OriginsAreAListOfTexts) {
+  const auto config =
+      parse_more("router: {http: {cors_origins: ['https://a.example', \"http://[::1]:5173\"]}}\n");
+  ASSERT_TRUE(config) << to_string(config.error());
+  const auto& origins = config->router().http().cors_origins();
+  EXPECT_THAT(std::vector(origins.begin(), origins.end()),
+              ::testing::ElementsAre("https://a.example", "http://[::1]:5173"));
+  EXPECT_EQ(parse(describe_config(*config))->router().http().cors_origins_size(), 2);
+  EXPECT_TRUE(parse_more("router: {http: {cors_origins: ['*']}}\n"));
+  EXPECT_EQ(parse_more("router: {http: {cors_origins: []}}\n")->router().http().cors_origins_size(), 0);
+  EXPECT_EQ(error_more("router:\n  http:\n    cors_origins: 'https://a.example'\n"),
+            "g.yaml:7: router.http.cors_origins: must be a list, such as [a, b], not a single value");
+  EXPECT_EQ(error_more("router:\n  http:\n    cors_origins: [{}]\n"),
+            "g.yaml:7: router.http.cors_origins: must hold texts that are not empty");
+  for (const char* origin : {"chat.example.org", "https://a.example/", "https://A.example", "https://",
+                             "://a", "https://*.example", "https://a b", "null"})
+    EXPECT_THAT(error_more(fmt::format("router:\n  http:\n    cors_origins: ['{}']\n", origin)),
+                HasSubstr(fmt::format("g.yaml:7: router.http.cors_origins: '{}' is not an origin", origin)));
+}
+
 TEST(ConfigYaml, RoutersOfAListAreReadAndChecked) {
   const auto config = parse_more(
       "routers:\n"
@@ -153,6 +174,8 @@ TEST(ConfigYaml, NumbersOutOfRangeAreRefused) {
   EXPECT_EQ(error_more("router: {kv_cache: {block_size: 0}}\n"),
             "g.yaml:5: router.kv_cache.block_size: 0 is out of range; it must be from 1 to 4096");
   EXPECT_THAT(error_more("router: {kv_cache: {block_size: -16}}\n"), HasSubstr("-16 is out of range"));
+  EXPECT_EQ(error_more("router: {kv_cache: {dtype: fp8_e5m2}}\n"),
+            "g.yaml:5: router.kv_cache.dtype: 'fp8_e5m2' is not one of: f32 | bf16 | fp8 | int8");
   EXPECT_THAT(error_more("router: {http: {max_connections: 3000000000}}\n"), HasSubstr("out of range"));
   EXPECT_THAT(error_more("router: {kv_cache: {memory: 0}}\n"), HasSubstr("must be from 64KiB to 1024TiB"));
   EXPECT_THAT(error_more("router: {kv_cache: {memory: -1GiB}}\n"), HasSubstr("is not a size"));
@@ -294,8 +317,32 @@ TEST(ConfigYaml, FilesThatCannotBeReadAreNamed) {
   EXPECT_THAT(folder.error().message, HasSubstr("is a folder"));
 }
 
+std::string scratch_file() {
+  return ::testing::TempDir() + "config_yaml_test." + std::to_string(getpid()) + ".yaml";
+}
+
+TEST(ConfigYaml, AProblemFoundLaterNamesTheLineOfItsKeyOrOfWhatEnclosesIt) {
+  const std::string path = scratch_file();
+  std::ofstream(path) << kMinimal << "router:\n  kv_cache:\n    spill:\n      path: /none\n";
+  const auto message = [&](const char* key) { return config_problem(path, key, "is not there").message; };
+  EXPECT_EQ(message("router.kv_cache.spill.path"), path + ":8: router.kv_cache.spill.path: is not there");
+  EXPECT_THAT(message("router.kv_cache.spill.size"), HasSubstr(":7: router.kv_cache.spill.size"));
+  std::filesystem::remove(path);
+  EXPECT_THAT(message("router.kv_cache"), HasSubstr(":1: router.kv_cache"));
+}
+
+TEST(ConfigYaml, SpillIsOffUnlessItHasAFolder) {
+  EXPECT_EQ(parse(kMinimal)->router().kv_cache().spill().path(), "");
+  const auto config = parse_more("router: {kv_cache: {spill: {path: spilled}}}\n");
+  ASSERT_TRUE(config) << to_string(config.error());
+  const config::Spill& spill = config->router().kv_cache().spill();
+  EXPECT_EQ(spill.path(), std::filesystem::absolute("spilled").string()) << "beside the file";
+  EXPECT_EQ(spill.size_bytes(), 16ll << 30);
+  EXPECT_EQ(spill.buffer_bytes(), 64 << 20);
+}
+
 TEST(ConfigYaml, FilesAreReadWhole) {
-  const std::string path = ::testing::TempDir() + "config_yaml_test." + std::to_string(getpid()) + ".yaml";
+  const std::string path = scratch_file();
   std::ofstream(path) << kMinimal << "log: {level: warn}";
   const auto config = read_config(path);
   std::filesystem::remove(path);

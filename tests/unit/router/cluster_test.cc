@@ -1,8 +1,5 @@
 // cluster_test.cc: the router's control links against a worker that the test plays.
-#include "router/cluster.h"
-
-#include "tests/unit/router/specs.h"
-#include "tests/unit/transport_control/fixture.h"
+#include "tests/unit/router/cluster_fixture.h"
 
 namespace guildhall {
 namespace {
@@ -10,96 +7,6 @@ namespace {
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-class ClusterTest : public ControlTest {
- protected:
-  struct Ready {
-    int32_t worker;
-    std::string exchange_address;
-    uint64_t generation;
-  };
-
-  ClusterTest() { is_answering_ = false; }
-  ~ClusterTest() override {
-    run_on_io([&] { cluster_.reset(); });
-  }
-
-  bool all_ready() const {
-    for (const WorkerStatus& worker : cluster_->status())
-      if (worker.state != "ready") return false;
-    return true;
-  }
-
-  void start(std::chrono::nanoseconds startup_timeout = kGuard) {
-    ModelSpec spec = tiny_gqa_spec();
-    ClusterOptions options{.router_name = "r0",
-                           .exchange_kind = "loopback",
-                           .exchange_addresses = {"router-address", "second-replica"},
-                           .model_type = "tiny",
-                           .model_fingerprint = 4711,
-                           .combine = Combine::reduced,
-                           .isa = "avx2",
-                           .heartbeat = std::chrono::seconds(10),
-                           .startup_timeout = startup_timeout};
-    ClusterEvents events;
-    events.on_ready = [this](int32_t worker, const std::string& address, uint64_t generation) {
-      ready_.push({worker, address, generation});
-    };
-    events.on_lost = [this](int32_t worker, const Status& why) {
-      EXPECT_EQ(worker, 0);
-      ++num_lost_;
-      lost_.push(why);
-    };
-    events.on_startup_failed = [this](const Status& why) { startup_failed_.push(why); };
-    run_on_io([&] {
-      cluster_ = std::make_unique<Cluster>(
-          io_, options, std::vector<WorkerAddress>{{"w0", address_, {Codec::fp8, Codec::bf16}}},
-          even_split(spec, 2, 5), events);
-      cluster_->start();
-    });
-  }
-
-  Received next_hello() {
-    Received hello = messages_.pop();
-    EXPECT_TRUE(hello.message.has_hello());
-    return hello;
-  }
-  static void reply(const Received& hello, const std::string& exchange_address) {
-    control::Envelope reply;
-    reply.set_id(hello.message.id());
-    reply.mutable_hello_reply()->set_worker_name("w0");
-    reply.mutable_hello_reply()->set_exchange_address(exchange_address);
-    reply.mutable_hello_reply()->set_isa("avx2");
-    EXPECT_TRUE(hello.link->send(reply));
-  }
-  static control::Envelope load_status(control::LoadStatus::State state, int64_t bytes_done = 0) {
-    control::Envelope message;
-    control::LoadStatus& load = *message.mutable_load_status();
-    load.set_state(state);
-    load.set_bytes_done(bytes_done);
-    load.set_bytes_total(100);
-    if (state == control::LoadStatus::READY) load.set_num_experts(3), load.set_resident_bytes(100);
-    if (state == control::LoadStatus::FAILED) load.set_error("no such checkpoint");
-    return message;
-  }
-  // The worker's side of a link, from hello to READY.
-  Received become_ready(const std::string& exchange_address) {
-    const Received hello = next_hello();
-    reply(hello, exchange_address);
-    EXPECT_TRUE(messages_.pop().message.has_placement());
-    EXPECT_TRUE(hello.link->send(load_status(control::LoadStatus::READY)));
-    return hello;
-  }
-  WorkerStatus status() const { return cluster_->status().at(0); }
-  void wait_for_state(const std::string& state) {
-    while (status().state != state) std::this_thread::yield();
-  }
-
-  std::unique_ptr<Cluster> cluster_;
-  Events<Ready> ready_;
-  Events<Status> lost_, startup_failed_;
-  std::atomic<int> num_lost_{0};
-};
 
 TEST_F(ClusterTest, GreetsPlacesAndFollowsLoadingUntilReady) {
   listen();
@@ -131,10 +38,13 @@ TEST_F(ClusterTest, GreetsPlacesAndFollowsLoadingUntilReady) {
   EXPECT_FALSE(all_ready());
 
   EXPECT_TRUE(hello.link->send(load_status(control::LoadStatus::READY, 100)));
+  EXPECT_TRUE(hello.link->send(holdings(1, {0, 1, 2})));
   const Ready ready = ready_.pop();
   EXPECT_EQ(ready.worker, 0);
   EXPECT_EQ(ready.exchange_address, "worker-address");
   EXPECT_EQ(ready.generation, hello.message.hello().generation());
+  EXPECT_EQ(ready.holdings.version, 1u);
+  EXPECT_EQ(ready.holdings.experts_l, experts({0, 1, 2}));
   EXPECT_TRUE(all_ready());
   EXPECT_EQ(status().num_experts, 3);
   cluster_->set_transport(0, "loopback");

@@ -4,6 +4,7 @@
 #include <random>
 
 #include "tests/unit/router/engine_fixture.h"
+#include "tests/unit/router/spill_folder.h"
 
 namespace guildhall {
 namespace {
@@ -108,8 +109,11 @@ class Crowd : public EngineTest {
     if (kNumRequests < 500) return;  // too few to be sure of what follows
     EXPECT_GT(c.prefix_hits, 0);
     EXPECT_GT(c.preemptions_recompute + c.preemptions_swap, 0);
-    if (crowded.preemption == Preemption::swap) {
+    if (crowded.swap_tokens > 0 && crowded.preemption == Preemption::swap) {
       EXPECT_GT(c.kv_swap_bytes_in, 0);
+    }
+    if (crowded.spill) {
+      EXPECT_GT(c.kv_spill_hits, 0);
     }
   }
 
@@ -130,6 +134,24 @@ class Crowd : public EngineTest {
 TEST_F(Crowd, GivesTheTextsOfEachAloneWithSwap) { expect_same_texts(crowded(DType::bf16, Preemption::swap)); }
 TEST_F(Crowd, GivesTheTextsOfEachAloneWhateverIsMeasured) {
   expect_same_texts(crowded(DType::bf16, Preemption::measured));
+}
+TEST_F(Crowd, GivesTheTextsOfEachAloneFromAnFp8Cache) {
+  expect_same_texts(crowded(DType::e4m3, Preemption::swap));
+}
+TEST_F(Crowd, GivesTheTextsOfEachAloneFromAnInt8Cache) {
+  expect_same_texts(crowded(DType::int8, Preemption::measured));
+}
+
+TEST_F(Crowd, GivesTheTextsOfEachAloneWithSpilledPages) {
+  const SpillFolder folder;
+  for (const int64_t swap_tokens : {0, 160}) {
+    LocalEngineOptions options = crowded(DType::bf16, Preemption::swap);
+    options.swap_tokens = swap_tokens;
+    options.spill = {
+        .folder = folder.path(), .size_bytes = 4 << 20, .buffer_bytes = 1 << 20, .always_reads = true};
+    expect_same_texts(options);
+    local_.reset();
+  }
 }
 
 }  // namespace

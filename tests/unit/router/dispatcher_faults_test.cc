@@ -23,10 +23,10 @@ class DispatcherFaults : public DispatcherTest {
     EXPECT_EQ(lost[0].why.message, step.error().message);
     dispatcher_->poll();
     EXPECT_THAT(dispatcher_->take_lost(), IsEmpty());
-    EXPECT_FALSE(dispatcher_->all_attached());
+    EXPECT_FALSE(all_attached());
     worker(1).serve = [this](const DispatchView& d) { worker(1).answer(d); };
     reattach(1);
-    EXPECT_TRUE(dispatcher_->all_attached());
+    EXPECT_TRUE(all_attached());
     expect_a_good_step();
   }
 };
@@ -64,7 +64,7 @@ TEST_F(DispatcherFaults, ADuplicateAnswerIsIgnored) {
   expect_a_good_step();
   dispatcher_->poll();
   EXPECT_EQ(dispatcher_->counters().stale_frames, 2);
-  EXPECT_TRUE(dispatcher_->all_attached());
+  EXPECT_TRUE(all_attached());
 }
 
 TEST_F(DispatcherFaults, AnAnswerNobodyAskedForIsIgnored) {
@@ -179,7 +179,7 @@ TEST_F(DispatcherFaults, ACorruptFrameBetweenStepsIsAlsoALoss) {
   const auto lost = dispatcher_->take_lost();
   ASSERT_EQ(lost.size(), 1u);
   EXPECT_EQ(lost[0].worker, 1);
-  EXPECT_FALSE(dispatcher_->all_attached());
+  EXPECT_FALSE(all_attached());
 }
 
 // ---- a worker's refusal
@@ -188,15 +188,25 @@ TEST_F(DispatcherFaults, AFailureFrameBecomesAnErrorNamingTheWorker) {
   make({});
   choose({{0, 1}});
   worker(1).serve = [this](const DispatchView& d) {
-    worker(1).fail(d, {Code::not_found, "expert 1 is not held"});
+    worker(1).fail(d, {Code::resource_exhausted, "16 dispatches wait here"});
   };
   const Result<void> done = step();
   ASSERT_TRUE(done.has_error());
-  EXPECT_EQ(done.error().code, Code::not_found);
-  EXPECT_EQ(done.error().message, "worker=w1: expert 1 is not held");
-  EXPECT_TRUE(dispatcher_->all_attached());  // it is there, and talks sense
+  EXPECT_EQ(done.error().code, Code::resource_exhausted);
+  EXPECT_EQ(done.error().message, "worker=w1: 16 dispatches wait here");
+  EXPECT_TRUE(all_attached());  // it is there, and talks sense
   worker(1).serve = [this](const DispatchView& d) { worker(1).answer(d); };
   expect_a_good_step();
+}
+
+// What it announced is not what it holds: a new link tells.
+TEST_F(DispatcherFaults, ARefusalOfAnExpertThatIsNotHeldEndsThatLink) {
+  make({});
+  choose({{0, 1}});
+  worker(1).serve = [this](const DispatchView& d) {
+    worker(1).fail(d, {Code::not_found, "layer 1 expert 1 is not held here"});
+  };
+  expect_only_w1_lost(step(), Code::not_found, "expert 1 is not held");
 }
 
 TEST_F(DispatcherFaults, ARefusalForADeadlineIsNotOurDeadline) {
@@ -209,7 +219,7 @@ TEST_F(DispatcherFaults, ARefusalForADeadlineIsNotOurDeadline) {
   const Result<void> done = step();
   ASSERT_TRUE(done.has_error());
   EXPECT_EQ(done.error().message, "worker=w1: too slow");
-  EXPECT_TRUE(dispatcher_->all_attached());
+  EXPECT_TRUE(all_attached());
   EXPECT_THAT(dispatcher_->take_lost(), IsEmpty());
 }
 
@@ -339,8 +349,7 @@ TEST_F(DispatcherFaults, AWorkerThatDiesAfterItsAnswerDoesNotSpoilTheStep) {
   EXPECT_EQ(dispatcher_->take_lost().size(), 1u);
 }
 
-// What was packed for others before the loss was found must not stand in the way of the next step.
-TEST_F(DispatcherFaults, ALossFoundWhileSendingLeavesTheOtherLinksUsable) {
+TEST_F(DispatcherFaults, NobodyIsAskedForAPartOfWhatNeedsALostWorkerToo) {
   make({});
   choose({{0, 1}, {2, 3}});
   ASSERT_TRUE(step());
@@ -356,7 +365,8 @@ TEST_F(DispatcherFaults, ALossFoundWhileSendingLeavesTheOtherLinksUsable) {
   attach(1);
   expect_a_good_step();
   dispatcher_->poll();
-  EXPECT_EQ(dispatcher_->counters().stale_frames, 1);  // w0 did answer the step that failed
+  EXPECT_EQ(worker(0).frames.size(), 2u);
+  EXPECT_EQ(dispatcher_->counters().stale_frames, 0);
 }
 
 // An exchange may know of a loss before its next poll reports it.
@@ -390,13 +400,16 @@ TEST_F(DispatcherFaults, ALossThatSendingNoticesFirstIsALostWorker) {
   make({});
   KnowsBeforeItTells exchange(*router_end_);
   make_dispatcher(exchange);
-  for (int w = 0; w < 2; ++w) dispatcher_->attach(w, name(w), peers_[static_cast<size_t>(w)], generation(w));
+  for (int w = 0; w < 2; ++w)
+    dispatcher_->attach(w, name(w), peers_[static_cast<size_t>(w)], generation(w), holdings(w));
   choose({{0, 1}, {2, 3}});
   expect_a_good_step();
   exchange.refused = peers_[1];
   const Result<void> sent = dispatch();
   exchange.refused = 0;
+  // What was packed for w0 before does not stand in the way of the next step.
   expect_only_w1_lost(sent, Code::peer_lost, "its endpoint failed");
+  EXPECT_EQ(dispatcher_->counters().stale_frames, 1);
 }
 
 }  // namespace

@@ -120,6 +120,8 @@ struct DispatcherSetup {
   int64_t num_experts = 6, top_k = 2, hidden = 4, max_tokens = 8;
   RowCodecs codecs;
   std::optional<RowCodecs> codecs_of_w1;  // where they differ from the others'
+  int num_replicas = 1;                   // expert e is on workers e, e + 1, ..., counted round
+  ReplicaRules rules;
   Combine combine = Combine::exact;
   std::chrono::nanoseconds deadline = std::chrono::minutes(1);
 };
@@ -141,7 +143,10 @@ class DispatcherTest : public ::testing::Test {
 
   void make_dispatcher(Exchange& exchange) {
     dispatcher_ =
-        std::make_unique<Dispatcher>(DispatcherOptions{.codecs_w = codecs_w(),
+        std::make_unique<Dispatcher>(DispatcherOptions{.experts = {{false, true}, setup_.num_experts},
+                                                       .num_workers = setup_.num_workers,
+                                                       .replicas = setup_.rules,
+                                                       .codecs_w = codecs_w(),
                                                        .combine = setup_.combine,
                                                        .hidden = setup_.hidden,
                                                        .top_k = setup_.top_k,
@@ -149,16 +154,20 @@ class DispatcherTest : public ::testing::Test {
                                                        .deadline = setup_.deadline,
                                                        .team = &team_,
                                                        .pump_local_workers = [this] { return pump(); },
+                                                       .routing = routing_,
                                                        .while_waiting =
                                                            [this] {
                                                              if (while_waiting_) while_waiting_();
                                                            }},
                                      exchange);
-    Placement placement{.version = 3, .num_workers = setup_.num_workers};
-    placement.worker_le.resize(2);
-    for (int64_t e = 0; e < setup_.num_experts; ++e)
-      placement.worker_le[kLayer].push_back(static_cast<int32_t>(e % setup_.num_workers));
-    dispatcher_->set_placement(std::move(placement));
+  }
+
+  Holdings holdings(int w) const {
+    Holdings held{.version = 3 + static_cast<uint32_t>(w), .experts_l = ExpertsOfLayer(2)};
+    for (int32_t e = 0; e < setup_.num_experts; ++e)
+      if ((w + setup_.num_workers - e % setup_.num_workers) % setup_.num_workers < setup_.num_replicas)
+        held.experts_l[kLayer].push_back(e);
+    return held;
   }
 
   std::vector<RowCodecs> codecs_w() const {
@@ -172,12 +181,14 @@ class DispatcherTest : public ::testing::Test {
     const auto i = static_cast<size_t>(w);
     peers_.resize(workers_.size());
     peers_[i] = router_end_->connect(name(w), workers_[i]->exchange->local_address()).value();
-    dispatcher_->attach(w, name(w), peers_[i], generation(w));
+    dispatcher_->attach(w, name(w), peers_[i], generation(w), holdings(w));
   }
   void reattach(int w) {
     workers_[static_cast<size_t>(w)]->reconnect();
     attach(w);
   }
+
+  bool all_attached() { return dispatcher_->placement().all_attached(); }
 
   bool pump() {
     bool worked = false;
@@ -277,6 +288,7 @@ class DispatcherTest : public ::testing::Test {
   std::vector<PeerId> peers_;  // the workers', at the router's end
   std::unique_ptr<Dispatcher> dispatcher_;
   std::function<void()> while_waiting_;
+  StepRouting* routing_ = nullptr;
   int64_t num_tokens_ = 0;
   std::vector<int32_t> expert_tk_;
   std::vector<float> x_th_, weight_tk_, y_th_;

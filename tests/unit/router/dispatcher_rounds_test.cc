@@ -123,7 +123,7 @@ TEST_F(DispatcherRounds, ARefusalOfOneEndsTheStepForBoth) {
   const Result<void> done = combine_part(0);
   ASSERT_TRUE(done.has_error());
   EXPECT_EQ(done.error().message, "worker=w1: no");
-  EXPECT_TRUE(dispatcher_->all_attached());
+  EXPECT_TRUE(all_attached());
   for (int w = 0; w < 2; ++w) worker(w).serve = [this, w](const DispatchView& d) { worker(w).answer(d); };
   expect_a_good_step();  // micro-batch 1 was abandoned, too
 }

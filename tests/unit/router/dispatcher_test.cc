@@ -1,5 +1,6 @@
 // dispatcher_test.cc: what is sent to whom, and that what comes back is summed in gate order.
 #include "tests/unit/router/dispatcher_fixture.h"
+#include "tests/unit/router/routing_fixture.h"
 
 namespace guildhall {
 namespace {
@@ -43,7 +44,8 @@ TEST_F(DispatcherTest, StampsGenerationLayerPlacementAndAGrowingStep) {
   const FrameHeader first = worker(1).received(0).header, second = worker(1).received(1).header;
   EXPECT_EQ(first.generation, generation(1));
   EXPECT_EQ(first.layer, kLayer);
-  EXPECT_EQ(first.placement_version, 3u);
+  EXPECT_EQ(first.placement_version, 4u);  // of w1's announcement
+  EXPECT_EQ(worker(0).received(0).header.placement_version, 3u);
   EXPECT_EQ(worker(0).received(0).header.step_id, first.step_id);
   EXPECT_GT(second.step_id, first.step_id);
 }
@@ -73,9 +75,26 @@ TEST_F(DispatcherTest, ADispatchOfNoTokensIsAnsweredAndDone) {
 }
 
 TEST_F(DispatcherTest, CountsPairsExpertsAndBytes) {
+  RoutingRecorder recorder(
+      {.shape = {.num_layers = 2, .num_experts = 6, .top_k = 2, .moe_layers = {kLayer}}, .num_workers = 2});
+  StepRouting routing(recorder);
+  routing_ = &routing;
   make({});
+  Chunks chunks;
+  chunks.prompt(3);
+  routing.begin(chunks.list());
   choose({{0, 1}, {1, 0}, {0, 2}});
   ASSERT_TRUE(step());
+  routing.commit();
+  const RoutingTotals totals = recorder.totals();
+  EXPECT_EQ(totals.load.prefill_tokens, 6);
+  EXPECT_EQ(totals.load.active_steps, 3);
+  EXPECT_EQ(totals.traffic_w[0].pairs, 4) << "experts 0 and 2";
+  EXPECT_EQ(totals.traffic_w[1].pairs, 2);
+  EXPECT_EQ(totals.traffic_w[0].bytes_sent, static_cast<int64_t>(worker(0).frames[0].size()));
+  EXPECT_EQ(totals.traffic_w[0].bytes_received + totals.traffic_w[1].bytes_received,
+            dispatcher_->counters().bytes_received);
+  EXPECT_GT(totals.traffic_w[1].answer_ns, 0);
   const DispatchCounters& counters = dispatcher_->counters();
   EXPECT_EQ(counters.dispatches, 1);
   EXPECT_EQ(counters.pairs, 6);
@@ -165,14 +184,12 @@ TEST_F(DispatcherTest, AnswersInAnyOrderGiveTheSameSum) {
 
 TEST_F(DispatcherTest, IsAttachedWhenEveryWorkerOfThePlacementIs) {
   make({});
-  EXPECT_TRUE(dispatcher_->all_attached());
+  EXPECT_TRUE(all_attached());
   dispatcher_->detach(0);
-  EXPECT_FALSE(dispatcher_->all_attached());
+  EXPECT_FALSE(all_attached());
   EXPECT_THAT(dispatcher_->take_lost(), IsEmpty());  // by our own will
   reattach(0);
-  EXPECT_TRUE(dispatcher_->all_attached());
-  Dispatcher without_placement({.hidden = 4, .top_k = 2, .max_tokens = 8, .team = &team_}, *router_end_);
-  EXPECT_FALSE(without_placement.all_attached());
+  EXPECT_TRUE(all_attached());
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// engine_fixture.h: a tiny checkpoint's engine, and a request that stops it where the test wants it.
+// engine_fixture.h: a tiny checkpoint's engine, a request that stops it where the test wants it, and a crowd
+// to which something happens.
 #pragma once
 
 #include <gmock/gmock.h>
@@ -87,6 +88,33 @@ class EngineTest : public ::testing::Test {
 
   const GoldenCase golden_ = read_golden_case(std::string("qwen3_moe_f32"));
   std::unique_ptr<LocalEngine> local_;
+};
+
+class EngineCrowdTest : public EngineTest {
+ protected:
+  // Runs a crowd, with `fault` struck as the first of them reports its fifth token, and `repair` after the
+  // engine has noticed.
+  std::vector<std::vector<int32_t>> run_crowd(const std::function<void()>& fault,
+                                              const std::function<void()>& repair) {
+    std::atomic<bool> struck{fault == nullptr};
+    std::vector<std::vector<int32_t>> tokens(6);
+    std::atomic<size_t> num_ended{0};
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      EngineRequest r = request(10 + 20 * static_cast<int64_t>(i), 25);
+      r.sampling = {.temperature = 0.8f};
+      r.seed = i;
+      EXPECT_TRUE(engine().submit(std::move(r), [&, i](EngineEvent&& event) {
+        tokens[i].insert(tokens[i].end(), event.tokens.begin(), event.tokens.end());
+        if (tokens[i].size() == 5 && !struck.exchange(true)) fault();
+        if (!event.finish) return;
+        EXPECT_EQ(*event.finish, FinishReason::length);
+        ++num_ended;
+      }));
+    }
+    if (repair) repair();
+    while (num_ended < tokens.size()) std::this_thread::yield();
+    return tokens;
+  }
 };
 
 }  // namespace guildhall

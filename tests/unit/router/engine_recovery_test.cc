@@ -8,32 +8,7 @@ using ::testing::HasSubstr;
 using ::testing::SizeIs;
 using ::testing::StartsWith;
 
-class EngineRecovery : public EngineTest {
- protected:
-  // Runs a crowd, with `fault` struck as the first of them reports its fifth token, and `repair` after the
-  // engine has noticed.
-  std::vector<std::vector<int32_t>> run_crowd(const std::function<void()>& fault,
-                                              const std::function<void()>& repair) {
-    std::atomic<bool> struck{fault == nullptr};
-    std::vector<std::vector<int32_t>> tokens(6);
-    std::atomic<size_t> num_ended{0};
-    for (size_t i = 0; i < tokens.size(); ++i) {
-      EngineRequest r = request(10 + 20 * static_cast<int64_t>(i), 25);
-      r.sampling = {.temperature = 0.8f};
-      r.seed = i;
-      EXPECT_TRUE(engine().submit(std::move(r), [&, i](EngineEvent&& event) {
-        tokens[i].insert(tokens[i].end(), event.tokens.begin(), event.tokens.end());
-        if (tokens[i].size() == 5 && !struck.exchange(true)) fault();
-        if (!event.finish) return;
-        EXPECT_EQ(*event.finish, FinishReason::length);
-        ++num_ended;
-      }));
-    }
-    if (repair) repair();
-    while (num_ended < tokens.size()) std::this_thread::yield();
-    return tokens;
-  }
-};
+using EngineRecovery = EngineCrowdTest;
 
 TEST_F(EngineRecovery, TheSameTokensComeOutThoughAWorkerDiedAndCameBack) {
   start({.num_workers = 3});
@@ -106,12 +81,27 @@ TEST_F(EngineRecovery, StopEndsRanksWhileAWorkerIsLost) {
   local_.reset();  // joins the ranks' threads
 }
 
-TEST_F(EngineRecovery, NewRequestsAreRefusedWhileAWorkerIsLost) {
+TEST_F(EngineRecovery, NewRequestsWaitWhileAWorkerIsLost) {
   start();
   local_->kill_worker(0);
   local_->wait_for_loss();
   while (engine().serving()) std::this_thread::yield();
-  expect_refused(local_->try_submit(request(5, 3)), Code::unavailable, "waiting for its expert workers");
+  EXPECT_TRUE(engine().paused());
+  auto waiting = local_->submit(request(5, 3));
+  local_->attach_worker(0);
+  EXPECT_THAT(waiting.get().tokens, SizeIs(3));
+  EXPECT_FALSE(engine().paused());
+}
+
+TEST_F(EngineRecovery, NewRequestsAreRefusedOnceAWorkerIsLostForTooLong) {
+  start({.recovery_timeout = std::chrono::milliseconds(50)});
+  local_->kill_worker(0);
+  local_->wait_for_loss();
+  while (engine().serving()) std::this_thread::yield();
+  auto submitted = local_->try_submit(request(5, 3));
+  for (; !submitted.has_error(); submitted = local_->try_submit(request(5, 3)))
+    EXPECT_EQ(submitted->get().error->code, Code::peer_lost);
+  expect_refused(submitted, Code::unavailable, "waiting for its expert workers");
   local_->attach_worker(0);
   while (!engine().serving()) std::this_thread::yield();
   EXPECT_THAT(local_->run(request(5, 3)).tokens, SizeIs(3));

@@ -31,10 +31,10 @@ class Model {
           ExpertStore::load(path_, spec_, LoadMode::checkpoint, placement.experts_of(i), progress_).value());
       workers_.back()->attach_router("r", exchange_->local_address(), 1, [](Result<void>) {});
     }
-    dispatcher_.set_placement(placement);
     for (int i = 0; i < kNumWorkers; ++i) {
       const auto w = static_cast<size_t>(i);
-      dispatcher_.attach(i, "w", exchange_->connect("w", ends_[w]->local_address()).value(), 1);
+      dispatcher_.attach(i, "w", exchange_->connect("w", ends_[w]->local_address()).value(), 1,
+                         {1, placement.experts_of(i)});
     }
   }
 
@@ -83,7 +83,9 @@ class Model {
   }
 
   DispatcherOptions options() {
-    return {.hidden = spec_.hidden,
+    return {.experts = expert_grid(spec_),
+            .num_workers = kNumWorkers,
+            .hidden = spec_.hidden,
             .top_k = spec_.moe.top_k,
             .max_tokens = kMaxTokens,
             .deadline = std::chrono::minutes(1),

@@ -23,6 +23,7 @@ class PlayedEngine final : public EngineClient {
   }
   void cancel(RequestId id) override { cancelled.push_back(id); }
   EngineCounters counters() const override { return reported; }
+  bool paused() const override { return is_paused; }
 
   void emit(RequestId id, EngineEvent event) {
     const bool last = event.finish.has_value();
@@ -36,6 +37,7 @@ class PlayedEngine final : public EngineClient {
   }
 
   std::optional<Status> refusal;
+  bool is_paused = false;
   std::vector<RequestId> cancelled;
   EngineCounters reported;
 
@@ -100,6 +102,17 @@ TEST_F(FrontEndTest, RequestsGoWhereTheFewestTokensAreOutstanding) {
   EXPECT_EQ(outstanding(), (Tokens{110, 120}));
   EXPECT_EQ(a_.num_live(), 1u);
   EXPECT_EQ(b_.num_live(), 3u);
+}
+
+TEST_F(FrontEndTest, AReplicaThatIsPausedIsTheLastChoice) {
+  b_.is_paused = true;
+  for (int i = 0; i < 3; ++i) submit(request(1, 1000));
+  EXPECT_EQ(b_.num_live(), 0u);
+  EXPECT_LT(front_end_.preview(request(1, 10)).handicap, 1);
+  a_.is_paused = true;
+  submit(request(2, 10));
+  EXPECT_EQ(b_.num_live(), 1u);                                       // to the less loaded, where it waits
+  EXPECT_GT(front_end_.preview(request(1, 10)).handicap, 1'000'000);  // any peer is better
 }
 
 TEST_F(FrontEndTest, ASharedPrefixDrawsUntilTheLoadIsTooUneven) {

@@ -81,6 +81,31 @@ TEST(PagePool, GivesUpThePageReleasedLongestAgo) {
   EXPECT_FALSE(pool.grow(third, 12));
 }
 
+TEST(PagePool, TellsOfWholePagesThatAreReleasedAndGivenUp) {
+  struct Heard final : PagePool::Watcher {
+    void on_evict(int32_t page, const PrefixKey& key) override { evicted.emplace_back(page, key); }
+    void on_release(const PrefixKey& key) override { released.push_back(key); }
+    std::vector<std::pair<int32_t, PrefixKey>> evicted;
+    std::vector<PrefixKey> released;
+  } heard;
+  PagePool pool(3, 4);
+  const auto keys = keys_of({1, 2, 3, 4, 5, 6, 7, 8});
+  const auto part = last_block_key(std::vector<int32_t>{1, 2, 3, 4, 5, 6, 7, 8, 9}, 4, "", keys);
+  Pages first, second;
+  pool.grow(first, 12);
+  pool.publish(first[0], keys[0]), pool.publish(first[1], keys[1]);
+  pool.publish(first[2], part, /*is_whole=*/false);
+  const Pages pages = first;
+  pool.watch(heard);
+  pool.release(first);
+  EXPECT_EQ(heard.released, (std::vector<PrefixKey>{keys[1], keys[0]}));
+  pool.grow(second, 8);
+  EXPECT_EQ(heard.evicted, (std::vector<std::pair<int32_t, PrefixKey>>{{pages[1], keys[1]}}));
+  pool.unwatch(heard);
+  pool.grow(second, 12);
+  EXPECT_EQ(heard.evicted.size(), 1u);
+}
+
 TEST(PagePool, OfTwoPagesWithTheSameContentOneIsFound) {
   PagePool pool(2, 4);
   const auto keys = keys_of({1, 2, 3, 4});

@@ -45,6 +45,8 @@ TEST(SwapPolicy, LaterTokensMayTakeLonger) {
   for (const auto& [num_tokens, swaps] : {std::pair{100, false}, {4000, false}, {16384, true}})
     EXPECT_EQ(policy.swaps({.num_tokens = num_tokens, .bytes = 1500 * num_tokens}), swaps) << num_tokens;
   EXPECT_DOUBLE_EQ(policy.compute_ns({.num_tokens = 8192}), 4096 * 1e3 + 4096 * 9e3);
+  EXPECT_DOUBLE_EQ(policy.compute_ns({.num_tokens = 1000, .position = 4000}), 96 * 1e3 + 904 * 9e3);
+  EXPECT_DOUBLE_EQ(policy.compute_ns({.num_tokens = 1000, .position = 6000}), 1000 * 9e3);
 }
 
 TEST(SwapPolicy, TriesACopyEveryNowAndThen) {
