@@ -147,7 +147,13 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
                                      .generation = hello.generation()};
     if (peer.is_worker) {
       const WorkerPeer asker{hello.router_name(), hello.exchange_address(), hello.generation()};
-      return worker.use_weight_links([=](WeightLinks& links) { attached(links.attach_asker(asker, lost)); });
+      return worker.use_weight_links([=](WeightLinks& links) {
+        const Result<bool> is_new = links.attach_asker(asker, lost);
+        on_io([id, is_new](Impl& self, const LinkPtr& link) {
+          if (is_new.has_error()) return self.on_attached(link, is_new.error(), id);
+          self.on_attached(link, {}, id, *is_new);
+        });
+      });
     }
     std::vector<std::string> addresses{hello.exchange_address()};
     for (const std::string& more : hello.more_exchange_addresses()) addresses.push_back(more);
@@ -159,7 +165,8 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
   }
 
   // Of one link of the data plane; the peer hears when all are.
-  void on_attached(const LinkPtr& link, const Result<void>& attached, uint64_t id) {
+  void on_attached(const LinkPtr& link, const Result<void>& attached, uint64_t id,
+                   bool is_data_link_new = true) {
     const auto peer = greeted.find(link);
     if (peer == greeted.end()) return;  // the link ended meanwhile
     if (attached.has_error()) return refuse(link, attached.error(), id);
@@ -173,6 +180,7 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
     reply.set_exchange_address(options.exchange_address);
     reply.set_memory_bytes(options.memory_limit);
     reply.set_isa(options.isa);
+    reply.set_is_data_link_new(is_data_link_new);
     send(link, envelope);
   }
 

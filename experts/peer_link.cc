@@ -66,8 +66,9 @@ struct PeerLink::Impl : std::enable_shared_from_this<Impl> {
           worker.use_weight_links([=](WeightLinks& links) { links.ask(generation, step_id, request); });
         });
     const WorkerPeer peer{reply.worker_name(), reply.exchange_address(), generation};
-    worker.use_weight_links([weak, peer, fetch = fetch](WeightLinks& links) {
-      const Result<void> attached = links.attach_source(peer, fetch);
+    const bool is_new_there = reply.is_data_link_new();
+    worker.use_weight_links([weak, peer, is_new_there, fetch = fetch](WeightLinks& links) {
+      const Result<void> attached = links.attach_source(peer, is_new_there, fetch);
       const auto self = weak.lock();
       if (!self) return;
       boost::asio::post(self->io, [weak, attached] {

@@ -22,26 +22,49 @@ WeightLinks::WeightLinks(Exchange& exchange, Ops& ops, const ExpertTable& expert
 
 // ---- links
 
-Result<void> WeightLinks::attach_asker(const WorkerPeer& peer, std::function<void(const Status& why)> lost) {
+Result<bool> WeightLinks::attach_asker(const WorkerPeer& peer, std::function<void(const Status& why)> lost) {
   // One that greets anew may be here before its old link's end was noticed.
-  for (auto& [id, known] : peers_)
-    if (known.exchange_address == peer.exchange_address) known.asker.reset();
+  if (Peer* const known = find(peer.exchange_address)) known->asker.reset();
   disconnect_idle();
-  GH_ASSIGN(Peer* const entry, connect(peer));
+  Peer* entry = find(peer.exchange_address);
+  const bool is_new = entry == nullptr;
+  if (is_new) {
+    GH_ASSIGN(entry, connect(peer));
+  }
   entry->asker = Asker{.generation = peer.generation, .lost = std::move(lost)};
-  return {};
+  return is_new;
 }
 
-Result<void> WeightLinks::attach_source(const WorkerPeer& peer, std::shared_ptr<WeightFetch> fetch) {
-  GH_ASSIGN(Peer* const entry, connect(peer));
+// A link that has carried frames is over when the other end is new. One that has not is that end's match:
+// both workers asked each other at once.
+Result<void> WeightLinks::attach_source(const WorkerPeer& peer, bool is_new_there,
+                                        std::shared_ptr<WeightFetch> fetch) {
+  Peer* entry = find(peer.exchange_address);
+  if (!entry && !is_new_there)
+    return Status{Code::unavailable, fmt::format("peer {}: its link to this worker is over", peer.name)};
+  std::optional<Asker> asker;
+  if (entry && entry->is_heard && is_new_there) {
+    asker = std::move(entry->asker);
+    entry->asker.reset(), entry->source.reset();
+    disconnect_idle();
+    entry = nullptr;
+  }
+  if (!entry) {
+    GH_ASSIGN(entry, connect(peer));
+    entry->asker = std::move(asker);
+  }
   entry->source = Source{peer.generation, std::move(fetch)};
   return {};
 }
 
-// The link to this worker, made if there is none.
+WeightLinks::Peer* WeightLinks::find(const std::string& exchange_address) {
+  const auto found = std::ranges::find_if(peers_, [&](const Peers::value_type& entry) {
+    return entry.second.exchange_address == exchange_address;
+  });
+  return found == peers_.end() ? nullptr : &found->second;
+}
+
 Result<WeightLinks::Peer*> WeightLinks::connect(const WorkerPeer& peer) {
-  for (auto& [id, known] : peers_)
-    if (known.exchange_address == peer.exchange_address) return &known;
   GH_ASSIGN(const PeerId id, exchange_.connect(peer.name, peer.exchange_address));
   log_info("worker_linked", "peer={} transport=\"{}\"", peer.name, exchange_.describe(id));
   return &(peers_[id] = {.name = peer.name, .exchange_address = peer.exchange_address});
@@ -93,6 +116,7 @@ void WeightLinks::ask(uint64_t generation, uint64_t step_id, const WeightsReques
 void WeightLinks::on_frame(PeerId id, const FrameBytes& frame) {
   const auto found = peers_.find(id);
   if (found == peers_.end()) return;
+  found->second.is_heard = true;
   if (const Result<void> taken = take(id, found->second, frame); taken.has_error()) lose(id, taken.error());
 }
 

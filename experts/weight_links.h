@@ -31,10 +31,11 @@ class WeightLinks {
   // All are borrowed.
   WeightLinks(Exchange& exchange, Ops& ops, const ExpertTable& experts);
 
+  // Whether this end of the link is new; the asker, who may still have its end of one that is over, is told.
   // `lost` is called when the link ended otherwise than by detach().
-  Result<void> attach_asker(const WorkerPeer& peer, std::function<void(const Status& why)> lost);
+  Result<bool> attach_asker(const WorkerPeer& peer, std::function<void(const Status& why)> lost);
   // fetch->end() is called when the link ended otherwise than by detach().
-  Result<void> attach_source(const WorkerPeer& peer, std::shared_ptr<WeightFetch> fetch);
+  Result<void> attach_source(const WorkerPeer& peer, bool is_new_there, std::shared_ptr<WeightFetch> fetch);
   void detach(uint64_t generation);  // in whichever role
 
   // Sends a request to the source of that generation, if it is there.
@@ -64,11 +65,13 @@ class WeightLinks {
   };
   struct Peer {
     std::string name, exchange_address;
+    bool is_heard = false;  // a frame came by this link
     std::optional<Asker> asker;
     std::optional<Source> source;
   };
   using Peers = std::unordered_map<PeerId, Peer>;
 
+  Peer* find(const std::string& exchange_address);  // nullptr: there is no link
   Result<Peer*> connect(const WorkerPeer& peer);
   Result<void> take(PeerId id, Peer& peer, const FrameBytes& frame);
   void take_request(PeerId id, Asker& asker, const WeightsRequestView& request);

@@ -5,7 +5,6 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
-import time
 import unittest
 
 from cluster import BIN, DEMO, SOURCE
@@ -100,11 +99,10 @@ class Plan(unittest.TestCase):
         self.assertTrue(f32["configured"])
         self.assertAlmostEqual(f32["back_exact"], 8 * 4 * 7168)
 
-    def test_it_is_planned_at_once(self):
+    def test_many_workers_are_planned_as_few_are(self):
         self.big_cluster(256)
-        begin = time.monotonic()
-        self.plan("--worker-memory", "24GiB", "--router-memory", "80GiB")
-        self.assertLess(time.monotonic() - begin, 20)  # far more than it takes, far less than reading weights would
+        output = self.plan("--worker-memory", "24GiB", "--router-memory", "80GiB")
+        self.assertIn("w0, w1, w2 and 253 more, GPU, each", output)
 
     def test_what_does_not_fit_says_so_and_what_would(self):
         self.big_cluster()

@@ -56,9 +56,18 @@ class WeightsConformance : public ::testing::TestWithParam<Transport> {
         });
     const WorkerPeer from{"w1", w1_.end.local_address(), kGeneration};
     const WorkerPeer to{"w0", w0_.end.local_address(), kGeneration};
-    attach(w0_, [=](WeightLinks& links) { return links.attach_asker(from, [](const Status&) {}); });
-    attach(w1_, [=](WeightLinks& links) { return links.attach_source(to, fetch); });
+    attach_pair(w0_, from, w1_, to, fetch);
     return fetch;
+  }
+  // What a hello and its reply do.
+  static void attach_pair(Node& source, const WorkerPeer& from, Node& asker, const WorkerPeer& to,
+                          const std::shared_ptr<WeightFetch>& fetch) {
+    bool is_new = false;
+    attach(source, [&](WeightLinks& links) -> Result<void> {
+      GH_ASSIGN(is_new, links.attach_asker(from, [](const Status&) {}));
+      return {};
+    });
+    attach(asker, [&](WeightLinks& links) { return links.attach_source(to, is_new, fetch); });
   }
   static void attach(Node& node, const std::function<Result<void>(WeightLinks&)>& how) {
     std::promise<void> done;
@@ -126,8 +135,7 @@ TEST_P(WeightsConformance, TwoWorkersFetchFromEachOtherOverOneLink) {
       });
   const WorkerPeer from{"w0", w0_.end.local_address(), generation};
   const WorkerPeer to{"w1", w1_.end.local_address(), generation};
-  attach(w1_, [=](WeightLinks& links) { return links.attach_asker(from, [](const Status&) {}); });
-  attach(w0_, [=](WeightLinks& links) { return links.attach_source(to, back); });
+  attach_pair(w1_, from, w0_, to, back);
   std::thread other([&] {
     for (int i = 0; i < 20; ++i) expect_right(*back, 2, i % 9);
   });
@@ -135,6 +143,40 @@ TEST_P(WeightsConformance, TwoWorkersFetchFromEachOtherOverOneLink) {
   other.join();
   unlink();  // ends one direction only
   expect_right(*back, 2, 1);
+}
+
+// w0 has noticed that w1 is done, w1 has not noticed that w0 is: the one's end is gone, the other's is not.
+TEST_P(WeightsConformance, AWorkerThatWasAskedAsksBackWhenTheLinkIsHalfGone) {
+  ASSERT_NO_FATAL_FAILURE(expect_right(*link(), 2, 3));
+  attach(w1_, [](WeightLinks& links) -> Result<void> {
+    links.detach(kGeneration);
+    return {};
+  });
+  const uint64_t generation = kGeneration + 1;
+  auto back = std::make_shared<WeightFetch>(
+      tiny_model(), options("w1", std::chrono::minutes(1)),
+      [this, generation](uint64_t step_id, const WeightsRequest& request) {
+        w0_.worker.use_weight_links([=](WeightLinks& links) { links.ask(generation, step_id, request); });
+      });
+  attach_pair(w1_, {"w0", w0_.end.local_address(), generation}, w0_,
+              {"w1", w1_.end.local_address(), generation}, back);
+  for (int i = 0; i < 9; ++i) ASSERT_NO_FATAL_FAILURE(expect_right(*back, 2, i));
+}
+
+// The asker's end is gone, the source's is not, as it asks itself: that is said at once, not after a
+// deadline.
+TEST_P(WeightsConformance, ALinkThatIsOverOnThisSideIsSaidSo) {
+  const auto fetch = link();
+  const Status why = [&] {
+    std::promise<Status> said;
+    w0_.worker.use_weight_links([&](WeightLinks& links) {
+      const Result<void> attached = links.attach_source({"w9", "nowhere", 1}, false, fetch);
+      said.set_value(attached.has_error() ? attached.error() : Status{});
+    });
+    return said.get_future().get();
+  }();
+  EXPECT_EQ(why.code, Code::unavailable);
+  EXPECT_THAT(why.message, HasSubstr("peer w9"));
 }
 
 TEST_P(WeightsConformance, AnExpertThatIsNotThereIsSaidSoAndTheNextOneComes) {
@@ -229,8 +271,7 @@ TEST_P(WeightsConformance, APeerThatDiesEndsTheFetch) {
         [this](uint64_t step_id, const WeightsRequest& request) {
           w1_.worker.use_weight_links([=](WeightLinks& links) { links.ask(kGeneration, step_id, request); });
         });
-    attach(source, [=](WeightLinks& links) { return links.attach_asker(from, [](const Status&) {}); });
-    attach(w1_, [=](WeightLinks& links) { return links.attach_source(to, fetch); });
+    attach_pair(source, from, w1_, to, fetch);
     ASSERT_NO_FATAL_FAILURE(expect_right(*fetch, 2, 3));
     source.end.die_at(phase);
     const Status why = expect_failed(*fetch);
