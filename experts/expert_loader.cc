@@ -15,7 +15,7 @@ Result<void> check_memory(const ModelSpec& spec, const ExpertsOfLayer& experts, 
   return Status{
       Code::resource_exhausted,
       fmt::format("{} experts of {} take {}; experts.workers.memory is {}, which holds {} of them: give this "
-                  "worker more memory or add workers",
+                  "worker more memory, add workers, or set experts.offload.mode",
                   count, format_bytes(each), format_bytes(count * each), format_bytes(limit), limit / each)};
 }
 
