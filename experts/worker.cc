@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/trace.h"
+#include "proto/hint_codec.h"
 
 namespace guildhall {
 namespace {
@@ -158,6 +159,7 @@ void Worker::on_frame(PeerId peer, std::span<const std::byte> bytes) {
     frames_refused_.fetch_add(1, std::memory_order_relaxed);
     return;
   }
+  if (header->kind == static_cast<uint16_t>(FrameKind::hint)) return take_hint(peer, frame);
   const Result<DispatchView> dispatch = decode_dispatch(frame);
   if (dispatch.has_error()) return drop(peer, dispatch.error());
   if (queue_.has_room(peer))
@@ -166,6 +168,12 @@ void Worker::on_frame(PeerId peer, std::span<const std::byte> bytes) {
     refuse(peer, dispatch->header,
            {Code::resource_exhausted, fmt::format("{} dispatches of router {} wait here already",
                                                   DispatchQueue::kMaxPerRouter, it->second.name)});
+}
+
+void Worker::take_hint(PeerId peer, const FrameBytes& frame) {
+  const Result<HintView> hint = decode_hint(frame);
+  if (hint.has_error()) return drop(peer, hint.error());
+  runner_.expect(hint->header.layer, hint->experts);
 }
 
 // One dispatch of every router that has one, those of one layer together.

@@ -76,6 +76,7 @@ class Worker final : public ExchangeHandler {
 
   void post(std::function<void()> command);
   bool run_commands();
+  void take_hint(PeerId peer, const FrameBytes& frame);
   void serve_round();
   void serve(std::span<const WaitingDispatch> dispatches);
   bool begin_answer(const WaitingDispatch& dispatch);
@@ -92,8 +93,8 @@ class Worker final : public ExchangeHandler {
   WeightLinks weight_links_;
   std::unordered_map<PeerId, Router> routers_;
   DispatchQueue queue_;
-  std::vector<ExpertJob> jobs_;              // of the run under way
-  std::vector<Exchange::Outgoing> replies_;  // and their answers
+  std::vector<ExpertJob> jobs_;                // of the run under way
+  std::vector<Exchange::Outgoing> replies_;    // and their answers
   std::vector<std::span<std::byte>> regions_;  // in which those are
 
   mutable std::mutex mutex_;  // guards commands_ and offload_
