@@ -92,8 +92,8 @@ class Worker final : public ExchangeHandler {
   WeightLinks weight_links_;
   std::unordered_map<PeerId, Router> routers_;
   DispatchQueue queue_;
-  std::vector<ExpertJob> jobs_;              // of the run under way
-  std::vector<Exchange::Outgoing> replies_;  // and their answers
+  std::vector<ExpertJob> jobs_;                // of the run under way
+  std::vector<Exchange::Outgoing> replies_;    // and their answers
   std::vector<std::span<std::byte>> regions_;  // in which those are
 
   mutable std::mutex mutex_;  // guards commands_ and offload_
