@@ -78,12 +78,13 @@ class HostExperts final : public ColdExperts {
 };
 
 Status too_small(int64_t each, int64_t limit) {
-  return {Code::resource_exhausted,
-          fmt::format("experts.offload: an expert takes {} and experts.workers.memory is {}, which holds {} of "
-                      "them; it must hold {}, one that is computed and one that is brought in meanwhile: "
-                      "{} or more",
-                      format_bytes(each), format_bytes(limit), limit / each, kFewestSlots,
-                      format_bytes(kFewestSlots * each))};
+  return {
+      Code::resource_exhausted,
+      fmt::format("experts.offload: an expert takes {} and experts.workers.memory is {}, which holds {} of "
+                  "them; it must hold {}, one that is computed and one that is brought in meanwhile: "
+                  "{} or more",
+                  format_bytes(each), format_bytes(limit), limit / each, kFewestSlots,
+                  format_bytes(kFewestSlots * each))};
 }
 
 Result<int64_t> largest_expert(ExpertReader& reader, const ModelSpec& spec) {
@@ -127,9 +128,10 @@ Result<void> check_offload_memory(const ModelSpec& spec, int64_t limit) {
 
 Result<void> check_offload_device(OffloadMode mode, const DeviceMemory& device) {
   if (mode != OffloadMode::host || !device.is_host()) return {};
-  return Status{Code::invalid_argument,
-                "experts.offload.mode is host, and this worker is on the CPU, whose memory is the host's; disk "
-                "is what works here"};
+  return Status{
+      Code::invalid_argument,
+      "experts.offload.mode is host, and this worker is on the CPU, whose memory is the host's; disk "
+      "is what works here"};
 }
 
 Result<std::unique_ptr<ColdExperts>> open_cold_experts(const ExpertLoaderOptions& options,
@@ -144,8 +146,7 @@ Result<std::unique_ptr<ColdExperts>> open_cold_experts(const ExpertLoaderOptions
   const int64_t num_slots = options.memory_limit / each;
   GH_TRY(check_device_room(std::min(num_slots, count_of(experts_l)), each, device, options.memory_margin));
   if (options.offload == OffloadMode::disk)
-    return std::unique_ptr<ColdExperts>(
-        std::make_unique<DiskExperts>(each, num_slots, std::move(reader)));
+    return std::unique_ptr<ColdExperts>(std::make_unique<DiskExperts>(each, num_slots, std::move(reader)));
   auto host = std::make_unique<HostExperts>(each, num_slots, spec, device);
   GH_TRY(host->open(options));
   GH_TRY(keep_all(*host, experts_l, each, progress));

@@ -230,8 +230,7 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
     const uint64_t attempt = ++load_attempt;
     const std::weak_ptr<Impl> weak = weak_from_this();
     loader = std::make_unique<ExpertLoader>(
-        loader_options(), spec, std::move(experts),
-        [weak, attempt, &io = io](Result<LoadedExperts> loaded) {
+        loader_options(), spec, std::move(experts), [weak, attempt, &io = io](Result<LoadedExperts> loaded) {
           boost::asio::post(io, [weak, attempt, loaded = std::move(loaded)] {
             if (const auto self = weak.lock(); self && self->load_attempt == attempt) self->on_loaded(loaded);
           });

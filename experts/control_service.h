@@ -26,8 +26,8 @@ struct ControlServiceOptions {
   std::string exchange_kind, exchange_address;
   std::filesystem::path model_path;
   LoadMode load_mode = LoadMode::checkpoint;
-  int64_t memory_limit = 0;  // bytes of experts; 0: none
-  double memory_margin = 0;  // part of a device's memory that they leave free
+  int64_t memory_limit = 0;                 // bytes of experts; 0: none
+  double memory_margin = 0;                 // part of a device's memory that they leave free
   OffloadMode offload = OffloadMode::none;  // told to routers, whether it is another
   std::string isa;
   std::chrono::nanoseconds heartbeat{};

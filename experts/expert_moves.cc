@@ -223,14 +223,15 @@ struct ExpertMoves::Impl : std::enable_shared_from_this<Impl> {
     const ExpertsOfLayer leaving_l = holdings.among(drop.retiring_l, ExpertHoldings::State::retiring);
     holdings.set(leaving_l, ExpertHoldings::State::absent);
     auto removed = std::make_shared<std::vector<PlacedExpert>>();
-    const auto on_removed = on_io([drop = Move(drop), num_leaving = count_of(leaving_l), removed](Impl& self) {
-      const int64_t bytes = bytes_of(*removed);
-      log_info("experts_dropped", "experts={} size=\"{}\"", num_leaving, format_bytes(bytes));
-      removed->clear();
-      self.resident_bytes -= bytes;
-      self.hooks.changed(false);
-      self.tell(drop, done(bytes));
-    });
+    const auto on_removed =
+        on_io([drop = Move(drop), num_leaving = count_of(leaving_l), removed](Impl& self) {
+          const int64_t bytes = bytes_of(*removed);
+          log_info("experts_dropped", "experts={} size=\"{}\"", num_leaving, format_bytes(bytes));
+          removed->clear();
+          self.resident_bytes -= bytes;
+          self.hooks.changed(false);
+          self.tell(drop, done(bytes));
+        });
     worker.remove_experts(leaving_l, [removed, on_removed](std::vector<PlacedExpert> experts) {
       *removed = std::move(experts);
       on_removed();

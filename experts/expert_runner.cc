@@ -137,8 +137,8 @@ void ExpertRunner::run_resident(int64_t layer, View2<const float> grouped_ph, Vi
     offset_r_.clear();
     for (size_t e = r.begin; e <= r.end; ++e) offset_r_.push_back(offset_e_[e] - first);
     ops_.expert_ffn(grouped_ph.sub_rows(first, num), offset_r_,
-                    experts_.of_layer(layer).subspan(r.begin, r.end - r.begin), hidden_pf.sub_rows(first, num),
-                    result_ph.sub_rows(first, num));
+                    experts_.of_layer(layer).subspan(r.begin, r.end - r.begin),
+                    hidden_pf.sub_rows(first, num), result_ph.sub_rows(first, num));
     count_activations(layer, r);
   }
 }
@@ -149,13 +149,13 @@ void ExpertRunner::find_failures(std::span<const ExpertJob> jobs) {
   failure_j_.resize(jobs.size());
   for (size_t j = 0; j < jobs.size(); ++j)
     for (const ResidentExperts::Missing& missing : resident_->missing())
-      if (std::ranges::find(jobs[j].dispatch->pairs, missing.expert,
-                            [](const DispatchPair& pair) { return int64_t{pair.expert}; }) !=
-          jobs[j].dispatch->pairs.end())
-        failure_j_[j] = Status{Code::unavailable,
-                               fmt::format("layer {} expert {} could not be brought into memory: {}",
-                                           jobs[j].dispatch->header.layer, missing.expert,
-                                           missing.why.message)};
+      if (std::ranges::find(jobs[j].dispatch->pairs, missing.expert, [](const DispatchPair& pair) {
+            return int64_t{pair.expert};
+          }) != jobs[j].dispatch->pairs.end())
+        failure_j_[j] =
+            Status{Code::unavailable,
+                   fmt::format("layer {} expert {} could not be brought into memory: {}",
+                               jobs[j].dispatch->header.layer, missing.expert, missing.why.message)};
 }
 
 const Status* ExpertRunner::failure(size_t job_idx) const {

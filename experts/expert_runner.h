@@ -96,7 +96,7 @@ class ExpertRunner {
   const ModelSpec& spec_;
   Ops& ops_;
   ExpertTable experts_;
-  std::unique_ptr<ResidentExperts> resident_;  // null: all that are held are in experts_
+  std::unique_ptr<ResidentExperts> resident_;     // null: all that are held are in experts_
   std::vector<std::optional<Status>> failure_j_;  // [0]: no job failed
   ExpertRunSums run_sums_;
   std::vector<int32_t> expert_p_, row_p_, position_p_, offset_e_;  // over all jobs' pairs and rows

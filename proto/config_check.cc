@@ -135,8 +135,7 @@ class Checker {
             fmt::format("missing; experts.offload.mode is {}: say how much of worker '{}' its experts may "
                         "take at once",
                         mode, worker.name()));
-      const std::string& device =
-          worker.device().empty() ? config_.experts().device() : worker.device();
+      const std::string& device = worker.device().empty() ? config_.experts().device() : worker.device();
       if (mode == "host" && device == "cpu")
         add("experts.offload.mode",
             fmt::format("host, and worker '{}' is on the CPU, whose memory is the host's; disk is what "

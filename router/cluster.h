@@ -62,7 +62,7 @@ struct WorkerLoadSums {
   int64_t pairs = 0;        // (token, expert)
   int64_t activations = 0;  // experts run, summed over runs
   int64_t compute_ns = 0;
-  int64_t weight_bytes = 0;  // read by activations
+  int64_t weight_bytes = 0;            // read by activations
   std::optional<OffloadSums> offload;  // of a worker that offloads
 };
 

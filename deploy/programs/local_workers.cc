@@ -22,9 +22,8 @@ Result<std::unique_ptr<LocalWorkers>> LocalWorkers::make(const config::Config& c
   for (const config::Worker& w : config.experts().workers()) {
     GH_ASSIGN(std::unique_ptr<Ops> ops,
               open_device(device_key(config, w), w.device(), team_options(config, w.threads())));
-    Member member{.name = w.name(),
-                  .memory_limit = memory_limit(config, w),
-                  .exchange = fabric.make_end(w.name())};
+    Member member{
+        .name = w.name(), .memory_limit = memory_limit(config, w), .exchange = fabric.make_end(w.name())};
     member.worker = std::make_unique<Worker>(spec, *member.exchange, std::move(ops));
     member.progress = std::make_unique<LoadProgress>();
     workers->members_.push_back(std::move(member));
@@ -41,12 +40,10 @@ Result<void> LocalWorkers::load(const Placement& placement) {
 }
 
 Result<void> LocalWorkers::load(Member& member) {
-  const ExpertLoaderOptions options{config_.model().path(),
-                                    load_mode(config_),
-                                    member.memory_limit,
-                                    part(config_.experts().memory_margin_millionths()),
-                                    &member.worker->memory(),
-                                    offload_mode(config_)};
+  const ExpertLoaderOptions options{
+      config_.model().path(),   load_mode(config_),
+      member.memory_limit,      part(config_.experts().memory_margin_millionths()),
+      &member.worker->memory(), offload_mode(config_)};
   GH_ASSIGN(const LoadedExperts loaded,
             load_experts(options, spec_, member.holdings.experts_l, *member.progress));
   if (const auto* cold = std::get_if<std::shared_ptr<ColdExperts>>(&loaded)) {

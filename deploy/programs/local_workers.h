@@ -29,7 +29,7 @@ class LocalWorkers {
   // Instead: its experts, in the memory where they are; of offloaded ones, those held: each of the replicas
   // has its own in memory, in its part of experts.workers.memory.
   Result<void> share(const LocalWorkers& loaded);
-  void cancel_load();                      // any thread
+  void cancel_load();  // any thread
   // Joins workers and engine, which learns here what they hold. The router's own end has `router_address`.
   void attach(Engine& engine, const std::string& router_address);
   // One turn of every worker, on the engine thread; whether there was work.

@@ -85,12 +85,12 @@ void advise_offload(const config::Config& config, const ModelSpec& spec, const C
   const int64_t experts = spec.moe.num_experts;
   if (advice.resident >= experts) return;
   const bool offloads = offload_mode(config) != OffloadMode::none;
-  advice.lines.push_back(
-      fmt::format("{} offloaded: {} of {} of each layer stay in the workers' memory ({:.1f}%), "
-                  "the others ({}) are "
-                  "read from the workers' disks or host memory when tokens choose them",
-                  offloads ? "experts are" : "or experts are", advice.resident, experts,
-                  100 * advice.resident_share, format_bytes((experts - advice.resident) * plan.num_moe_layers * plan.one_expert_bytes)));
+  advice.lines.push_back(fmt::format(
+      "{} offloaded: {} of {} of each layer stay in the workers' memory ({:.1f}%), "
+      "the others ({}) are "
+      "read from the workers' disks or host memory when tokens choose them",
+      offloads ? "experts are" : "or experts are", advice.resident, experts, 100 * advice.resident_share,
+      format_bytes((experts - advice.resident) * plan.num_moe_layers * plan.one_expert_bytes)));
   if (!offloads) advice.offload_yaml = offload_yaml(config, spec, plan);
 }
 

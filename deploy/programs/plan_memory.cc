@@ -292,11 +292,11 @@ class Planner {
     for (size_t w = 0; w < need_w.size(); ++w) {
       const config::Worker& worker = config_.experts().workers(static_cast<int>(w));
       WorkerPlan& plan = plan_.workers[w];
-      infos.push_back({.name = worker.name(),
-                       .memory_bytes =
-                           plan.usable_bytes && !offloads() ? std::max<int64_t>(1, *plan.usable_bytes) : 0,
-                       .speed = part(worker.speed_millionths()),
-                       .node = worker.host()});
+      infos.push_back(
+          {.name = worker.name(),
+           .memory_bytes = plan.usable_bytes && !offloads() ? std::max<int64_t>(1, *plan.usable_bytes) : 0,
+           .speed = part(worker.speed_millionths()),
+           .node = worker.host()});
       plan.most_slots = plan.usable_bytes && bytes_per_slot > 0
                             ? std::min(spec_.moe.num_experts, *plan.usable_bytes / bytes_per_slot)
                             : spec_.moe.num_experts;

@@ -176,8 +176,7 @@ Result<void> RouterProcess::load() {
   GH_TRY(first_replica.ranks().load(config_, spec_, progress_));
   LocalWorkers* const first = first_replica.local_workers();
   if (first) GH_TRY(first->load(placement_));
-  for (size_t i = 1; first && i < replicas_.size(); ++i)
-    GH_TRY(replicas_[i]->local_workers()->share(*first));
+  for (size_t i = 1; first && i < replicas_.size(); ++i) GH_TRY(replicas_[i]->local_workers()->share(*first));
   log_info("weights_loaded", "size=\"{}\" time=\"{}\"", format_bytes(weights_->bytes()),
            format_duration(Clock::now() - begin));
   return {};

@@ -19,10 +19,11 @@ TEST(CheckMemory, SaysWhatIsNeededAndWhatFits) {
   const Result<void> refused = check_memory(tiny_model(), six, 6 * each - 1);
   ASSERT_TRUE(refused.has_error());
   EXPECT_EQ(refused.error().code, Code::resource_exhausted);
-  EXPECT_EQ(refused.error().message,
-            "6 experts of " + format_bytes(each) + " take " + format_bytes(6 * each) +
-                "; experts.workers.memory is " + format_bytes(6 * each - 1) +
-                ", which holds 5 of them: give this worker more memory, add workers, or set experts.offload.mode");
+  EXPECT_EQ(
+      refused.error().message,
+      "6 experts of " + format_bytes(each) + " take " + format_bytes(6 * each) +
+          "; experts.workers.memory is " + format_bytes(6 * each - 1) +
+          ", which holds 5 of them: give this worker more memory, add workers, or set experts.offload.mode");
   EXPECT_TRUE(check_memory(tiny_model(), {{}, {}, {}}, 1));
 }
 

@@ -3,14 +3,11 @@
 #include "experts/resident_experts.h"
 
 #include <chrono>
-#include <future>
-#include <semaphore>
 
 #include "experts/expert_loader.h"
 #include "kernels/cpu_ops.h"
-#include "model/expert_reader.h"
 #include "tests/unit/experts/counting_memory.h"
-#include "tests/unit/experts/dispatch_frames.h"
+#include "tests/unit/experts/played_experts.h"
 
 namespace guildhall {
 namespace {
@@ -18,36 +15,6 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-
-const int64_t kBytes = expert_bytes(tiny_model());
-
-// The checkpoint, one expert for each time the test lets one pass; told experts cannot be read.
-class PlayedExperts final : public ColdExperts {
- public:
-  PlayedExperts(int64_t num_slots, DeviceMemory& memory)
-      : ColdExperts(kBytes, num_slots),
-        reader_(ExpertReader::open(tiny_checkpoint(), tiny_model(), LoadMode::checkpoint, memory,
-                                   [](int64_t) { return Result<void>(); })
-                    .value()) {}
-
-  Result<ExpertPtr> bring(int64_t layer, int64_t expert) override {
-    passes_.acquire();
-    order.push_back({layer, expert});
-    if (expert == broken) return Status{Code::data_loss, "the disk said no"};
-    Result<ExpertPtr> brought = reader_->load(layer, expert);
-    most_in_use = std::max(most_in_use.load(), in_use());
-    return brought;
-  }
-  void let_pass(int n) { passes_.release(n); }
-
-  std::function<int64_t()> in_use = [] { return int64_t{0}; };
-  std::vector<ExpertKey> order;  // to be read when nothing is under way
-  std::atomic<int64_t> broken{-1}, most_in_use{0};
-
- private:
-  const std::unique_ptr<ExpertReader> reader_;
-  std::counting_semaphore<> passes_{0};
-};
 
 class ResidentExpertsTest : public ::testing::Test {
  protected:
@@ -264,6 +231,50 @@ TEST_F(ResidentExpertsTest, WhatIsNotHeldIsNotExpected) {
 
 // ---- the experts' worker
 
+// A device with memory of its own: what it reads was uploaded there.
+class DeviceLikeMemory final : public DeviceMemory {
+ public:
+  std::string name() const override { return "device"; }
+  bool is_host() const override { return false; }
+  Result<MemoryBlock> allocate(int64_t bytes) override { return own_.allocate(bytes); }
+  Result<MemoryBlock> allocate_pinned(int64_t bytes) override {
+    if (pinned_left_ < bytes) return Status{Code::resource_exhausted, "no more pinned memory"};
+    pinned_left_ -= bytes;
+    return host_memory().allocate(bytes);
+  }
+  Result<void> upload(std::span<const std::byte> host, std::byte* device) override {
+    return host_memory().upload(host, device);
+  }
+  MemoryFigures figures() const override { return {.total_bytes = 1 << 20, .free_bytes = 1 << 20}; }
+  int64_t in_use() const { return own_.in_use(); }
+
+ private:
+  CountingMemory own_;
+  int64_t pinned_left_ = 5 * kBytes;
+};
+
+TEST(OpenColdExperts, TheHostsAreReadOnceAndCopied) {
+  DeviceLikeMemory device;
+  LoadProgress progress;
+  const auto cold = open_cold_experts({.model_path = tiny_checkpoint(),
+                                       .memory_limit = 2 * kBytes,
+                                       .device = &device,
+                                       .offload = OffloadMode::host},
+                                      tiny_model(), experts_of_both_layers({0, 1, 2, 3}), progress)
+                        .value();
+  EXPECT_EQ(progress.bytes_total, 8 * kBytes);
+  EXPECT_EQ(progress.bytes_done, 8 * kBytes);
+  EXPECT_EQ(device.in_use(), 0);
+  for (const int64_t expert : {3, 3, 7}) {  // the last one was not read at the start
+    const ExpertPtr brought = cold->bring(2, expert).value();
+    EXPECT_EQ(device.in_use(), kBytes);
+    const Arena& expected = all_experts()->share(2, expert)->memory;
+    ASSERT_EQ(brought->memory.bytes(), expected.bytes());
+    EXPECT_EQ(std::memcmp(brought->memory.data(), expected.data(), static_cast<size_t>(kBytes)), 0);
+    EXPECT_EQ(brought->view.gate_fh.data, brought->memory.data());
+  }
+}
+
 TEST(OpenColdExperts, RefusesWhatCannotWork) {
   LoadProgress progress;
   const auto refusal = [&](ExpertLoaderOptions options) {
@@ -304,13 +315,13 @@ TEST_F(OffloadedRunTest, RunsInPartsHaveTheBitsOfWholeOnes) {
     const auto ops = make_cpu_ops({.num_threads = 2});
     ExpertRunner runner(tiny_model(), *ops);
     LoadProgress progress;
-    runner.offload(open_cold_experts({.model_path = tiny_checkpoint(),
-                                      .memory_limit = num_slots * kBytes,
-                                      .offload = OffloadMode::disk},
-                                     tiny_model(), experts_of_both_layers({0, 1, 2, 3, 4, 5, 6, 7, 8}),
-                                     progress)
-                       .value(),
-                   experts_of_both_layers({0, 1, 2, 3, 4, 5, 6, 7, 8}));
+    runner.offload(
+        open_cold_experts({.model_path = tiny_checkpoint(),
+                           .memory_limit = num_slots * kBytes,
+                           .offload = OffloadMode::disk},
+                          tiny_model(), experts_of_both_layers({0, 1, 2, 3, 4, 5, 6, 7, 8}), progress)
+            .value(),
+        experts_of_both_layers({0, 1, 2, 3, 4, 5, 6, 7, 8}));
     for (int i = 0; i < 3; ++i)
       for (const Combine combine : {Combine::exact, Combine::reduced})
         for (const uint16_t layer : {0, 2}) {

@@ -5,7 +5,7 @@
 #include <thread>
 
 #include "kernels/cpu_ops.h"
-#include "tests/unit/experts/dispatch_frames.h"
+#include "tests/unit/experts/played_experts.h"
 #include "transport/loopback.h"
 
 namespace guildhall {
@@ -311,6 +311,28 @@ TEST_F(WorkerTest, AnUnknownExpertIsAFailureFrame) {
   exchange_frames(*router);
   expect_failure(*router, Code::not_found, "layer 2 expert 4 is not held here");
   EXPECT_EQ(worker_.counters().frames_refused, 1u);
+}
+
+// The router hears of it in place of its answer; others', of the same run, are answered.
+TEST_F(WorkerTest, AnOffloadedExpertThatCannotBeReadIsAFailureFrame) {
+  const auto cold = std::make_shared<PlayedExperts>(3, worker_.memory());
+  cold->let_pass(1000);
+  cold->broken = 5;
+  worker_.set_offloaded(cold, experts_of_both_layers({0, 1, 2, 3, 4, 5, 6, 7, 8}));
+  const auto unlucky = make_router("r0", 5), other = make_router("r1", 6);
+  const DispatchFrame bad(fields(5), {{5}}), good(fields(6), {{1, 2}, {8}});
+  unlucky->send(bad.bytes());
+  other->send(good.bytes());
+  exchange_frames(*unlucky);
+  other->poll();
+  expect_failure(*unlucky, Code::unavailable, "layer 2 expert 5 could not be brought into memory");
+  expect_answer(*other, 0, good);
+  cold->broken = -1;
+  unlucky->send(bad.bytes());
+  exchange_frames(*unlucky);
+  expect_answer(*unlucky, 1, bad);
+  ASSERT_TRUE(worker_.counters().offload);
+  EXPECT_EQ(worker_.counters().offload->load_errors, 1u);
 }
 
 TEST_F(WorkerTest, ALayerWithoutExpertsIsAFailureFrame) {
