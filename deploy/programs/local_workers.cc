@@ -33,7 +33,9 @@ Result<std::unique_ptr<LocalWorkers>> LocalWorkers::make(const config::Config& c
 
 Result<void> LocalWorkers::load(const Placement& placement) {
   for (size_t i = 0; i < members_.size(); ++i) {
-    members_[i].holdings = {placement.version, placement.experts_of(static_cast<int32_t>(i))};
+    members_[i].holdings = {.version = placement.version,
+                            .experts_l = placement.experts_of(static_cast<int32_t>(i)),
+                            .offloads = offload_mode(config_) != OffloadMode::none};
     GH_TRY(load(members_[i]));
   }
   return {};

@@ -55,6 +55,7 @@ class Offload(unittest.TestCase):
         told = metrics(cluster)
         workers = cluster.get("/v1/cluster/experts?format=summary")[1]["workers"]
         self.assertEqual(len(workers), 2)
+        self.assertGreater(sum(worker["offload"]["prefetched_used"] for worker in workers), 0)
         for worker in workers:
             offload, name = worker["offload"], worker["name"]
             self.assertGreater(offload["hits"], 0)
