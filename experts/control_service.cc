@@ -68,8 +68,8 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
   }
 
   ExpertLoaderOptions loader_options() const {
-    return {options.model_path, options.load_mode, options.memory_limit, options.memory_margin,
-            &worker.memory()};
+    return {options.model_path,    options.load_mode, options.memory_limit,
+            options.memory_margin, &worker.memory(),  options.offload};
   }
 
   PeerLinkOptions peer_options() const {
@@ -181,6 +181,7 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
     reply.set_memory_bytes(options.memory_limit);
     reply.set_isa(options.isa);
     reply.set_is_data_link_new(is_data_link_new);
+    reply.set_offloads(options.offload != OffloadMode::none);
     send(link, envelope);
   }
 
@@ -237,35 +238,44 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
     const uint64_t attempt = ++load_attempt;
     const std::weak_ptr<Impl> weak = weak_from_this();
     loader = std::make_unique<ExpertLoader>(
-        loader_options(), spec, std::move(experts),
-        [weak, attempt, &io = io](Result<std::shared_ptr<const ExpertStore>> store) {
-          boost::asio::post(io, [weak, attempt, store = std::move(store)] {
-            if (const auto self = weak.lock(); self && self->load_attempt == attempt) self->on_loaded(store);
+        loader_options(), spec, std::move(experts), [weak, attempt, &io = io](Result<LoadedExperts> loaded) {
+          boost::asio::post(io, [weak, attempt, loaded = std::move(loaded)] {
+            if (const auto self = weak.lock(); self && self->load_attempt == attempt) self->on_loaded(loaded);
           });
         });
     report_progress();
   }
 
-  void on_loaded(const Result<std::shared_ptr<const ExpertStore>>& store) {
-    if (store.has_error()) {
+  void on_loaded(const Result<LoadedExperts>& loaded) {
+    if (loaded.has_error()) {
       state = control::LoadStatus::FAILED;
-      error = store.error().message;
+      error = loaded.error().message;
       log_error("load_failed", "{}", error);
       return tell_routers();
     }
     // Announced when they can be dispatched to.
-    worker.set_store(*store, [weak = weak_from_this(), attempt = load_attempt, bytes = (*store)->bytes()] {
-      const auto self = weak.lock();
-      if (!self) return;
-      boost::asio::post(self->io, [weak, attempt, bytes] {
-        if (const auto self = weak.lock(); self && self->load_attempt == attempt) self->on_ready(bytes);
-      });
-    });
+    const auto ready = [&](int64_t bytes) {
+      return [weak = weak_from_this(), attempt = load_attempt, bytes] {
+        const auto self = weak.lock();
+        if (!self) return;
+        boost::asio::post(self->io, [weak, attempt, bytes] {
+          if (const auto self = weak.lock(); self && self->load_attempt == attempt) self->on_ready(bytes);
+        });
+      };
+    };
+    if (const auto* cold = std::get_if<std::shared_ptr<ColdExperts>>(&*loaded)) {
+      log_info("experts_offloaded", "experts={} resident_at_once={} memory=\"{}\"",
+               count_of(loader->experts()), (*cold)->num_slots(), format_bytes(options.memory_limit));
+      return worker.set_offloaded(*cold, loader->experts(), ready(0));
+    }
+    const auto& store = std::get<std::shared_ptr<const ExpertStore>>(*loaded);
+    worker.set_store(store, ready(store->bytes()));
   }
 
   void on_ready(int64_t bytes) {
     state = control::LoadStatus::READY;
-    log_info("experts_loaded", "experts={} size=\"{}\"", count_of(loader->experts()), format_bytes(bytes));
+    if (options.offload == OffloadMode::none)
+      log_info("experts_loaded", "experts={} size=\"{}\"", count_of(loader->experts()), format_bytes(bytes));
     moves->start(loader->experts(), bytes);
   }
 
@@ -293,6 +303,7 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
     loads.set_activations(now.activations);
     loads.set_compute_ns(now.compute_ns);
     loads.set_weight_bytes(now.weight_bytes);
+    if (now.offload) fill(*loads.mutable_offload(), *now.offload);
     for (auto& [link, peer] : greeted) {
       if (!peer.placed || peer.told.runs == now.runs) continue;
       peer.told = now;
@@ -302,6 +313,19 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
     loads_timer.async_wait([weak = weak_from_this()](const boost::system::error_code& cancelled) {
       if (const auto self = weak.lock(); self && !cancelled) self->report_loads();
     });
+  }
+
+  static void fill(control::OffloadLoads& loads, const ResidentSums& sums) {
+    loads.set_hits(sums.hits);
+    loads.set_waits(sums.waits);
+    loads.set_wait_ns(sums.wait_ns);
+    loads.set_loaded_bytes(sums.loaded_bytes);
+    loads.set_prefetched_used(sums.prefetched_used);
+    loads.set_prefetched_unused(sums.prefetched_unused);
+    loads.set_evictions(sums.evictions);
+    loads.set_load_errors(sums.load_errors);
+    loads.set_resident_experts(sums.resident_experts);
+    loads.set_resident_bytes(sums.resident_bytes);
   }
 
   void report_progress() {
@@ -334,7 +358,9 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
     }
     if (state == control::LoadStatus::READY) {
       status.set_num_experts(moves->holdings().num_resident());
-      status.set_resident_bytes(moves->resident_bytes());
+      const std::optional<ResidentSums> offload = worker.counters().offload;
+      status.set_resident_bytes(offload ? static_cast<int64_t>(offload->resident_bytes)
+                                        : moves->resident_bytes());
     }
     if (state == control::LoadStatus::FAILED) status.set_error(error);
   }

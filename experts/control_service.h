@@ -9,6 +9,7 @@
 #include <string>
 
 #include "base/status.h"
+#include "experts/cold_experts.h"
 #include "experts/worker.h"
 #include "model/spec.h"
 #include "model/weights.h"
@@ -25,8 +26,9 @@ struct ControlServiceOptions {
   std::string exchange_kind, exchange_address;
   std::filesystem::path model_path;
   LoadMode load_mode = LoadMode::checkpoint;
-  int64_t memory_limit = 0;  // bytes of experts; 0: none
-  double memory_margin = 0;  // part of a device's memory that they leave free
+  int64_t memory_limit = 0;                 // bytes of experts; 0: none
+  double memory_margin = 0;                 // part of a device's memory that they leave free
+  OffloadMode offload = OffloadMode::none;  // told to routers, whether it is another
   std::string isa;
   std::chrono::nanoseconds heartbeat{};
   // For another worker to be reached, and for each of its answers: above what a busy one needs for a step.

@@ -7,8 +7,10 @@
 #include <functional>
 #include <memory>
 #include <thread>
+#include <variant>
 
 #include "base/status.h"
+#include "experts/cold_experts.h"
 #include "experts/experts_of_layer.h"
 #include "model/spec.h"
 #include "model/weights.h"
@@ -21,11 +23,19 @@ struct ExpertLoaderOptions {
   int64_t memory_limit = 0;               // bytes; 0: none
   double memory_margin = 0;               // part of a device's memory that stays free
   DeviceMemory* device = &host_memory();  // borrowed; where the experts go
+  OffloadMode offload = OffloadMode::none;
 };
+
+// All of a placement's experts, or where they are while they are not in memory.
+using LoadedExperts = std::variant<std::shared_ptr<const ExpertStore>, std::shared_ptr<ColdExperts>>;
+
+// As the options say. `spec` and the options' device are borrowed; blocks.
+Result<LoadedExperts> load_experts(const ExpertLoaderOptions& options, const ModelSpec& spec,
+                                   const ExpertsOfLayer& experts_l, LoadProgress& progress);
 
 class ExpertLoader {
  public:
-  using Done = std::function<void(Result<std::shared_ptr<const ExpertStore>>)>;
+  using Done = std::function<void(Result<LoadedExperts>)>;
 
   // Starts loading. `spec` is borrowed.
   ExpertLoader(ExpertLoaderOptions options, const ModelSpec& spec, ExpertsOfLayer experts, Done done);
@@ -47,5 +57,6 @@ Result<void> check_memory(const ModelSpec& spec, const ExpertsOfLayer& experts, 
 // looked at when it is taken.
 Result<void> check_device_memory(const ModelSpec& spec, const ExpertsOfLayer& experts,
                                  const DeviceMemory& device, double margin);
+Result<void> check_device_room(int64_t count, int64_t each, const DeviceMemory& device, double margin);
 
 }  // namespace guildhall

@@ -95,6 +95,8 @@ struct ExpertMoves::Impl : std::enable_shared_from_this<Impl> {
     addition.begun = Clock::now();
     addition.missing_l = holdings.among(addition.missing_l, ExpertHoldings::State::absent);
     if (count_of(addition.missing_l) == 0) return end_addition(done(0));
+    if (offloads())  // they are where the others are: brought in when they are asked for
+      return worker.hold_experts(addition.missing_l, on_io([](Impl& self) { self.on_added(0); }));
     log_info("experts_coming", "experts={} from=\"{}\"", count_of(addition.missing_l),
              addition.peer_address.empty() ? "checkpoint" : addition.peer_address);
     report_progress();
@@ -168,7 +170,7 @@ struct ExpertMoves::Impl : std::enable_shared_from_this<Impl> {
   // For these, beside all that is here or has been promised room.
   Result<void> check_room(const ExpertsOfLayer& more_l) const {
     const int64_t each = expert_bytes(spec), num_more = count_of(more_l);
-    if (num_more == 0) return {};
+    if (num_more == 0 || offloads()) return {};
     const ExpertsOfLayer promised_l = holdings.among(being_added(), ExpertHoldings::State::absent);
     const int64_t promised = count_of(promised_l);
     const int64_t needed = resident_bytes + (promised + num_more) * each;
@@ -221,14 +223,15 @@ struct ExpertMoves::Impl : std::enable_shared_from_this<Impl> {
     const ExpertsOfLayer leaving_l = holdings.among(drop.retiring_l, ExpertHoldings::State::retiring);
     holdings.set(leaving_l, ExpertHoldings::State::absent);
     auto removed = std::make_shared<std::vector<PlacedExpert>>();
-    const auto on_removed = on_io([drop = Move(drop), removed](Impl& self) {
-      const int64_t bytes = bytes_of(*removed);
-      log_info("experts_dropped", "experts={} size=\"{}\"", removed->size(), format_bytes(bytes));
-      removed->clear();
-      self.resident_bytes -= bytes;
-      self.hooks.changed(false);
-      self.tell(drop, done(bytes));
-    });
+    const auto on_removed =
+        on_io([drop = Move(drop), num_leaving = count_of(leaving_l), removed](Impl& self) {
+          const int64_t bytes = bytes_of(*removed);
+          log_info("experts_dropped", "experts={} size=\"{}\"", num_leaving, format_bytes(bytes));
+          removed->clear();
+          self.resident_bytes -= bytes;
+          self.hooks.changed(false);
+          self.tell(drop, done(bytes));
+        });
     worker.remove_experts(leaving_l, [removed, on_removed](std::vector<PlacedExpert> experts) {
       *removed = std::move(experts);
       on_removed();
@@ -272,6 +275,8 @@ struct ExpertMoves::Impl : std::enable_shared_from_this<Impl> {
     if (is_busy && additions.front().router == router) additions.front().router.reset();
     check_seen();
   }
+
+  bool offloads() const { return loader.offload != OffloadMode::none; }
 
   void announce() {
     holdings.next_version();

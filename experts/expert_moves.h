@@ -1,7 +1,8 @@
 // expert_moves.h: experts come and go while the worker serves. Additions are carried out one after the other,
 // in the background; what they bring is announced when it can be dispatched to. Drops are announced at once,
 // and their memory is freed when no router asks for them any more. Whatever dies in between, what is
-// announced is held. Owner: the io thread.
+// announced is held. Where experts are offloaded an addition brings nothing: they are read from where the
+// others are when they are needed. Owner: the io thread.
 #pragma once
 
 #include <cstdint>

@@ -42,10 +42,36 @@ Result<void> ExpertRunner::check(const DispatchView& dispatch) const {
     return Status{Code::invalid_argument, fmt::format("rows of {} elements; the model's hidden size is {}",
                                                       header.hidden, spec_.hidden)};
   for (const DispatchPair& pair : dispatch.pairs)
-    if (pair.expert >= experts_e.size() || experts_e[pair.expert].gate_fh.empty())
+    if (pair.expert >= experts_e.size() || !holds(header.layer, pair.expert))
       return Status{Code::not_found, fmt::format("layer {} expert {} is not held here (placement version {})",
                                                  header.layer, pair.expert, header.placement_version)};
   return {};
+}
+
+bool ExpertRunner::holds(int64_t layer, int64_t expert) const {
+  if (resident_) return resident_->holds(layer, expert);
+  return !experts_.of_layer(layer)[static_cast<size_t>(expert)].gate_fh.empty();
+}
+
+void ExpertRunner::offload(std::shared_ptr<ColdExperts> cold, const ExpertsOfLayer& experts_l) {
+  resident_.reset();
+  experts_ = ExpertTable(spec_);
+  resident_ = std::make_unique<ResidentExperts>(spec_, experts_, std::move(cold));
+  resident_->hold(experts_l);
+}
+
+std::vector<PlacedExpert> ExpertRunner::remove(const ExpertsOfLayer& experts_l) {
+  if (!resident_) return experts_.remove(experts_l);
+  resident_->drop(experts_l);
+  return {};
+}
+
+void ExpertRunner::expect(int64_t layer, std::span<const uint16_t> experts) {
+  if (resident_) resident_->expect(layer, experts);
+}
+
+void ExpertRunner::advance() {
+  if (resident_) resident_->advance();
 }
 
 void ExpertRunner::run(std::span<const ExpertJob> jobs) {
@@ -58,22 +84,30 @@ void ExpertRunner::run(std::span<const ExpertJob> jobs) {
   const View2<float> grouped_ph = grouped_.view(num_pairs, spec_.hidden);
   ops_.permute(rows(jobs, num_rows), pairs_[0], pairs_[1], grouped_ph);
   const View2<float> result_ph = result_.view(num_pairs, spec_.hidden);
+  const View2<float> hidden_pf = hidden_.view(num_pairs, spec_.moe.expert_width);
   const int64_t layer = jobs.front().dispatch->header.layer;
-  ops_.expert_ffn(grouped_ph, offset_e_, experts_.of_layer(layer),
-                  hidden_.view(num_pairs, spec_.moe.expert_width), result_ph);
-  count_activations(layer);
+  failure_j_.clear();
+  if (resident_) {
+    run_resident(layer, grouped_ph, hidden_pf, result_ph);
+    find_failures(jobs);
+  } else {
+    ops_.expert_ffn(grouped_ph, offset_e_, experts_.of_layer(layer), hidden_pf, result_ph);
+    count_activations(layer, {0, offset_e_.size() - 1});
+  }
 
   if (!ops_.memory().is_host()) encode_results(jobs, result_ph);
   size_t first_pair = 0;
-  for (const ExpertJob& job : jobs) {
+  for (size_t j = 0; j < jobs.size(); ++j) {
+    const ExpertJob& job = jobs[j];
     const auto mine_p = std::span<const int32_t>(position_p_).subspan(first_pair, job.dispatch->pairs.size());
+    first_pair += mine_p.size();
+    if (failure(j)) continue;
     if (job.is_tail)
-      write_tail(job, result_ph, first_pair);
+      write_tail(job, result_ph, first_pair - mine_p.size());
     else if (is_reduced(job))
       answer_rows(job, result_ph, mine_p);
     else
       answer_pairs(job, result_ph, mine_p);
-    first_pair += mine_p.size();
   }
   if (std::ranges::any_of(jobs, &ExpertJob::is_tail)) fence_.wait(result_ph.data, "wait tails");
 }
@@ -93,8 +127,43 @@ int64_t ExpertRunner::gather_pairs(std::span<const ExpertJob> jobs) {
   return num_rows;
 }
 
-void ExpertRunner::count_activations(int64_t layer) {
-  for (size_t e = 0; e + 1 < offset_e_.size(); ++e) {
+// The FFN, range by range as experts are in memory. A row's bits are those of a run of all at once (on a GPU:
+// of the same kernel, which the number of rows chooses).
+void ExpertRunner::run_resident(int64_t layer, View2<const float> grouped_ph, View2<float> hidden_pf,
+                                View2<float> result_ph) {
+  resident_->begin_run(layer, offset_e_);
+  for (ExpertRange r = resident_->next(); !r.empty(); r = resident_->next()) {
+    const int32_t first = offset_e_[r.begin], num = offset_e_[r.end] - first;
+    offset_r_.clear();
+    for (size_t e = r.begin; e <= r.end; ++e) offset_r_.push_back(offset_e_[e] - first);
+    ops_.expert_ffn(grouped_ph.sub_rows(first, num), offset_r_,
+                    experts_.of_layer(layer).subspan(r.begin, r.end - r.begin),
+                    hidden_pf.sub_rows(first, num), result_ph.sub_rows(first, num));
+    count_activations(layer, r);
+  }
+}
+
+// Jobs with pairs of an expert that could not be brought in.
+void ExpertRunner::find_failures(std::span<const ExpertJob> jobs) {
+  if (resident_->missing().empty()) return;
+  failure_j_.resize(jobs.size());
+  for (size_t j = 0; j < jobs.size(); ++j)
+    for (const ResidentExperts::Missing& missing : resident_->missing())
+      if (std::ranges::find(jobs[j].dispatch->pairs, missing.expert, [](const DispatchPair& pair) {
+            return int64_t{pair.expert};
+          }) != jobs[j].dispatch->pairs.end())
+        failure_j_[j] =
+            Status{Code::unavailable,
+                   fmt::format("layer {} expert {} could not be brought into memory: {}",
+                               jobs[j].dispatch->header.layer, missing.expert, missing.why.message)};
+}
+
+const Status* ExpertRunner::failure(size_t job_idx) const {
+  return job_idx < failure_j_.size() && failure_j_[job_idx] ? &*failure_j_[job_idx] : nullptr;
+}
+
+void ExpertRunner::count_activations(int64_t layer, ExpertRange experts) {
+  for (size_t e = experts.begin; e < experts.end; ++e) {
     if (offset_e_[e + 1] == offset_e_[e]) continue;
     ++run_sums_.activations;
     run_sums_.weight_bytes += static_cast<uint64_t>(experts_.bytes_of(layer, static_cast<int64_t>(e)));

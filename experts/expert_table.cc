@@ -25,10 +25,15 @@ std::vector<PlacedExpert> ExpertTable::remove(const ExpertsOfLayer& experts_l) {
   for (size_t layer = 0; layer < experts_l.size(); ++layer)
     for (const int32_t expert : experts_l[layer]) {
       const auto l = static_cast<int64_t>(layer);
-      if (ExpertPtr weights = find(l, expert)) removed.push_back({l, expert, std::move(weights)});
-      put(l, expert, nullptr);
+      if (ExpertPtr weights = take(l, expert)) removed.push_back({l, expert, std::move(weights)});
     }
   return removed;
+}
+
+ExpertPtr ExpertTable::take(int64_t layer, int64_t expert) {
+  ExpertPtr weights = find(layer, expert);
+  if (weights) put(layer, expert, nullptr);
+  return weights;
 }
 
 ExpertPtr ExpertTable::find(int64_t layer, int64_t expert) const {

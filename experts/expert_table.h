@@ -1,6 +1,6 @@
-// expert_table.h: the experts that may be dispatched here, now: layer x expert -> weights, or none. They come
-// and go one by one between two runs, which end when the device is done with what they read. Owner: the serve
-// thread.
+// expert_table.h: the experts in a worker's memory, which may be dispatched here, now: layer x expert ->
+// weights, or none. They come and go one by one between two runs, which end when the device is done with what
+// they read; where experts are offloaded, within runs too (resident_experts.h). Owner: the serve thread.
 #pragma once
 
 #include <cstdint>
@@ -27,6 +27,8 @@ class ExpertTable {
   void add(std::span<const PlacedExpert> experts);
   // Those that were held: the memory goes with them.
   std::vector<PlacedExpert> remove(const ExpertsOfLayer& experts_l);
+
+  ExpertPtr take(int64_t layer, int64_t expert);  // out of the table; nullptr: it was not there
 
   ExpertPtr find(int64_t layer, int64_t expert) const;     // nullptr: not held
   int64_t bytes_of(int64_t layer, int64_t expert) const {  // of one that is held

@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/trace.h"
+#include "proto/hint_codec.h"
 
 namespace guildhall {
 namespace {
@@ -32,6 +35,22 @@ void Worker::set_store(std::shared_ptr<const ExpertStore> store, std::function<v
   });
 }
 
+void Worker::set_offloaded(std::shared_ptr<ColdExperts> cold, ExpertsOfLayer experts_l,
+                           std::function<void()> done) {
+  post([this, cold = std::move(cold), experts_l = std::move(experts_l), done = std::move(done)] {
+    runner_.offload(cold, experts_l);
+    publish();
+    if (done) done();
+  });
+}
+
+void Worker::hold_experts(ExpertsOfLayer experts_l, std::function<void()> done) {
+  post([this, experts_l = std::move(experts_l), done = std::move(done)] {
+    runner_.hold(experts_l);
+    done();
+  });
+}
+
 void Worker::add_experts(std::vector<PlacedExpert> experts, std::function<void()> done) {
   post([this, experts = std::move(experts), done = std::move(done)] {
     runner_.experts().add(experts);
@@ -41,7 +60,9 @@ void Worker::add_experts(std::vector<PlacedExpert> experts, std::function<void()
 
 void Worker::remove_experts(ExpertsOfLayer experts_l, std::function<void(std::vector<PlacedExpert>)> done) {
   post([this, experts_l = std::move(experts_l), done = std::move(done)] {
-    done(runner_.experts().remove(experts_l));
+    std::vector<PlacedExpert> removed = runner_.remove(experts_l);
+    publish();
+    done(std::move(removed));
   });
 }
 
@@ -84,13 +105,15 @@ void Worker::post(std::function<void()> command) {
 }
 
 WorkerCounters Worker::counters() const {
+  std::lock_guard lock(mutex_);
   return {.frames_served = frames_served_.load(),
           .rows_served = rows_served_.load(),
           .runs = runs_.load(),
           .frames_refused = frames_refused_.load(),
           .compute_ns = compute_ns_.load(),
           .activations = activations_.load(),
-          .weight_bytes = weight_bytes_.load()};
+          .weight_bytes = weight_bytes_.load(),
+          .offload = offload_};
 }
 
 // ---- the serve thread ----
@@ -106,6 +129,7 @@ bool Worker::poll() {
   const bool heard = exchange_.poll(*this) > 0;
   const bool waited_for = !queue_.empty();
   if (waited_for) serve_round();
+  runner_.advance();
   const bool gave = weight_links_.answer_one();  // one chunk: what a dispatch may have to wait for
   return heard || commanded || waited_for || gave;
 }
@@ -135,6 +159,7 @@ void Worker::on_frame(PeerId peer, std::span<const std::byte> bytes) {
     frames_refused_.fetch_add(1, std::memory_order_relaxed);
     return;
   }
+  if (header->kind == static_cast<uint16_t>(FrameKind::hint)) return take_hint(peer, frame);
   const Result<DispatchView> dispatch = decode_dispatch(frame);
   if (dispatch.has_error()) return drop(peer, dispatch.error());
   if (queue_.has_room(peer))
@@ -143,6 +168,12 @@ void Worker::on_frame(PeerId peer, std::span<const std::byte> bytes) {
     refuse(peer, dispatch->header,
            {Code::resource_exhausted, fmt::format("{} dispatches of router {} wait here already",
                                                   DispatchQueue::kMaxPerRouter, it->second.name)});
+}
+
+void Worker::take_hint(PeerId peer, const FrameBytes& frame) {
+  const Result<HintView> hint = decode_hint(frame);
+  if (hint.has_error()) return drop(peer, hint.error());
+  runner_.expect(hint->header.layer, hint->experts);
 }
 
 // One dispatch of every router that has one, those of one layer together.
@@ -162,7 +193,7 @@ void Worker::serve_round() {
 }
 
 void Worker::serve(std::span<const WaitingDispatch> dispatches) {
-  jobs_.clear(), replies_.clear();
+  jobs_.clear(), replies_.clear(), regions_.clear();
   int64_t num_rows = 0;
   for (const WaitingDispatch& d : dispatches) {
     const FrameHeader& header = d.view.header;
@@ -186,7 +217,25 @@ void Worker::serve(std::span<const WaitingDispatch> dispatches) {
   runs_.fetch_add(1, std::memory_order_relaxed);
   activations_.store(runner_.sums().activations, std::memory_order_relaxed);
   weight_bytes_.store(runner_.sums().weight_bytes, std::memory_order_relaxed);
+  turn_failures();
   exchange_.post(replies_);
+  publish();
+}
+
+// Answers of jobs that came to nothing become failures, in the regions they were to be in.
+void Worker::turn_failures() {
+  for (size_t j = 0; j < jobs_.size(); ++j) {
+    const Status* why = runner_.failure(j);
+    if (why == nullptr) continue;
+    frames_refused_.fetch_add(1, std::memory_order_relaxed);
+    replies_[j].bytes = write_failure(answer_fields(jobs_[j].dispatch->header), *why, regions_[j]);
+  }
+}
+
+void Worker::publish() {
+  if (!runner_.offloads()) return;
+  std::lock_guard lock(mutex_);
+  offload_ = runner_.resident_sums();
 }
 
 // Lists the job, and the reply that will hold what it comes to. False: there is no room for that.
@@ -197,9 +246,13 @@ bool Worker::begin_answer(const WaitingDispatch& d) {
   };
   const FrameShape shape = answer_shape(d.view.header);
   const FrameLayout layout = frame_layout(shape);
-  const bool is_tail =
-      !ops_->memory().is_host() && shape.num_rows > 0 && exchange_.sends_tail(d.router, layout.tail_bytes());
-  const auto region = exchange_.acquire(d.router, is_tail ? layout.rows_offset : layout.total_bytes);
+  // An answer that may yet become a failure has room for one, and no tail: that would be sent with it.
+  const bool may_fail = runner_.offloads();
+  const bool is_tail = !may_fail && !ops_->memory().is_host() && shape.num_rows > 0 &&
+                       exchange_.sends_tail(d.router, layout.tail_bytes());
+  const size_t bytes = is_tail ? layout.rows_offset : layout.total_bytes;
+  const auto region =
+      exchange_.acquire(d.router, may_fail ? std::max<size_t>(bytes, kMaxFailureFrameBytes) : bytes);
   if (region.has_error()) return failed(region.error());
   std::byte* tail = nullptr;
   if (is_tail) {
@@ -214,6 +267,7 @@ bool Worker::begin_answer(const WaitingDispatch& d) {
   const FrameSections answer = begin_combine(answer_fields(d.view.header), shape, *region, tail);
   jobs_.push_back({&d.view, answer.rows, is_tail});
   replies_.push_back({d.router, answer.total_bytes});
+  regions_.push_back(*region);
   return true;
 }
 

@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -26,6 +27,7 @@ struct WorkerCounters {
   uint64_t runs = 0;  // of the experts; fewer than frames where routers' frames ran together
   uint64_t frames_refused = 0, compute_ns = 0;
   uint64_t activations = 0, weight_bytes = 0;  // as ExpertRunSums
+  std::optional<ResidentSums> offload;         // where experts are offloaded
 };
 
 class Worker final : public ExchangeHandler {
@@ -37,9 +39,14 @@ class Worker final : public ExchangeHandler {
   DeviceMemory& memory() { return ops_->memory(); }
   // These experts and no others. Here and below, `done` is called on the serve thread once it is so.
   void set_store(std::shared_ptr<const ExpertStore> store, std::function<void()> done = {});
+  // The same of experts that are offloaded (ExpertRunner::offload).
+  void set_offloaded(std::shared_ptr<ColdExperts> cold, ExpertsOfLayer experts_l,
+                     std::function<void()> done = {});
+  // Beside those held, when they are offloaded.
+  void hold_experts(ExpertsOfLayer experts_l, std::function<void()> done);
   // Beside those held.
   void add_experts(std::vector<PlacedExpert> experts, std::function<void()> done);
-  // `done` gets what was held: nothing here reads it any more.
+  // `done` gets what was held in memory: nothing here reads it any more. What was offloaded is not in it.
   void remove_experts(ExpertsOfLayer experts_l, std::function<void(std::vector<PlacedExpert>)> done);
   // A router that will send. Called on the serve thread: `done` when it is connected, or cannot be; `lost`
   // when its data link ended otherwise than by detach_router() or a router of the same address: bad frames,
@@ -69,9 +76,12 @@ class Worker final : public ExchangeHandler {
 
   void post(std::function<void()> command);
   bool run_commands();
+  void take_hint(PeerId peer, const FrameBytes& frame);
   void serve_round();
   void serve(std::span<const WaitingDispatch> dispatches);
   bool begin_answer(const WaitingDispatch& dispatch);
+  void turn_failures();
+  void publish();
   void refuse(PeerId peer, const FrameHeader& header, const Status& why);
   void drop(PeerId peer, const Status& why);
   void lose(PeerId peer, const Status& why);
@@ -83,11 +93,13 @@ class Worker final : public ExchangeHandler {
   WeightLinks weight_links_;
   std::unordered_map<PeerId, Router> routers_;
   DispatchQueue queue_;
-  std::vector<ExpertJob> jobs_;              // of the run under way
-  std::vector<Exchange::Outgoing> replies_;  // and their answers
+  std::vector<ExpertJob> jobs_;                // of the run under way
+  std::vector<Exchange::Outgoing> replies_;    // and their answers
+  std::vector<std::span<std::byte>> regions_;  // in which those are
 
-  std::mutex mutex_;  // guards commands_
+  mutable std::mutex mutex_;  // guards commands_ and offload_
   std::vector<std::function<void()>> commands_;
+  std::optional<ResidentSums> offload_;  // as published last
   std::atomic<bool> has_commands_{false}, stopping_{false};
   std::atomic<uint64_t> frames_served_{0}, rows_served_{0}, runs_{0}, frames_refused_{0}, compute_ns_{0};
   std::atomic<uint64_t> activations_{0}, weight_bytes_{0};

@@ -28,6 +28,15 @@ ExpertWeightView view_of(const ModelSpec& spec, DType dtype, const std::byte* at
   return view;
 }
 
+Result<ExpertPtr> upload_expert(const ModelSpec& spec, DType dtype, const Arena& bytes,
+                                DeviceMemory& device) {
+  auto expert = std::make_shared<ExpertWeights>();
+  GH_ASSIGN(expert->memory, Arena::allocate(bytes.bytes(), device));
+  GH_TRY(device.upload({bytes.data(), static_cast<size_t>(bytes.bytes())}, expert->memory.data()));
+  expert->view = view_of(spec, dtype, expert->memory.data());
+  return ExpertPtr(std::move(expert));
+}
+
 }  // namespace
 
 int64_t expert_bytes(const ModelSpec& spec, DType dtype) {
@@ -53,15 +62,15 @@ Result<void> plan_expert(LoadPlan& plan, const ModelSpec& spec, int64_t layer, i
 
 Result<ExpertPtr> adopt_expert(const ModelSpec& spec, DType dtype, Arena bytes, DeviceMemory& device) {
   GH_CHECK(bytes.bytes() == expert_bytes(spec, dtype));
+  if (!device.is_host()) return upload_expert(spec, dtype, bytes, device);
   auto expert = std::make_shared<ExpertWeights>();
-  if (device.is_host()) {
-    expert->memory = std::move(bytes);
-  } else {
-    GH_ASSIGN(expert->memory, Arena::allocate(bytes.bytes(), device));
-    GH_TRY(device.upload({bytes.data(), static_cast<size_t>(bytes.bytes())}, expert->memory.data()));
-  }
+  expert->memory = std::move(bytes);
   expert->view = view_of(spec, dtype, expert->memory.data());
   return ExpertPtr(std::move(expert));
+}
+
+Result<ExpertPtr> copy_expert(const ModelSpec& spec, const ExpertWeights& host, DeviceMemory& device) {
+  return upload_expert(spec, host.view.gate_fh.dtype, host.memory, device);
 }
 
 }  // namespace guildhall

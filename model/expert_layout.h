@@ -35,5 +35,7 @@ Result<void> plan_expert(LoadPlan& plan, const ModelSpec& spec, int64_t layer, i
 // An expert in the device's memory from its bytes, which are in the host's: expert_bytes(spec, dtype) of
 // them. On the CPU it keeps them where they are.
 Result<ExpertPtr> adopt_expert(const ModelSpec& spec, DType dtype, Arena bytes, DeviceMemory& device);
+// A copy in the device's memory of one that is in the host's.
+Result<ExpertPtr> copy_expert(const ModelSpec& spec, const ExpertWeights& host, DeviceMemory& device);
 
 }  // namespace guildhall

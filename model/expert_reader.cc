@@ -56,4 +56,11 @@ Result<ExpertPtr> ExpertReader::load(int64_t layer, int64_t expert) {
   return ExpertPtr(std::move(weights));
 }
 
+Result<int64_t> ExpertReader::bytes_of(int64_t layer, int64_t expert) {
+  ExpertWeightView unused;
+  LoadPlan plan(*source_, device_);
+  GH_TRY(plan_expert(plan, spec_, layer, expert, &unused));
+  return plan.bytes();
+}
+
 }  // namespace guildhall

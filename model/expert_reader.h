@@ -27,6 +27,8 @@ class ExpertReader {
   ~ExpertReader();
 
   Result<ExpertPtr> load(int64_t layer, int64_t expert);
+  // What it will take; only the checkpoint's headers are looked at.
+  Result<int64_t> bytes_of(int64_t layer, int64_t expert);
 
  private:
   ExpertReader(const ModelSpec& spec, DeviceMemory& device, std::unique_ptr<TensorSource> source);

@@ -123,14 +123,16 @@ Result<void> check_failure_counts(const FrameHeader& header) {
   return {};
 }
 
-// Of weights or a request for them: what follows the header, `body_bytes` and at most `max_rest_bytes` more.
-Result<void> check_weights_counts(const FrameHeader& header, uint64_t body_bytes, uint64_t max_rest_bytes) {
+// Of weights, a request for them, or a hint: what follows the header, `body_bytes` and at most
+// `max_rest_bytes` more.
+Result<void> check_no_rows(const FrameHeader& header, std::string_view what, uint64_t body_bytes,
+                           uint64_t max_rest_bytes) {
   if (header.num_rows != 0 || header.num_pairs != 0 || header.hidden != 0)
-    return refuse("weights have neither rows nor pairs");
+    return refuse(fmt::format("{} have neither rows nor pairs", what));
   if (header.codec != 0 || header.combine != 0 || header.answer_codec != 0 || header.micro_batch != 0)
-    return refuse("codec, combine, answer_codec and micro_batch of weights are not 0");
+    return refuse(fmt::format("codec, combine, answer_codec and micro_batch of {} are not 0", what));
   if (header.payload_bytes < body_bytes || header.payload_bytes > body_bytes + max_rest_bytes)
-    return refuse(fmt::format("payload_bytes {} of weights is not in [{}, {}]", header.payload_bytes,
+    return refuse(fmt::format("payload_bytes {} of {} is not in [{}, {}]", header.payload_bytes, what,
                               body_bytes, body_bytes + max_rest_bytes));
   return {};
 }
@@ -309,10 +311,13 @@ Result<FrameHeader> decode_header(const FrameBytes& frame) {
       GH_TRY(check_failure_counts(header));
       break;
     case FrameKind::weights_request:
-      GH_TRY(check_weights_counts(header, sizeof(WeightsRequestBody), 0));
+      GH_TRY(check_no_rows(header, "weights", sizeof(WeightsRequestBody), 0));
       break;
     case FrameKind::weights:
-      GH_TRY(check_weights_counts(header, sizeof(WeightsBody), kMaxWeightsChunk));
+      GH_TRY(check_no_rows(header, "weights", sizeof(WeightsBody), kMaxWeightsChunk));
+      break;
+    case FrameKind::hint:
+      GH_TRY(check_no_rows(header, "hints", sizeof(HintBody), kMaxExperts * sizeof(uint16_t)));
       break;
     default:
       return refuse(fmt::format("kind {} is not known", header.kind));

@@ -40,6 +40,7 @@ class Checker {
     check_device("router.dense.device", config_.router().dense().device());
     check_dense();
     check_workers();
+    check_offload();
     check_gpu_memory();
     check_spill();
     return std::move(problems_);
@@ -120,6 +121,26 @@ class Checker {
         add(key + ".address",
             fmt::format("missing; worker '{}' needs the HOST:PORT it listens on", worker.name()));
       }
+    }
+  }
+
+  void check_offload() {
+    const std::string& mode = config_.experts().offload().mode();
+    if (mode != "disk" && mode != "host") return;
+    for (int i = 0; i < config_.experts().workers_size(); ++i) {
+      const config::Worker& worker = config_.experts().workers(i);
+      const std::string key = fmt::format("experts.workers[{}]", i);
+      if (worker.memory_bytes() == 0)
+        add(key + ".memory",
+            fmt::format("missing; experts.offload.mode is {}: say how much of worker '{}' its experts may "
+                        "take at once",
+                        mode, worker.name()));
+      const std::string& device = worker.device().empty() ? config_.experts().device() : worker.device();
+      if (mode == "host" && device == "cpu")
+        add("experts.offload.mode",
+            fmt::format("host, and worker '{}' is on the CPU, whose memory is the host's; disk is what "
+                        "works there",
+                        worker.name()));
     }
   }
 

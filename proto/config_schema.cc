@@ -274,13 +274,25 @@ constexpr std::array kRules = std::to_array<KeyRule>({
      {},
      0,
      kWhole},
+    {"experts.offload.mode", "none",
+     "Where experts are that a worker holds beyond `workers.memory`. `none`: nowhere; such a placement is "
+     "refused. `disk`: in the checkpoint, on the worker's own disk. `host`: in the memory of a GPU worker's "
+     "host. They are brought in when tokens choose them, and before, where the router predicts it; the "
+     "least used make way. Texts do not depend on it (README, Offload).",
+     "none | disk | host"},
     {"experts.workers.name", "", "Name in logs, and for `guildhall up --host`. **Required**, unique."},
     {"experts.workers.address", "",
      "Address the worker's control link listens on, unique. **Required** unless `transport.kind` is "
      "`loopback`."},
     {"experts.workers.host", "",
      "Host that starts it under `guildhall up`. Without it: the host of `address`."},
-    {"experts.workers.memory", "0", "Largest placement it accepts. 0: no limit.", {}, 0, 1ll << 50},
+    {"experts.workers.memory",
+     "0",
+     "Largest placement it accepts; with `experts.offload`, what it has in memory of its placement at once. "
+     "0: no limit.",
+     {},
+     0,
+     1ll << 50},
     {"experts.workers.threads",
      "0",
      "Compute threads. 0: one per core this process may use.",

@@ -8,7 +8,14 @@ namespace guildhall {
 inline constexpr uint32_t kExchangeMagic = 0x31584847;  // "GHX1"
 inline constexpr uint16_t kExchangeVersion = 1;
 
-enum class FrameKind : uint16_t { dispatch = 1, combine = 2, failure = 3, weights_request = 4, weights = 5 };
+enum class FrameKind : uint16_t {
+  dispatch = 1,
+  combine = 2,
+  failure = 3,
+  weights_request = 4,
+  weights = 5,
+  hint = 6
+};
 
 // How a row of hidden states travels. fp8: e4m3 (OCP 8-bit floating point, revision 1.0, format E4M3: largest
 // 448, no infinities, NaN 0x7f) with one fp32 scale per kFp8Group elements; kernels/fp8.h says how it rounds.
@@ -91,6 +98,15 @@ struct WeightsBody {
   uint32_t reserved;     // 28  0
 };
 static_assert(sizeof(WeightsBody) == 32);
+
+// The payload of a hint (router -> worker that offloads): experts of the header's layer follow, u16 each, the
+// likeliest first, padded to 8 bytes with zeros. Header fields other than generation, step_id, layer and the
+// lengths are 0.
+struct HintBody {
+  uint32_t num_experts;  //  0  in [1, kMaxExperts]
+  uint32_t reserved;     //  4  0
+};
+static_assert(sizeof(HintBody) == 8);
 
 // base/status.h's Code as it travels: these numbers never change meaning. Unknown ones read as internal.
 enum class WireCode : uint16_t {

@@ -16,6 +16,7 @@
 
 #include "base/status.h"
 #include "proto/exchange.h"
+#include "router/offload_sums.h"
 #include "router/placement.h"
 #include "router/status_board.h"
 
@@ -61,7 +62,8 @@ struct WorkerLoadSums {
   int64_t pairs = 0;        // (token, expert)
   int64_t activations = 0;  // experts run, summed over runs
   int64_t compute_ns = 0;
-  int64_t weight_bytes = 0;  // read by activations
+  int64_t weight_bytes = 0;            // read by activations
+  std::optional<OffloadSums> offload;  // of a worker that offloads
 };
 
 // A worker that is not ready: what it held last.

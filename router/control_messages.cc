@@ -18,6 +18,19 @@ void write_experts(const ExpertsOfLayer& experts_l, Layers& layers) {
   }
 }
 
+OffloadSums read_offload(const control::OffloadLoads& message) {
+  return {.hits = static_cast<int64_t>(message.hits()),
+          .waits = static_cast<int64_t>(message.waits()),
+          .wait_ns = static_cast<int64_t>(message.wait_ns()),
+          .loaded_bytes = static_cast<int64_t>(message.loaded_bytes()),
+          .prefetched_used = static_cast<int64_t>(message.prefetched_used()),
+          .prefetched_unused = static_cast<int64_t>(message.prefetched_unused()),
+          .evictions = static_cast<int64_t>(message.evictions()),
+          .load_errors = static_cast<int64_t>(message.load_errors()),
+          .resident_experts = static_cast<int64_t>(message.resident_experts()),
+          .resident_bytes = static_cast<int64_t>(message.resident_bytes())};
+}
+
 }  // namespace
 
 control::Envelope hello_message(const ClusterOptions& options, const RowCodecs& codecs, uint64_t generation) {
@@ -89,11 +102,14 @@ Result<Holdings> read_holdings(const control::Holdings& message, const ExpertGri
 }
 
 WorkerLoadSums read_loads(const control::WorkerLoads& message) {
+  std::optional<OffloadSums> offload;
+  if (message.has_offload()) offload = read_offload(message.offload());
   return {.runs = static_cast<int64_t>(message.runs()),
           .pairs = static_cast<int64_t>(message.pairs()),
           .activations = static_cast<int64_t>(message.activations()),
           .compute_ns = static_cast<int64_t>(message.compute_ns()),
-          .weight_bytes = static_cast<int64_t>(message.weight_bytes())};
+          .weight_bytes = static_cast<int64_t>(message.weight_bytes()),
+          .offload = offload};
 }
 
 MoveOutcome read_outcome(const control::MoveStatus& message, const std::string& who) {

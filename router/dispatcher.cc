@@ -13,6 +13,7 @@
 #include "kernels/parallel_rows.h"
 #include "kernels/row_codec.h"
 #include "proto/codec.h"
+#include "proto/hint_codec.h"
 
 namespace guildhall {
 namespace {
@@ -46,10 +47,12 @@ void Dispatcher::attach(int32_t worker, std::string name, PeerId peer, uint64_t 
   w.peer = peer;
   w.generation = generation;
   placement_.attach(worker, std::move(holdings));
+  count_offloading();
 }
 
 void Dispatcher::set_holdings(int32_t worker, Holdings holdings) {
   placement_.announce(worker, std::move(holdings));
+  count_offloading();
 }
 
 bool Dispatcher::is_attached(int32_t worker, uint64_t generation) const {
@@ -62,6 +65,7 @@ void Dispatcher::detach(int32_t worker) {
   if (w.peer) exchange_.disconnect(*w.peer);
   w.peer.reset();
   placement_.detach(worker);
+  count_offloading();
   if (is_awaited(worker)) fail({Code::peer_lost, fmt::format("worker={}: its link ended", w.name)});
 }
 
@@ -101,6 +105,44 @@ Result<void> Dispatcher::dispatch(const DispatchKey& key, const EncodedRows& row
   ++counters_.dispatches;
   counters_.pairs += round.num_pairs();
   return {};
+}
+
+void Dispatcher::count_offloading() {
+  num_offloading_ = 0;
+  for (int32_t w = 0; w < static_cast<int32_t>(workers_.size()); ++w)
+    if (placement_.is_attached(w) && placement_.announced(w).offloads) ++num_offloading_;
+}
+
+// ---- hints
+
+void Dispatcher::hint(int64_t layer, View2<const int32_t> expert_tk) {
+  list_by_rows(expert_tk);
+  for (size_t w = 0; w < workers_.size(); ++w) {
+    const auto worker = static_cast<int32_t>(w);
+    if (!workers_[w].peer || !placement_.announced(worker).offloads) continue;
+    const std::vector<int32_t>& held = placement_.announced(worker).experts_l[static_cast<size_t>(layer)];
+    hinted_there_.clear();
+    std::ranges::copy_if(hinted_, std::back_inserter(hinted_there_),
+                         [&](uint16_t expert) { return std::ranges::binary_search(held, expert); });
+    if (hinted_there_.empty()) continue;
+    const auto region = exchange_.acquire(*workers_[w].peer, hint_frame_bytes(hinted_there_.size()));
+    if (region.has_error()) continue;  // a loss shows in the next dispatch
+    const size_t bytes =
+        write_hint(workers_[w].generation, step_id_, static_cast<uint16_t>(layer), hinted_there_, *region);
+    const Exchange::Outgoing frame{*workers_[w].peer, bytes};
+    exchange_.post({&frame, 1});
+  }
+}
+
+void Dispatcher::list_by_rows(View2<const int32_t> expert_tk) {
+  num_tokens_e_.assign(static_cast<size_t>(options_.experts.num_experts), 0);
+  hinted_.clear();
+  for (int64_t t = 0; t < expert_tk.rows; ++t)
+    for (int64_t k = 0; k < expert_tk.cols; ++k) {
+      const int32_t expert = expert_tk.row(t)[k];
+      if (num_tokens_e_[static_cast<size_t>(expert)]++ == 0) hinted_.push_back(static_cast<uint16_t>(expert));
+    }
+  std::ranges::stable_sort(hinted_, std::greater{}, [&](uint16_t e) { return num_tokens_e_[e]; });
 }
 
 Result<void> Dispatcher::check_covered() {

@@ -128,6 +128,12 @@ class Dispatcher final : public ExchangeHandler {
   Result<Answers> answers(int micro_batch);
   void close(int micro_batch) { round_m_[static_cast<size_t>(micro_batch)].close(); }
 
+  // Whether a worker is attached that brings experts into its memory as they are needed.
+  bool has_offloading_workers() const { return num_offloading_ > 0; }
+  // Tells such workers which of their experts of `layer` the next dispatches will probably ask for: what its
+  // gate chose for these tokens beforehand. A hint that cannot be sent is left out.
+  void hint(int64_t layer, View2<const int32_t> expert_tk);
+
   // Lets frames under way move on, and takes those that have come. Call between pieces of computing while
   // rounds are open. What goes wrong shows in the next dispatch() or combine().
   void progress() { exchange_.poll(*this); }
@@ -148,6 +154,8 @@ class Dispatcher final : public ExchangeHandler {
     uint64_t generation = 0;
   };
 
+  void count_offloading();
+  void list_by_rows(View2<const int32_t> expert_tk);
   Result<void> check_covered();
   Result<void> send(DispatchRound& round, const EncodedRows& rows);
   Result<size_t> pack(const DispatchRound& round, int32_t worker, const EncodedRows& rows);
@@ -177,6 +185,10 @@ class Dispatcher final : public ExchangeHandler {
   std::optional<Status> failure_;   // of the step under way
   std::vector<EncodedRow> row_tk_;  // [T, K] a round's answers; scratch of combine()
   std::vector<float> one_tk_;       // [T, K] the weights of rows that are weighted already
+  int64_t num_offloading_ = 0;      // attached workers
+  // Of hint(): how many tokens chose each expert [E]; those any did, by that; a worker's of them.
+  std::vector<int32_t> num_tokens_e_;
+  std::vector<uint16_t> hinted_, hinted_there_;
   DispatchCounters counters_;
 };
 

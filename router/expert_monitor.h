@@ -13,6 +13,7 @@
 
 #include "router/balance/cost_fit.h"
 #include "router/loads_message.h"
+#include "router/offload_sums.h"
 #include "router/routing_recorder.h"
 
 namespace guildhall {
@@ -29,6 +30,7 @@ struct WorkerView {
     WorkSums sums;
   };
   std::optional<Own> own;
+  std::optional<OffloadSums> offload;  // of a worker that offloads, once it has said
 };
 
 // Of one router, or the sum of several that share the workers.

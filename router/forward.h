@@ -89,6 +89,8 @@ class Forward {
   Result<void> exchange(int64_t layer, const MicroBatch& m);
   Choices choices(const MicroBatch& m);
   void gate(int64_t layer, const MicroBatch& m, const MoeWeights& w, View2<const float> h_th);
+  View2<const int32_t> predict(int64_t layer, const MicroBatch& m);
+  std::optional<int64_t> next_moe_layer(int64_t layer) const;
   void shared_experts(int64_t layer, const MicroBatch& m, const MlpWeights& w);
   RowOwners owners(const MicroBatch& m) const;
   Result<void> dispatch(int64_t layer, const MicroBatch& m);
@@ -123,9 +125,12 @@ class Forward {
   std::optional<ExchangeRows> rows_;  // where there is a dispatcher
   RoutedExperts routed_experts_;
   // Of the whole step, as a micro-batch's stay in use while the other runs.
-  DeviceMatrix<float> x_{ops_};         // [T,H]
-  DeviceMatrix<int32_t> expert_{ops_};  // [T,K]
-  DeviceMatrix<float> weight_{ops_};    // [T,K]
+  DeviceMatrix<float> x_{ops_};            // [T,H]
+  DeviceMatrix<int32_t> expert_{ops_};     // [T,K]
+  DeviceMatrix<float> weight_{ops_};       // [T,K]
+  DeviceMatrix<int32_t> predicted_{ops_};  // [T,K] of the micro-batch that runs
+  DeviceMatrix<float> predicted_weight_{ops_};
+  HostMatrix<int32_t> predicted_here_{ops_};
   // A rank's parts of sums, per micro-batch [T,H], and of logits; its ids.
   struct Parts {
     explicit Parts(Ops& ops) : attention(ops), mlp(ops) {}

@@ -32,6 +32,8 @@ class LivePlacement {
   std::string uncovered();
   // Of its last announcement.
   uint32_t version(int32_t worker) const { return member(worker).announced.version; }
+  // Of an attached worker: its last announcement.
+  const Holdings& announced(int32_t worker) const { return member(worker).announced; }
   // Nothing beside its last announcement is in use.
   bool is_settled(int32_t worker);
 

@@ -15,6 +15,7 @@ using ExpertsOfLayer = std::vector<std::vector<int32_t>>;  // [L] ascending expe
 struct Holdings {
   uint32_t version = 0;  // of its process; 0: it has announced nothing
   ExpertsOfLayer experts_l;
+  bool offloads = false;  // not all of them are in its memory: hints help it (proto/hint_codec.h)
 };
 
 // The experts that there are.

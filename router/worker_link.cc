@@ -134,6 +134,7 @@ void WorkerLink::on_dialed(const Result<DialedLink>& dialed) {
   link_ = dialed->link;
   const control::HelloReply& reply = dialed->reply->hello_reply();
   exchange_address_ = reply.exchange_address();
+  offloads_ = reply.offloads();
   if (reply.isa() != options_->isa)
     log_warn("isa_differs", "worker={} isa={} router={}: bits may depend on which process ran a row",
              address_.name, reply.isa(), options_->isa);
@@ -192,6 +193,7 @@ void WorkerLink::on_holdings(const control::Holdings& message) {
   Result<Holdings> read = read_holdings(message, options_->experts);
   if (read.has_error()) return on_refused(read.error());
   announced_ = *std::move(read);
+  announced_.offloads = offloads_;
   {
     std::lock_guard lock(mutex_);
     holdings_.version = announced_.version;

@@ -65,6 +65,7 @@ class WorkerLink : public std::enable_shared_from_this<WorkerLink> {
   boost::asio::steady_timer redial_;
   LinkPtr link_;
   std::string exchange_address_;
+  bool offloads_ = false;
   uint64_t generation_ = 0;
   Holdings settled_;    // what it is asked to load if it holds nothing: all that was acknowledged last
   Holdings announced_;  // on this link

@@ -25,7 +25,7 @@ std::vector<WorkerInfo> worker_infos(const config::Config& config) {
   std::vector<WorkerInfo> workers;
   for (const config::Worker& worker : config.experts().workers())
     workers.push_back({.name = worker.name(),
-                       .memory_bytes = worker.memory_bytes(),
+                       .memory_bytes = holding_limit(config, worker),
                        .speed = part(worker.speed_millionths()),
                        .node = worker.host()});
   return workers;

@@ -24,13 +24,18 @@ Result<void> check_workers(const config::Config& config, const ModelSpec& spec) 
   for (int i = 0; i < config.experts().workers_size(); ++i) {
     const config::Worker& worker = config.experts().workers(i);
     const ExpertsOfLayer experts = placement.experts_of(i);
-    const Result<void> fits = check_memory(spec, experts, worker.memory_bytes());
+    const bool offloads = offload_mode(config) != OffloadMode::none;
+    const Result<void> fits = offloads ? check_offload_memory(spec, worker.memory_bytes())
+                                       : check_memory(spec, experts, worker.memory_bytes());
     if (fits.has_error())
       return Status{fits.error().code, fmt::format("worker {}: {}", worker.name(), fits.error().message)};
     int64_t count = 0;
     for (const auto& layer : experts) count += static_cast<int64_t>(layer.size());
-    fmt::print("# worker {}: {} experts, {}\n", worker.name(), count,
-               format_bytes(count * expert_bytes(spec)));
+    fmt::print("# worker {}: {} experts, {}{}\n", worker.name(), count,
+               format_bytes(count * expert_bytes(spec)),
+               offloads ? fmt::format("; {} of them in memory at once, the others offloaded",
+                                      std::min(count, worker.memory_bytes() / expert_bytes(spec)))
+                        : "");
   }
   return {};
 }

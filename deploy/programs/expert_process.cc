@@ -38,6 +38,7 @@ ControlServiceOptions service_options(const config::Config& config, const config
           .load_mode = load_mode(config),
           .memory_limit = worker.memory_bytes(),
           .memory_margin = part(config.experts().memory_margin_millionths()),
+          .offload = offload_mode(config),
           .isa = std::string(to_string(current_isa())),
           .heartbeat = std::chrono::microseconds(config.transport().heartbeat_us())};
 }
@@ -58,6 +59,7 @@ Result<void> run_expert_process(const DaemonStart& start,
   GH_ASSIGN(std::unique_ptr<Ops> ops,
             open_device(device_key(config, *entry), entry->device(), team_options(config, entry->threads())));
   if (adapt) ops = adapt(std::move(ops));
+  GH_TRY(check_offload_device(offload_mode(config), ops->memory()));
   const std::unique_ptr<TailPool> tails = tail_pool(config, ops->memory());
   GH_ASSIGN(const std::unique_ptr<Exchange> exchange,
             make_exchange(exchange_options(config, worker_name, tails.get())));

@@ -6,7 +6,8 @@
 #include <set>
 
 #include "base/units.h"
-#include "proto/config_schema.h"
+#include "deploy/programs/settings.h"
+#include "experts/cold_experts.h"
 
 namespace guildhall {
 namespace {
@@ -64,20 +65,33 @@ void advise_workers(const config::Config& config, const ModelSpec& spec, const C
   }
 }
 
-void advise_offload(const ModelSpec& spec, const ClusterPlan& plan, PlanAdvice& advice) {
+// The section as it would work; empty where a worker's memory has no room for what offloading needs at least.
+std::string offload_yaml(const config::Config& config, const ModelSpec& spec, const ClusterPlan& plan) {
+  std::string yaml = "experts:\n  offload: {mode: disk}\n  workers:\n";
+  for (size_t w = 0; w < plan.workers.size(); ++w) {
+    const WorkerPlan& worker = knows_memory(plan.workers[w]) ? plan.workers[w] : *smallest(plan);
+    const int64_t usable = *worker.usable_bytes, bytes = usable < kMiB ? usable : whole_mib(usable);
+    if (check_offload_memory(spec, bytes).has_error()) return {};
+    const std::string& address = config.experts().workers(static_cast<int>(w)).address();
+    yaml += fmt::format("    - {{name: {}, {}memory: {}}}\n", plan.workers[w].name,
+                        address.empty() ? "" : fmt::format("address: \"{}\", ", address),
+                        bytes < kMiB ? fmt::format("{}", bytes) : fmt::format("{}MiB", bytes / kMiB));
+  }
+  return yaml;
+}
+
+void advise_offload(const config::Config& config, const ModelSpec& spec, const ClusterPlan& plan,
+                    PlanAdvice& advice) {
   const int64_t experts = spec.moe.num_experts;
   if (advice.resident >= experts) return;
-  const WorkerPlan* least = smallest(plan);
-  advice.lines.push_back(
-      fmt::format("or experts are offloaded: {} of {} of each layer stay in the workers' memory ({:.1f}%), "
-                  "the others ({}) are "
-                  "read from the workers' disks or host memory when tokens choose them",
-                  advice.resident, experts, 100 * advice.resident_share,
-                  format_bytes((experts - advice.resident) * plan.num_moe_layers * plan.one_expert_bytes)));
-  if (find_key_rule("experts.offload.mode") == nullptr) return;
-  advice.offload_yaml =
-      fmt::format("experts:\n  offload: {{mode: disk}}\n  workers:\n    - {{name: {}, memory: {}MiB}}\n",
-                  least->name, whole_mib(*least->usable_bytes) / kMiB);
+  const bool offloads = offload_mode(config) != OffloadMode::none;
+  advice.lines.push_back(fmt::format(
+      "{} offloaded: {} of {} of each layer stay in the workers' memory ({:.1f}%), "
+      "the others ({}) are "
+      "read from the workers' disks or host memory when tokens choose them",
+      offloads ? "experts are" : "or experts are", advice.resident, experts, 100 * advice.resident_share,
+      format_bytes((experts - advice.resident) * plan.num_moe_layers * plan.one_expert_bytes)));
+  if (!offloads) advice.offload_yaml = offload_yaml(config, spec, plan);
 }
 
 void advise_context(const ModelSpec& spec, const ClusterPlan& plan, PlanAdvice& advice) {
@@ -108,7 +122,7 @@ PlanAdvice advise(const config::Config& config, const ModelSpec& spec, const Clu
   PlanAdvice advice;
   if (plan.num_moe_layers > 0) {
     advise_workers(config, spec, plan, advice);
-    advise_offload(spec, plan, advice);
+    advise_offload(config, spec, plan, advice);
   }
   advise_context(spec, plan, advice);
   return advice;

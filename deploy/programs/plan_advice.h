@@ -18,7 +18,7 @@ struct PlanAdvice {
   int64_t resident = 0;         // experts of each layer that workers' memory holds, of those split evenly
   double resident_share = 1;    // of all
   int64_t largest_context = 0;  // tokens of one sequence; 0: unknown
-  std::string offload_yaml;     // empty: all experts fit, or this build has no such key
+  std::string offload_yaml;     // empty: all experts fit, are offloaded already, or memory is too small
 };
 
 PlanAdvice advise(const config::Config& config, const ModelSpec& spec, const ClusterPlan& plan);

@@ -264,7 +264,8 @@ class Planner {
     for (int w = 0; w < num_workers; ++w) {
       const config::Worker& worker = config_.experts().workers(w);
       const Result<void> allowed =
-          check_memory(spec_, experts_w[static_cast<size_t>(w)], worker.memory_bytes());
+          offloads() ? check_offload_memory(spec_, worker.memory_bytes())
+                     : check_memory(spec_, experts_w[static_cast<size_t>(w)], worker.memory_bytes());
       if (allowed.has_error()) problem(worker.name(), allowed.error().message);
     }
   }
@@ -291,10 +292,11 @@ class Planner {
     for (size_t w = 0; w < need_w.size(); ++w) {
       const config::Worker& worker = config_.experts().workers(static_cast<int>(w));
       WorkerPlan& plan = plan_.workers[w];
-      infos.push_back({.name = worker.name(),
-                       .memory_bytes = plan.usable_bytes ? std::max<int64_t>(1, *plan.usable_bytes) : 0,
-                       .speed = part(worker.speed_millionths()),
-                       .node = worker.host()});
+      infos.push_back(
+          {.name = worker.name(),
+           .memory_bytes = plan.usable_bytes && !offloads() ? std::max<int64_t>(1, *plan.usable_bytes) : 0,
+           .speed = part(worker.speed_millionths()),
+           .node = worker.host()});
       plan.most_slots = plan.usable_bytes && bytes_per_slot > 0
                             ? std::min(spec_.moe.num_experts, *plan.usable_bytes / bytes_per_slot)
                             : spec_.moe.num_experts;
@@ -311,6 +313,10 @@ class Planner {
       // Routers split experts evenly at first; balancing then fills a worker's slots.
       if (slots && balances) plan.slots = std::max<int64_t>(plan.share, slots->slots_w[w]);
       std::vector<MemoryItem>& items = plan_.needs[need_w[w]].items;
+      if (offloads()) {
+        items.insert(items.begin(), experts_in_memory(worker_bytes(w), plan.slots * bytes_per_slot));
+        continue;
+      }
       const MemoryItem spare{.what = "redundant slots", .bytes = (plan.slots - plan.share) * bytes_per_slot};
       if (spare.bytes > 0) items.insert(items.begin(), spare);
       items.insert(items.begin(), {.what = "experts", .bytes = plan.share * bytes_per_slot});
@@ -318,6 +324,15 @@ class Planner {
     if (slots && slots->slots() < spec_.moe.num_experts + redundant() && plan_.num_moe_layers > 0)
       problem("", fmt::format("balance.redundant_experts: {} asked for, {} fit", redundant(),
                               slots->slots() - spec_.moe.num_experts));
+  }
+
+  bool offloads() const { return offload_mode(config_) != OffloadMode::none; }
+  int64_t worker_bytes(size_t w) const {
+    return config_.experts().workers(static_cast<int>(w)).memory_bytes();
+  }
+  static MemoryItem experts_in_memory(int64_t limit, int64_t held) {
+    return {.what = fmt::format("experts in memory, of {} held (experts.offload)", format_bytes(held)),
+            .bytes = std::min(limit, held)};
   }
 
   int64_t redundant() const { return config_.balance().redundant_experts(); }

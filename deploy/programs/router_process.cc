@@ -176,7 +176,7 @@ Result<void> RouterProcess::load() {
   GH_TRY(first_replica.ranks().load(config_, spec_, progress_));
   LocalWorkers* const first = first_replica.local_workers();
   if (first) GH_TRY(first->load(placement_));
-  for (size_t i = 1; first && i < replicas_.size(); ++i) replicas_[i]->local_workers()->share(*first);
+  for (size_t i = 1; first && i < replicas_.size(); ++i) GH_TRY(replicas_[i]->local_workers()->share(*first));
   log_info("weights_loaded", "size=\"{}\" time=\"{}\"", format_bytes(weights_->bytes()),
            format_duration(Clock::now() - begin));
   return {};
@@ -313,9 +313,11 @@ std::vector<WorkerView> RouterProcess::worker_views() const {
         WorkerView{.name = status.name, .state = status.state, .resident_bytes = status.resident_bytes});
     if (!cluster_) {
       view.experts_l = placement_.experts_of(static_cast<int32_t>(w));
+      view.offload = replicas_[0]->local_workers()->offload(w);
       continue;
     }
     view.experts_l = std::move(holdings[w].experts_l);
+    view.offload = holdings[w].loads.offload;
     if (const WorkerLoadSums& sums = holdings[w].loads; sums.runs > 0)
       view.own = {.runs = sums.runs,
                   .weight_bytes = sums.weight_bytes,

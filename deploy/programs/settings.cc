@@ -188,6 +188,14 @@ LoadMode load_mode(const config::Config& config) {
   return config.model().load() == "dummy" ? LoadMode::dummy : LoadMode::checkpoint;
 }
 
+OffloadMode offload_mode(const config::Config& config) {
+  return parse_offload_mode(config.experts().offload().mode()).value();  // the schema allows no other
+}
+
+int64_t holding_limit(const config::Config& config, const config::Worker& worker) {
+  return offload_mode(config) == OffloadMode::none ? worker.memory_bytes() : 0;
+}
+
 RowCodecs row_codecs(const config::Worker& worker) {
   return {.dispatch = codec(worker.dispatch_codec()), .combine = codec(worker.combine_codec())};
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "deploy/programs/kv_memory.h"
+#include "experts/cold_experts.h"
 #include "model/weights.h"
 #include "proto/config.pb.h"
 #include "router/engine.h"
@@ -42,6 +43,9 @@ Result<std::unique_ptr<Ops>> open_device(std::string_view key, const std::string
 std::string device_key(const config::Config& config, const config::Worker& worker);
 double part(int64_t millionths);
 LoadMode load_mode(const config::Config& config);
+OffloadMode offload_mode(const config::Config& config);
+// Of a worker: the most its experts may take together, wherever they are; 0: no limit.
+int64_t holding_limit(const config::Config& config, const config::Worker& worker);
 RowCodecs row_codecs(const config::Worker& worker);
 std::vector<RowCodecs> worker_codecs(const config::Config& config);  // of all of them, in their order
 Combine combine_mode(const config::Config& config);

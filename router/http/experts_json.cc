@@ -107,6 +107,19 @@ json::value costs_value(const std::optional<StepCosts>& costs) {
                       {"activation_ns", rounded(costs->activation_ns, 1e3)}};
 }
 
+json::object offload_object(const OffloadSums& sums) {
+  return {{"resident_experts", sums.resident_experts},
+          {"resident_bytes", sums.resident_bytes},
+          {"hits", sums.hits},
+          {"waits", sums.waits},
+          {"wait_ms", ms(static_cast<double>(sums.wait_ns))},
+          {"loaded_bytes", sums.loaded_bytes},
+          {"prefetched_used", sums.prefetched_used},
+          {"prefetched_unused", sums.prefetched_unused},
+          {"evictions", sums.evictions},
+          {"load_errors", sums.load_errors}};
+}
+
 json::object worker_object(const ExpertsReport& report, size_t idx, double all_pairs) {
   const ExpertsReport::Worker& worker = report.workers[idx];
   int64_t num_experts = 0;
@@ -128,6 +141,8 @@ json::object worker_object(const ExpertsReport& report, size_t idx, double all_p
                                          {"activations", own->sums.activations},
                                          {"weight_bytes", own->weight_bytes},
                                          {"compute_ms", ms(static_cast<double>(own->sums.compute_ns))}};
+  object["offload"] = nullptr;
+  if (worker.view.offload) object["offload"] = offload_object(*worker.view.offload);
   return object;
 }
 

@@ -327,6 +327,45 @@ void add_workers(const ExpertsReport& report, Families& families) {
                  label, std::move(activation_cost));
 }
 
+void add_offload(const ExpertsReport& report, Families& families) {
+  std::vector<Sample> resident, needed, waits, bytes, prefetched, evictions, errors;
+  for (const ExpertsReport::Worker& worker : report.workers) {
+    if (!worker.view.offload) continue;
+    const std::string& name = worker.view.name;
+    const OffloadSums& sums = *worker.view.offload;
+    const auto labelled = [&](int64_t value, const char* key, const char* label) {
+      return Sample{name, static_cast<double>(value), {{key, label}}};
+    };
+    resident.push_back(sample(name, sums.resident_experts));
+    needed.push_back(labelled(sums.hits, "outcome", "hit"));
+    needed.push_back(labelled(sums.waits, "outcome", "wait"));
+    waits.push_back(seconds(name, sums.wait_ns));
+    bytes.push_back(sample(name, sums.loaded_bytes));
+    prefetched.push_back(labelled(sums.prefetched_used, "outcome", "used"));
+    prefetched.push_back(labelled(sums.prefetched_unused, "outcome", "unused"));
+    evictions.push_back(sample(name, sums.evictions));
+    errors.push_back(sample(name, sums.load_errors));
+  }
+  if (resident.empty()) return;
+  const std::string label = "worker";
+  families.gauge("offload_resident_experts", "Experts in the worker's memory, of those it holds", label,
+                 std::move(resident));
+  families.counter("offload_experts_needed_total",
+                   "Experts that runs needed: in memory when the run began, or waited for", label,
+                   std::move(needed));
+  families.counter("offload_wait_seconds_total", "Time that runs stood still for experts", label,
+                   std::move(waits));
+  families.counter("offload_loaded_bytes_total", "Bytes of experts brought into memory", label,
+                   std::move(bytes));
+  families.counter("offload_prefetched_total",
+                   "Experts brought in by prediction: needed by the run they were for, or not", label,
+                   std::move(prefetched));
+  families.counter("offload_evictions_total", "Experts that made way for others", label,
+                   std::move(evictions));
+  families.counter("offload_load_errors_total", "Experts that could not be brought in", label,
+                   std::move(errors));
+}
+
 void add_routing_trace(const RoutingTraceStatus& trace, Families& families) {
   families.gauge("routing_trace_recording", "1 while a routing trace is recorded", "",
                  {sample("", trace.state == RoutingTraceStatus::State::recording ? 1 : 0)});
@@ -356,6 +395,7 @@ std::string metrics_text(const ServingStatus& status, const EngineCounters* engi
   if (experts != nullptr) {
     add_layers(*experts, families);
     add_workers(*experts, families);
+    add_offload(*experts, families);
     add_routing_trace(experts->trace, families);
   }
   return families.text();

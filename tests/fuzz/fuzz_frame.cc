@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "proto/hint_codec.h"
 #include "proto/weights_codec.h"
 
 namespace {
@@ -22,8 +23,9 @@ void check_frame(std::span<const std::byte> frame) {
   const auto failure = decode_failure(frame);
   const auto request = decode_weights_request(frame);
   const auto weights = decode_weights(frame);
+  const auto hint = decode_hint(frame);
   GH_CHECK(dispatch.has_value() + combine.has_value() + failure.has_value() + request.has_value() +
-               weights.has_value() <=
+               weights.has_value() + hint.has_value() <=
            (header ? 1 : 0));
   if (dispatch) {
     check_inside(std::as_bytes(dispatch->pairs), frame);
@@ -37,6 +39,10 @@ void check_frame(std::span<const std::byte> frame) {
   }
   if (failure) GH_CHECK(failure->why.message.size() <= kMaxFailureMessage);
   if (request) GH_CHECK(request->request.max_bytes > 0 && request->request.max_bytes <= kMaxWeightsChunk);
+  if (hint) {
+    check_inside(std::as_bytes(hint->experts), frame);
+    for (const uint16_t expert : hint->experts) GH_CHECK(expert < kMaxExperts);
+  }
   if (weights) {
     const WeightsChunk& chunk = weights->chunk;
     check_inside(chunk.bytes, frame);

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include "proto/config_check.h"
-#include "proto/config_schema.h"
 #include "tests/unit/deploy/plan_fixture.h"
 
 namespace guildhall {
@@ -37,7 +36,23 @@ TEST(PlanAdvice, SaysWhatCouldStayInMemory) {
   EXPECT_EQ(advice.resident, 3);
   EXPECT_DOUBLE_EQ(advice.resident_share, 0.5);
   EXPECT_THAT(advice.lines, Contains(HasSubstr("3 of 6 of each layer stay in the workers' memory (50.0%)")));
-  EXPECT_EQ(advice.offload_yaml.empty(), find_key_rule("experts.offload.mode") == nullptr);
+  EXPECT_THAT(advice.offload_yaml, IsEmpty()) << "one expert is not enough for w1";
+}
+
+TEST(PlanAdvice, WhereNotAllFitItSaysWhatWouldServe) {
+  const std::string workers =
+      "experts:\n  offload: {mode: disk}\n  workers:\n"
+      "    - {name: w0, address: \"10.0.0.1:7000\", memory: 1536}\n"
+      "    - {name: w1, address: \"10.0.0.2:7000\", memory: 1536}\n";
+  EXPECT_EQ(advice_of(planned_config({memory_for(2), memory_for(2)})).offload_yaml, workers);
+  const config::Config offloading =
+      parse_config("model: {path: nowhere, load: dummy, max_model_len: 64}\n" + workers, "test.yaml").value();
+  const ClusterPlan plan = plan_memory(offloading, tiny_gqa_spec(), unknown_devices(offloading)).value();
+  EXPECT_TRUE(plan.fits());
+  EXPECT_EQ(plan.workers[0].slots, 3);
+  const PlanAdvice advice = advice_of(offloading);
+  EXPECT_THAT(advice.offload_yaml, IsEmpty()) << "they are";
+  EXPECT_THAT(advice.lines, Contains(HasSubstr("experts are offloaded: 4 of 6 of each layer")));
 }
 
 TEST(PlanAdvice, AWorkerTooSmallForAnyExpertIsSaidSo) {

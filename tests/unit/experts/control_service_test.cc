@@ -22,7 +22,18 @@ TEST_F(ControlServiceTest, AnswersAHelloWithWhatItIs) {
   EXPECT_EQ(reply.exchange_address(), "the worker's");
   EXPECT_EQ(reply.memory_bytes(), 1 << 20);
   EXPECT_EQ(reply.isa(), "avx2");
+  EXPECT_FALSE(reply.offloads());
   EXPECT_EQ(query().num_routers(), 1u);
+}
+
+TEST_F(ControlServiceTest, SaysThatItOffloads) {
+  ControlServiceOptions offloading = options();
+  offloading.memory_limit = 1 << 20;
+  offloading.offload = OffloadMode::disk;
+  start(offloading);
+  const auto dialed = dial(dial_options(), router_hello());
+  ASSERT_TRUE(dialed.has_value()) << dialed.error().message;
+  EXPECT_TRUE(dialed->reply->hello_reply().offloads());
 }
 
 TEST_F(ControlServiceTest, RefusesARouterOfAnotherCheckpointTransportOrCodec) {

@@ -19,16 +19,17 @@ TEST(CheckMemory, SaysWhatIsNeededAndWhatFits) {
   const Result<void> refused = check_memory(tiny_model(), six, 6 * each - 1);
   ASSERT_TRUE(refused.has_error());
   EXPECT_EQ(refused.error().code, Code::resource_exhausted);
-  EXPECT_EQ(refused.error().message,
-            "6 experts of " + format_bytes(each) + " take " + format_bytes(6 * each) +
-                "; experts.workers.memory is " + format_bytes(6 * each - 1) +
-                ", which holds 5 of them: give this worker more memory or add workers");
+  EXPECT_EQ(
+      refused.error().message,
+      "6 experts of " + format_bytes(each) + " take " + format_bytes(6 * each) +
+          "; experts.workers.memory is " + format_bytes(6 * each - 1) +
+          ", which holds 5 of them: give this worker more memory, add workers, or set experts.offload.mode");
   EXPECT_TRUE(check_memory(tiny_model(), {{}, {}, {}}, 1));
 }
 
 class ExpertLoaderTest : public ::testing::Test {
  protected:
-  using Loaded = Result<std::shared_ptr<const ExpertStore>>;
+  using Loaded = Result<LoadedExperts>;
   Loaded load(const ExpertLoaderOptions& options) {
     std::promise<Loaded> done;
     ExpertLoader loader(options, tiny_model(), experts_of_both_layers({0, 4, 8}),
@@ -44,9 +45,10 @@ class ExpertLoaderTest : public ::testing::Test {
 TEST_F(ExpertLoaderTest, LoadsTheExpertsItWasGiven) {
   const Loaded loaded = load({.model_path = tiny_checkpoint()});
   ASSERT_FALSE(loaded.has_error()) << loaded.error().message;
-  EXPECT_EQ((*loaded)->num_experts(), 6);
-  EXPECT_NE((*loaded)->find(2, 4), nullptr);
-  EXPECT_EQ((*loaded)->find(2, 5), nullptr);
+  const auto& store = std::get<std::shared_ptr<const ExpertStore>>(*loaded);
+  EXPECT_EQ(store->num_experts(), 6);
+  EXPECT_NE(store->find(2, 4), nullptr);
+  EXPECT_EQ(store->find(2, 5), nullptr);
   EXPECT_EQ(bytes_done_, bytes_total_);
   EXPECT_GT(bytes_total_, 0);
 }

@@ -268,6 +268,46 @@ TEST_F(ExpertMovesTest, WhatIsBeingAddedCannotBeDropped) {
   EXPECT_THAT(failed.error(), HasSubstr("being added"));
 }
 
+// ---- offloaded experts
+
+TEST_F(ExpertMovesTest, OffloadedExpertsComeAndGoWithoutTheirBytes) {
+  MovingWorker small(fabric_, "w1", [](ControlServiceOptions& o) {
+    o.memory_limit = bytes_of(3);
+    o.offload = OffloadMode::disk;
+  });
+  const auto router = join("r0", {0, 1, 2, 3}, &small);  // of both layers: 8 experts
+  EXPECT_THAT(held_, ElementsAre(0, 1, 2, 3));
+  EXPECT_EQ(small.bytes_in_use(), 0);
+  router->add(1, {4, 5});
+  const control::MoveStatus added = router->outcome(1);
+  EXPECT_EQ(added.state(), State::DONE);
+  EXPECT_EQ(added.bytes_done(), 0);
+  EXPECT_THAT(router->next_held(), ElementsAre(0, 1, 2, 3, 4, 5));
+  EXPECT_EQ(small.bytes_in_use(), 0);
+
+  const PeerId peer = router->end->connect("w1", small.exchange_address()).value();
+  const DispatchFrame frame({.generation = last_generation_, .step_id = 1, .layer = 2}, {{0, 4, 5, 3}, {1}});
+  const auto region = router->end->acquire(peer, frame.bytes().size()).value();
+  std::ranges::copy(frame.bytes(), region.begin());
+  const Exchange::Outgoing sent{peer, frame.bytes().size()};
+  router->end->post({&sent, 1});
+  const control::WorkerLoads loads = router->next_loads();
+  EXPECT_EQ(loads.activations(), 5u);
+  ASSERT_TRUE(loads.has_offload());
+  EXPECT_EQ(loads.offload().hits(), 0u);
+  EXPECT_EQ(loads.offload().waits(), 5u);
+  EXPECT_EQ(loads.offload().evictions(), 2u);
+  EXPECT_EQ(loads.offload().resident_experts(), 3u);
+  EXPECT_EQ(loads.offload().resident_bytes(), static_cast<uint64_t>(bytes_of(3)));
+  const int64_t beside = small.bytes_in_use() - bytes_of(3);  // what a run works in
+
+  router->drop(2, {0, 1, 3, 4, 5});
+  ASSERT_THAT(router->next_held(), ElementsAre(2));
+  router->see(router->last_version);
+  EXPECT_EQ(router->outcome(2).state(), State::DONE);
+  EXPECT_EQ(small.bytes_in_use(), beside);
+}
+
 // ---- loads
 
 TEST_F(ExpertMovesTest, ARouterHearsTheWorkersLoads) {

@@ -4,8 +4,10 @@
 #include <array>
 #include <thread>
 
+#include "base/clock.h"
 #include "kernels/cpu_ops.h"
-#include "tests/unit/experts/dispatch_frames.h"
+#include "proto/hint_codec.h"
+#include "tests/unit/experts/played_experts.h"
 #include "transport/loopback.h"
 
 namespace guildhall {
@@ -313,6 +315,59 @@ TEST_F(WorkerTest, AnUnknownExpertIsAFailureFrame) {
   EXPECT_EQ(worker_.counters().frames_refused, 1u);
 }
 
+// The router hears of it in place of its answer; others', of the same run, are answered.
+TEST_F(WorkerTest, AnOffloadedExpertThatCannotBeReadIsAFailureFrame) {
+  const auto cold = std::make_shared<PlayedExperts>(3, worker_.memory());
+  cold->let_pass(1000);
+  cold->broken = 5;
+  worker_.set_offloaded(cold, experts_of_both_layers({0, 1, 2, 3, 4, 5, 6, 7, 8}));
+  const auto unlucky = make_router("r0", 5), other = make_router("r1", 6);
+  const DispatchFrame bad(fields(5), {{5}}), good(fields(6), {{1, 2}, {8}});
+  unlucky->send(bad.bytes());
+  other->send(good.bytes());
+  exchange_frames(*unlucky);
+  other->poll();
+  expect_failure(*unlucky, Code::unavailable, "layer 2 expert 5 could not be brought into memory");
+  expect_answer(*other, 0, good);
+  cold->broken = -1;
+  unlucky->send(bad.bytes());
+  exchange_frames(*unlucky);
+  expect_answer(*unlucky, 1, bad);
+  ASSERT_TRUE(worker_.counters().offload);
+  EXPECT_EQ(worker_.counters().offload->load_errors, 1u);
+}
+
+TEST_F(WorkerTest, HintedExpertsAreThereWhenTheirRowsCome) {
+  const auto cold = std::make_shared<PlayedExperts>(9, worker_.memory());
+  cold->let_pass(1000);
+  worker_.set_offloaded(cold, experts_of_both_layers({0, 1, 2, 3, 4, 5, 6, 7, 8}));
+  const auto router = make_router("r0", 5);
+  const std::vector<uint16_t> likely{5, 3};
+  const std::unique_ptr<uint64_t[]> words(new uint64_t[hint_frame_bytes(2) / 8]);
+  const std::span bytes(reinterpret_cast<std::byte*>(words.get()), hint_frame_bytes(2));
+  write_hint(5, 1, 2, likely, bytes);
+  router->send(bytes);
+  const auto deadline = Clock::now() + std::chrono::seconds(60);
+  while (worker_.counters().offload->resident_experts < 2 && Clock::now() < deadline) worker_.poll();
+  const DispatchFrame frame(fields(5), {{3, 5}});
+  router->send(frame.bytes());
+  exchange_frames(*router);
+  expect_answer(*router, 0, frame);
+  const ResidentSums sums = *worker_.counters().offload;
+  EXPECT_EQ(sums.prefetched_used, 2u);
+  EXPECT_EQ(sums.hits, 2u);
+  EXPECT_EQ(sums.waits, 0u);
+}
+
+TEST_F(WorkerTest, HintsAreNothingToAWorkerWithAllInMemory) {
+  const auto router = make_router("r0", 5);
+  alignas(8) std::array<std::byte, 80> bytes;
+  const uint16_t expert = 4095;
+  router->send(std::span(bytes).first(write_hint(5, 1, 1023, {&expert, 1}, bytes)));
+  exchange_frames(*router);
+  expect_served(*router, 5);
+}
+
 TEST_F(WorkerTest, ALayerWithoutExpertsIsAFailureFrame) {
   const auto router = make_router("r0", 5);
   FrameFields dense = fields(5);
@@ -353,7 +408,7 @@ TEST_F(WorkerTest, ABadFrameOfAnotherGenerationLeavesTheLink) {
 
 TEST_F(WorkerTest, AGarbageFrameDropsThatRouterOnly) {
   const auto good = make_router("r0", 5);
-  for (int kind = 0; kind < 4; ++kind) {
+  for (int kind = 0; kind < 5; ++kind) {
     const auto bad = make_router("bad", 6);
     DispatchFrame frame(fields(6), {{1, 2}});
     std::span<std::byte> bytes = frame.bytes();
@@ -361,6 +416,10 @@ TEST_F(WorkerTest, AGarbageFrameDropsThatRouterOnly) {
     if (kind == 1) bytes = bytes.first(bytes.size() - 8);  // truncated
     if (kind == 2) seal_frame(bytes), bytes.back() ^= std::byte{1};
     if (kind == 3) bytes = bytes.first(13);
+    alignas(8) std::array<std::byte, 80> hint;
+    const uint16_t expert = 4095;
+    if (kind == 4)
+      bytes = std::span(hint).first(write_hint(6, 1, 2, {&expert, 1}, hint)), bytes[73] = std::byte{16};
     bad->send(bytes);
     exchange_frames(*bad);
     bad->send(DispatchFrame(fields(6), {{1}}).bytes());  // its link is over

@@ -33,7 +33,8 @@ struct Node {
               {.name = "w0",
                .state = "ready",
                .resident_bytes = 8000,
-               .experts_l = {{}, {0, 1, 2, 3}, {0, 1, 2, 3}, {}}},
+               .experts_l = {{}, {0, 1, 2, 3}, {0, 1, 2, 3}, {}},
+               .offload = OffloadSums{.hits = 7, .wait_ns = 2'500'000, .resident_experts = 3}},
               {.name = "w1", .state = "lost", .experts_l = {{}, {4, 5, 6, 7}, {4, 5, 6, 7}, {}}}};
         }};
     options.routing.trace = trace;
@@ -85,6 +86,11 @@ TEST(Experts, AreToldByLayerExpertAndWorker) {
   EXPECT_EQ(worker.at("name"), "w0");
   EXPECT_EQ(worker.at("experts"), 8);
   EXPECT_EQ(worker.at("memory_bytes"), 8000);
+  EXPECT_EQ(worker.at("offload").at("hits"), 7);
+  EXPECT_EQ(worker.at("offload").at("waits"), 0);
+  EXPECT_EQ(worker.at("offload").at("wait_ms"), 2.5);
+  EXPECT_EQ(worker.at("offload").at("resident_experts"), 3);
+  EXPECT_TRUE(body.at("workers").at(1).at("offload").is_null());
   EXPECT_EQ(body.at("workers").at(1).at("state"), "lost");
   EXPECT_EQ(body.at("trace").at("state"), "none");
 }

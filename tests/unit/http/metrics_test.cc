@@ -81,7 +81,16 @@ ExpertsReport some_experts() {
   report.workers.push_back({{.name = "w0",
                              .resident_bytes = 4096,
                              .experts_l = {{}, {0, 1}, {3}},
-                             .own = WorkerView::Own{.sums = {.compute_ns = 750'000'000}}},
+                             .own = WorkerView::Own{.sums = {.compute_ns = 750'000'000}},
+                             .offload = OffloadSums{.hits = 21,
+                                                    .waits = 22,
+                                                    .wait_ns = 1'500'000'000,
+                                                    .loaded_bytes = 23,
+                                                    .prefetched_used = 24,
+                                                    .prefetched_unused = 25,
+                                                    .evictions = 26,
+                                                    .load_errors = 27,
+                                                    .resident_experts = 28}},
                             1,
                             StepCosts{.pair_ns = 1000, .activation_ns = 50'000}});
   report.workers.push_back({{.name = "w1"}});
@@ -176,6 +185,15 @@ TEST(Metrics, SayWhatTheEngineCounted) {
                            "guildhall_worker_bytes_total{worker=\"w0\",direction=\"received\"} 800\n",
                            "guildhall_worker_answer_seconds_total{worker=\"w0\"} 0.25\n",
                            "guildhall_worker_compute_seconds_total{worker=\"w0\"} 0.75\n",
+                           "guildhall_offload_resident_experts{worker=\"w0\"} 28\n",
+                           "guildhall_offload_experts_needed_total{worker=\"w0\",outcome=\"hit\"} 21\n",
+                           "guildhall_offload_experts_needed_total{worker=\"w0\",outcome=\"wait\"} 22\n",
+                           "guildhall_offload_wait_seconds_total{worker=\"w0\"} 1.5\n",
+                           "guildhall_offload_loaded_bytes_total{worker=\"w0\"} 23\n",
+                           "guildhall_offload_prefetched_total{worker=\"w0\",outcome=\"used\"} 24\n",
+                           "guildhall_offload_prefetched_total{worker=\"w0\",outcome=\"unused\"} 25\n",
+                           "guildhall_offload_evictions_total{worker=\"w0\"} 26\n",
+                           "guildhall_offload_load_errors_total{worker=\"w0\"} 27\n",
                            "guildhall_routing_trace_recording 1\n",
                            "guildhall_routing_trace_steps{state=\"dropped\"} 1\n"})
     EXPECT_THAT(text, HasSubstr(line));

@@ -48,6 +48,21 @@ TEST(ConfigCheck, WhatIsSpilledMustBeFound) {
   expect_problem(config, "router.kv_cache.spill.path", "set router.kv_cache.prefix_caching to true");
 }
 
+TEST(ConfigCheck, OffloadingNeedsAMemoryLimit) {
+  auto config = two_workers();
+  config.mutable_experts()->mutable_offload()->set_mode("none");
+  EXPECT_TRUE(check_config(config).empty());
+  config.mutable_experts()->mutable_offload()->set_mode("disk");
+  config.mutable_experts()->mutable_workers(0)->set_memory_bytes(1 << 20);
+  expect_problem(config, "experts.workers[1].memory", "say how much of worker 'w1'");
+  config.mutable_experts()->mutable_workers(1)->set_memory_bytes(1 << 20);
+  EXPECT_TRUE(check_config(config).empty());
+  config.mutable_experts()->mutable_offload()->set_mode("host");
+  EXPECT_TRUE(check_config(config).empty()) << "a GPU may be there";
+  config.mutable_experts()->mutable_workers(0)->set_device("cpu");
+  expect_problem(config, "experts.offload.mode", "disk is what works there");
+}
+
 TEST(ConfigCheck, RoutersOfAListHaveNamesAndAddressesOfTheirOwn) {
   auto config = two_workers();
   for (const char* name : {"r0", "r1"}) {

@@ -232,6 +232,8 @@ TEST_F(ClusterHoldings, LoadsAreThoseOfTheLastReport) {
   message.mutable_worker_loads()->set_activations(7);
   message.mutable_worker_loads()->set_compute_ns(11);
   message.mutable_worker_loads()->set_weight_bytes(13);
+  message.mutable_worker_loads()->mutable_offload()->set_hits(17);
+  message.mutable_worker_loads()->mutable_offload()->set_waits(19);
   EXPECT_TRUE(link.link->send(message));
   while (cluster_->holdings()[0].loads.runs != 3) std::this_thread::yield();
   const WorkerLoadSums loads = cluster_->holdings()[0].loads;
@@ -239,6 +241,9 @@ TEST_F(ClusterHoldings, LoadsAreThoseOfTheLastReport) {
   EXPECT_EQ(loads.activations, 7);
   EXPECT_EQ(loads.compute_ns, 11);
   EXPECT_EQ(loads.weight_bytes, 13);
+  ASSERT_TRUE(loads.offload);
+  EXPECT_EQ(loads.offload->hits, 17);
+  EXPECT_EQ(loads.offload->waits, 19);
 }
 
 }  // namespace

@@ -7,10 +7,12 @@
 
 #include <algorithm>
 #include <random>
+#include <set>
 
 #include "kernels/combine.h"
 #include "kernels/row_codec.h"
 #include "proto/codec.h"
+#include "proto/hint_codec.h"
 #include "router/dispatcher.h"
 #include "transport/loopback.h"
 
@@ -84,6 +86,10 @@ class ScriptedWorker final : public ExchangeHandler {
   bool poll() { return exchange && exchange->poll(*this) > 0; }
 
   void on_frame(PeerId, std::span<const std::byte> bytes) override {
+    if (const auto hint = decode_hint(bytes); !hint.has_error()) {
+      hints.push_back({hint->header.layer, {hint->experts.begin(), hint->experts.end()}});
+      return;
+    }
     frames.emplace_back(bytes.begin(), bytes.end());
     serve(decode_dispatch(bytes).value());
   }
@@ -109,7 +115,12 @@ class ScriptedWorker final : public ExchangeHandler {
 
   std::unique_ptr<Exchange> exchange;
   PeerId router = 0;
-  std::vector<std::vector<std::byte>> frames;
+  std::vector<std::vector<std::byte>> frames;  // but for hints
+  struct Hint {
+    uint16_t layer;
+    std::vector<uint16_t> experts;
+  };
+  std::vector<Hint> hints;
 
  private:
   std::string router_address_;
@@ -120,6 +131,7 @@ struct DispatcherSetup {
   int64_t num_experts = 6, top_k = 2, hidden = 4, max_tokens = 8;
   RowCodecs codecs;
   std::optional<RowCodecs> codecs_of_w1;  // where they differ from the others'
+  std::set<int> offloading;               // workers
   int num_replicas = 1;                   // expert e is on workers e, e + 1, ..., counted round
   ReplicaRules rules;
   Combine combine = Combine::exact;
@@ -163,7 +175,9 @@ class DispatcherTest : public ::testing::Test {
   }
 
   Holdings holdings(int w) const {
-    Holdings held{.version = 3 + static_cast<uint32_t>(w), .experts_l = ExpertsOfLayer(2)};
+    Holdings held{.version = 3 + static_cast<uint32_t>(w),
+                  .experts_l = ExpertsOfLayer(2),
+                  .offloads = setup_.offloading.count(w) > 0};
     for (int32_t e = 0; e < setup_.num_experts; ++e)
       if ((w + setup_.num_workers - e % setup_.num_workers) % setup_.num_workers < setup_.num_replicas)
         held.experts_l[kLayer].push_back(e);

@@ -105,6 +105,48 @@ TEST_F(DispatcherTest, CountsPairsExpertsAndBytes) {
   EXPECT_EQ(counters.stale_frames, 0);
 }
 
+// ---- hints
+
+TEST_F(DispatcherTest, HintsGoToThoseWhoOffloadWithWhatTheyHoldTheLikeliestFirst) {
+  make({.num_workers = 3, .num_experts = 9, .top_k = 2, .offloading = {0, 2}});  // e lives on w(e mod 3)
+  choose({{0, 1}});
+  ASSERT_TRUE(step());
+  EXPECT_TRUE(dispatcher_->has_offloading_workers());
+  const std::vector<int32_t> predicted{6, 2, 0, 3, 3, 4, 6, 3};
+  dispatcher_->hint(kLayer, {predicted.data(), 4, 2});
+  expect_a_good_step();  // and they are no answers, nor asked for any
+  ASSERT_EQ(worker(0).hints.size(), 1u);
+  EXPECT_EQ(worker(0).hints[0].layer, kLayer);
+  EXPECT_THAT(worker(0).hints[0].experts, ElementsAre(3, 6, 0));
+  ASSERT_EQ(worker(2).hints.size(), 1u);
+  EXPECT_THAT(worker(2).hints[0].experts, ElementsAre(2));
+  EXPECT_THAT(worker(1).hints, IsEmpty());
+}
+
+TEST_F(DispatcherTest, WhoHoldsNoneOfThemGetsNoHint) {
+  make({.num_workers = 2, .offloading = {1}});
+  const std::vector<int32_t> predicted{0, 2};
+  dispatcher_->hint(kLayer, {predicted.data(), 1, 2});
+  choose({{0, 1}});
+  expect_a_good_step();
+  EXPECT_THAT(worker(1).hints, IsEmpty());
+}
+
+TEST_F(DispatcherTest, NobodyOffloadsOnceTheOneThatDidIsGoneOrSaysSo) {
+  make({.num_workers = 2, .offloading = {1}});
+  EXPECT_TRUE(dispatcher_->has_offloading_workers());
+  Holdings held = holdings(1);
+  held.offloads = false;
+  dispatcher_->set_holdings(1, held);
+  EXPECT_FALSE(dispatcher_->has_offloading_workers());
+  dispatcher_->set_holdings(1, holdings(1));
+  EXPECT_TRUE(dispatcher_->has_offloading_workers());
+  dispatcher_->detach(1);
+  EXPECT_FALSE(dispatcher_->has_offloading_workers());
+  const std::vector<int32_t> predicted{1, 3};
+  dispatcher_->hint(kLayer, {predicted.data(), 1, 2});  // to nobody
+}
+
 struct Arrangement {
   std::string name;
   int num_workers;
