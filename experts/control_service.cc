@@ -13,6 +13,7 @@
 #include "experts/expert_loader.h"
 #include "experts/expert_moves.h"
 #include "experts/hello_check.h"
+#include "experts/loads_message.h"
 #include "proto/control.pb.h"
 #include "proto/envelope.h"
 #include "transport/control/control_server.h"
@@ -297,13 +298,7 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
   void report_loads() {
     const WorkerCounters now = worker.counters();
     control::Envelope envelope;
-    control::WorkerLoads& loads = *envelope.mutable_worker_loads();
-    loads.set_runs(now.runs);
-    loads.set_pairs(now.rows_served);
-    loads.set_activations(now.activations);
-    loads.set_compute_ns(now.compute_ns);
-    loads.set_weight_bytes(now.weight_bytes);
-    if (now.offload) fill(*loads.mutable_offload(), *now.offload);
+    *envelope.mutable_worker_loads() = loads_message(now);
     for (auto& [link, peer] : greeted) {
       if (!peer.placed || peer.told.runs == now.runs) continue;
       peer.told = now;
@@ -313,19 +308,6 @@ struct ControlService::Impl : std::enable_shared_from_this<Impl> {
     loads_timer.async_wait([weak = weak_from_this()](const boost::system::error_code& cancelled) {
       if (const auto self = weak.lock(); self && !cancelled) self->report_loads();
     });
-  }
-
-  static void fill(control::OffloadLoads& loads, const ResidentSums& sums) {
-    loads.set_hits(sums.hits);
-    loads.set_waits(sums.waits);
-    loads.set_wait_ns(sums.wait_ns);
-    loads.set_loaded_bytes(sums.loaded_bytes);
-    loads.set_prefetched_used(sums.prefetched_used);
-    loads.set_prefetched_unused(sums.prefetched_unused);
-    loads.set_evictions(sums.evictions);
-    loads.set_load_errors(sums.load_errors);
-    loads.set_resident_experts(sums.resident_experts);
-    loads.set_resident_bytes(sums.resident_bytes);
   }
 
   void report_progress() {

@@ -5,10 +5,13 @@
 //
 // Eviction: the coldest goes, by uses that count half after kHalfLife runs of their layer. Not the one
 // longest unused: layers come round, so that would always be the one needed soonest. Never one that the run
-// under way still needs. Prediction: experts that the next run of a layer may need (expect) are brought in
-// after what runs wait for. At most half of the slots are for them. They take free slots, and those of
-// experts colder than they will be if they are used; until their layer has run, or kPatience runs, no other
-// prediction takes their slots. Owner: the serve thread.
+// under way still needs.
+//
+// Prediction: experts that the next run of a layer may need (expect) are brought in after what runs wait for.
+// At most half of the slots are for them. They take free slots, and those of experts colder than they will be
+// if they are used; until their layer has run, or kPatience runs, no other prediction takes their slots.
+//
+// Owner: the serve thread.
 #pragma once
 
 #include <cstdint>
@@ -24,12 +27,13 @@
 
 namespace guildhall {
 
-struct ResidentSums {            // since the start, but for the last two
+// Since the start, but for what is resident now.
+struct ResidentSums {
   uint64_t hits = 0, waits = 0;  // experts a run needed that were there when it began, and that were not
   uint64_t wait_ns = 0;          // that runs stood still
   uint64_t loaded_bytes = 0;
-  uint64_t prefetched_used = 0,
-           prefetched_unused = 0;  // brought by prediction; needed by the next run or not
+  // Brought in by prediction: needed by the next run of their layer, or not.
+  uint64_t prefetched_used = 0, prefetched_unused = 0;
   uint64_t evictions = 0, load_errors = 0;
   uint64_t resident_experts = 0, resident_bytes = 0;
 };
