@@ -66,9 +66,9 @@ struct PeerLink::Impl : std::enable_shared_from_this<Impl> {
           worker.use_weight_links([=](WeightLinks& links) { links.ask(generation, step_id, request); });
         });
     const WorkerPeer peer{reply.worker_name(), reply.exchange_address(), generation};
-    const bool is_new_there = reply.is_data_link_new();
-    worker.use_weight_links([weak, peer, is_new_there, fetch = fetch](WeightLinks& links) {
-      const Result<void> attached = links.attach_source(peer, is_new_there, fetch);
+    const SourceHello hello{hello_sent_ns, reply.is_data_link_new()};
+    worker.use_weight_links([weak, peer, hello, fetch = fetch](WeightLinks& links) {
+      const Result<void> attached = links.attach_source(peer, hello, fetch);
       const auto self = weak.lock();
       if (!self) return;
       boost::asio::post(self->io, [weak, attached] {
@@ -94,7 +94,8 @@ struct PeerLink::Impl : std::enable_shared_from_this<Impl> {
   const ModelSpec& spec;
   Worker& worker;
   const Opened opened;
-  const uint64_t generation = static_cast<uint64_t>(now_ns());
+  const int64_t hello_sent_ns = now_ns();  // or a little later
+  const uint64_t generation = static_cast<uint64_t>(hello_sent_ns);
   ControlClient client;
   LinkPtr link;
   std::shared_ptr<WeightFetch> fetch;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "proto/crc32c.h"
 
@@ -35,15 +36,16 @@ Result<bool> WeightLinks::attach_asker(const WorkerPeer& peer, std::function<voi
   return is_new;
 }
 
-// A link that has carried frames is over when the other end is new. One that has not is that end's match:
-// both workers asked each other at once.
-Result<void> WeightLinks::attach_source(const WorkerPeer& peer, bool is_new_there,
+// A link that carried frames before the hello is over if the other end was made for that hello. One that did
+// not may be that end's match: both workers asked each other at once.
+Result<void> WeightLinks::attach_source(const WorkerPeer& peer, const SourceHello& hello,
                                         std::shared_ptr<WeightFetch> fetch) {
   Peer* entry = find(peer.exchange_address);
-  if (!entry && !is_new_there)
+  if (!entry && !hello.is_new_there)
     return Status{Code::unavailable, fmt::format("peer {}: its link to this worker is over", peer.name)};
+  const bool is_over = entry && hello.is_new_there && entry->heard_ns > 0 && entry->heard_ns < hello.sent_ns;
   std::optional<Asker> asker;
-  if (entry && entry->is_heard && is_new_there) {
+  if (is_over) {
     asker = std::move(entry->asker);
     entry->asker.reset(), entry->source.reset();
     disconnect_idle();
@@ -116,7 +118,7 @@ void WeightLinks::ask(uint64_t generation, uint64_t step_id, const WeightsReques
 void WeightLinks::on_frame(PeerId id, const FrameBytes& frame) {
   const auto found = peers_.find(id);
   if (found == peers_.end()) return;
-  found->second.is_heard = true;
+  if (found->second.heard_ns == 0) found->second.heard_ns = now_ns();
   if (const Result<void> taken = take(id, found->second, frame); taken.has_error()) lose(id, taken.error());
 }
 

@@ -26,6 +26,13 @@ struct WorkerPeer {
   uint64_t generation = 0;
 };
 
+// What came of this worker's hello to a source: when it was sent, and whether the other end of the link was
+// made for it.
+struct SourceHello {
+  int64_t sent_ns = 0;
+  bool is_new_there = true;
+};
+
 class WeightLinks {
  public:
   // All are borrowed.
@@ -35,7 +42,8 @@ class WeightLinks {
   // `lost` is called when the link ended otherwise than by detach().
   Result<bool> attach_asker(const WorkerPeer& peer, std::function<void(const Status& why)> lost);
   // fetch->end() is called when the link ended otherwise than by detach().
-  Result<void> attach_source(const WorkerPeer& peer, bool is_new_there, std::shared_ptr<WeightFetch> fetch);
+  Result<void> attach_source(const WorkerPeer& peer, const SourceHello& hello,
+                             std::shared_ptr<WeightFetch> fetch);
   void detach(uint64_t generation);  // in whichever role
 
   // Sends a request to the source of that generation, if it is there.
@@ -65,7 +73,7 @@ class WeightLinks {
   };
   struct Peer {
     std::string name, exchange_address;
-    bool is_heard = false;  // a frame came by this link
+    int64_t heard_ns = 0;  // when the first frame came by this link; 0: none has
     std::optional<Asker> asker;
     std::optional<Source> source;
   };

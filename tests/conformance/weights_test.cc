@@ -4,6 +4,7 @@
 #include <future>
 #include <thread>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "experts/weight_fetch.h"
 #include "kernels/cpu_ops.h"
@@ -62,12 +63,12 @@ class WeightsConformance : public ::testing::TestWithParam<Transport> {
   // What a hello and its reply do.
   static void attach_pair(Node& source, const WorkerPeer& from, Node& asker, const WorkerPeer& to,
                           const std::shared_ptr<WeightFetch>& fetch) {
-    bool is_new = false;
+    SourceHello hello{.sent_ns = now_ns()};
     attach(source, [&](WeightLinks& links) -> Result<void> {
-      GH_ASSIGN(is_new, links.attach_asker(from, [](const Status&) {}));
+      GH_ASSIGN(hello.is_new_there, links.attach_asker(from, [](const Status&) {}));
       return {};
     });
-    attach(asker, [&](WeightLinks& links) { return links.attach_source(to, is_new, fetch); });
+    attach(asker, [&](WeightLinks& links) { return links.attach_source(to, hello, fetch); });
   }
   static void attach(Node& node, const std::function<Result<void>(WeightLinks&)>& how) {
     std::promise<void> done;
@@ -170,7 +171,8 @@ TEST_P(WeightsConformance, ALinkThatIsOverOnThisSideIsSaidSo) {
   const Status why = [&] {
     std::promise<Status> said;
     w0_.worker.use_weight_links([&](WeightLinks& links) {
-      const Result<void> attached = links.attach_source({"w9", "nowhere", 1}, false, fetch);
+      const Result<void> attached =
+          links.attach_source({"w9", "nowhere", 1}, {.sent_ns = 1, .is_new_there = false}, fetch);
       said.set_value(attached.has_error() ? attached.error() : Status{});
     });
     return said.get_future().get();

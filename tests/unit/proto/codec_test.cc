@@ -266,7 +266,7 @@ TEST(Codec, EveryLieOfADispatchHeaderIsRefusedByName) {
       {"version 2 is newer", [](FrameHeader& h) { h.version = kExchangeVersion + 1; }},
       {"version is 0", [](FrameHeader& h) { h.version = 0; }},
       {"kind 0", [](FrameHeader& h) { h.kind = 0; }},
-      {"kind 6", [](FrameHeader& h) { h.kind = 6; }},
+      {"kind 7", [](FrameHeader& h) { h.kind = 7; }},
       {"layer 1024", [](FrameHeader& h) { h.layer = kMaxLayers; }},
       {"micro_batch 4", [](FrameHeader& h) { h.micro_batch = kMaxMicroBatches; }},
       {"codec 3 is not known", [](FrameHeader& h) { h.codec = kNumCodecs; }},
